@@ -1,0 +1,38 @@
+# Every package that the build needs. Nothing is downloaded; launch/install-packages installs them.
+option(CADRE_TESTS "Build the tests and benchmarks" ON)
+set(CADRE_SANITIZE "" CACHE STRING "Sanitizers to build with, as in -fsanitize= (address,undefined or thread)")
+
+find_package(Threads REQUIRED)
+find_package(MPI REQUIRED COMPONENTS C)
+set(HDF5_PREFER_PARALLEL OFF)
+find_package(HDF5 REQUIRED COMPONENTS C)
+find_package(yaml-cpp REQUIRED)
+find_package(absl REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(ZLIB REQUIRED)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_package(OpenBLAS CONFIG QUIET)
+find_package(BLAS REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
+pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
+
+# Open MPI's C++ bindings are long deprecated and warn under -Wextra.
+add_library(cadre_mpi INTERFACE)
+target_link_libraries(cadre_mpi INTERFACE MPI::MPI_C)
+target_compile_definitions(cadre_mpi INTERFACE OMPI_SKIP_MPICXX=1)
+
+add_library(cadre_warnings INTERFACE)
+target_compile_options(cadre_warnings INTERFACE -Wall -Wextra -Werror)
+if(CADRE_SANITIZE)
+  target_compile_options(cadre_warnings INTERFACE -fsanitize=${CADRE_SANITIZE} -fno-omit-frame-pointer -g1)
+  target_link_options(cadre_warnings INTERFACE -fsanitize=${CADRE_SANITIZE})
+endif()
+
+find_program(CADRE_CCACHE ccache)
+if(CADRE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CADRE_CCACHE})
+endif()

@@ -1,0 +1,40 @@
+// Mixers say what share of each global batch a domain gets. One file a mixer in mixers/, one row in mixers/table.cc.
+// observe() is the only feedback edge from training into data.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "parallel/base/batch.h"
+#include "parallel/base/table.h"
+
+namespace cadre::data {
+
+// What a mixer wants the step to measure for it.
+enum class Needs { kNone, kLoss, kReferenceLoss, kInfluence, kProbeEvaluation };
+
+struct MixerContext {
+  std::vector<std::string> domains;     // (K)
+  std::vector<int64_t> domain_tokens;   // (K) trainable tokens of one epoch
+  int64_t total_tokens = 0;             // R, planned for the run
+};
+
+class Mixer {
+ public:
+  virtual ~Mixer() = default;
+  virtual std::vector<double> weights(const Progress& progress) = 0;  // (K), >= 0, sum 1
+  virtual Needs needs(const Progress& progress) const { return (void)progress, Needs::kNone; }
+  virtual void observe(const Progress& progress, const DomainStats& stats) { (void)progress, (void)stats; }
+  virtual nlohmann::json save() const { return nlohmann::json::object(); }
+  virtual void load(const nlohmann::json& state) { (void)state; }
+  // The planner's cap on how often a domain's documents may be seen; 0 is none.
+  virtual double max_epochs() const { return 0; }
+};
+
+using MixerMaker = std::unique_ptr<Mixer> (*)(base::Section, const MixerContext&);
+const std::vector<base::Entry<MixerMaker>>& mixer_table();
+std::unique_ptr<Mixer> make_mixer(base::Section section, const MixerContext& context);
+
+}  // namespace cadre::data

@@ -1,0 +1,26 @@
+// The `moe` section of a run file.
+#pragma once
+
+#include <string>
+
+#include "parallel/base/config.h"
+
+namespace cadre::moe {
+
+// What is dropped when an expert's capacity is full.
+enum class DropPolicy { kLowestProbability, kPosition };
+
+struct MoeConfig {
+  int num_experts = 8;
+  int top_k = 2;
+  int width = 192;     // hidden width H of one expert
+  int num_shared = 0;  // shared experts, one dense SwiGLU of num_shared * width, for every token
+  double capacity_factor = 0;  // 0: dropless; else C = ceil(K T / E * factor) a rank's micro-batch: split_dependent
+  DropPolicy drop = DropPolicy::kLowestProbability;
+  double z_loss = 0.001;
+  YAML::Node router, balance;  // {name: ..., ...}; read by the tables in routers/ and balance/
+  std::string source;          // file, for messages
+};
+MoeConfig read_moe(base::Section section);
+
+}  // namespace cadre::moe

@@ -1,0 +1,67 @@
+// A mixture-of-experts feed-forward layer: route, dispatch to the ranks that hold the chosen experts, SwiGLU experts,
+// combine. A token travels once to each rank that holds any of its experts, and the outputs of those experts are summed
+// there, so one row comes back. Shared experts, when configured, add a dense SwiGLU for every token.
+#pragma once
+
+#include <memory>
+
+#include "moe/balance_loss.h"
+#include "moe/config.h"
+#include "moe/router.h"
+#include "parallel/base/batch.h"
+#include "parallel/comm/mesh.h"
+
+namespace cadre::moe {
+
+// What the layers of a model share. Everything is borrowed and outlives the layer.
+template <class T>
+struct MoeContext {
+  device::Queue* queue = nullptr;
+  const device::DeviceKernels<T>* kernels = nullptr;
+  comm::Mesh* mesh = nullptr;
+  int64_t dim = 0;
+  int64_t max_tokens = 0;  // of one micro-batch on one rank
+  int64_t seq_len = 0;
+  double init_std = 0.02, out_init_std = 0.02;  // of w_gate/w_up and of w_down
+};
+
+// Sums over one step on this rank; the trainer reduces them.
+struct MoeStats {
+  std::vector<double> expert_tokens;  // (E) slots by expert, before capacity
+  double dropped = 0;
+  double aux_loss = 0, z_loss = 0;  // already divided by global counts: summing over ranks and micro-batches is right
+};
+
+template <class T>
+class MoeLayer {
+ public:
+  MoeLayer(const MoeConfig& config, const MoeContext<T>& context);
+  ~MoeLayer();
+
+  void declare(device::ParamTable& table, const std::string& prefix, int bucket);
+  void bind(device::ParamStore<T>& store);
+  void reserve(device::Arena& saved, device::Arena& scratch);
+
+  void begin_step();
+  // y (T, D) is overwritten. x must stay unchanged until backward. Collective over the expert group (a rank without tokens
+  // takes part), and over the data group when the balance loss needs it.
+  void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, device::View<T, 2> y, bool training);
+  // dx (T, D) is overwritten.
+  void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, device::View<const T, 2> dy,
+                const BatchCounts& counts, device::View<T, 2> dx, device::Tap<T>* tap);
+  const MoeStats& stats() const;  // since begin_step
+  void after_step(const std::vector<double>& global_expert_tokens);  // (E), summed over data ranks
+
+  void save(StateDict& state, const std::string& prefix) const;
+  void load(const StateDict& state, const std::string& prefix);
+  bool causal() const;
+  bool split_dependent() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+extern template class MoeLayer<float>;
+extern template class MoeLayer<double>;
+
+}  // namespace cadre::moe

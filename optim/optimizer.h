@@ -1,0 +1,57 @@
+// Optimizers update a rank's slices of the parameters (ZeRO-1) from reduced gradients. One file an optimizer in
+// optimizers/, one row in optimizers/table.cc. State tensors have the length of the rank's slices and are saved under the
+// names of the parameters, so that any layout can load them.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "parallel/base/table.h"
+#include "parallel/comm/shards.h"
+#include "parallel/device/kernels.h"
+#include "parallel/device/param_table.h"
+
+namespace cadre::optim {
+
+template <class T>
+struct OptimizerContext {
+  device::Queue* queue = nullptr;               // borrowed, as all of these
+  const device::DeviceKernels<T>* kernels = nullptr;  // Muon needs the GEMM
+  device::ParamStore<T>* store = nullptr;
+  std::vector<comm::Piece> pieces[device::kNumGroups];  // this rank's slices
+  int64_t state_size[device::kNumGroups] = {0, 0};
+};
+
+template <class T>
+class Optimizer {
+ public:
+  using W = device::wide_t<T>;
+  virtual ~Optimizer() = default;
+  // One update of the rank's slices. grad_scale multiplies every gradient (the clip coefficient).
+  virtual void step(double lr, double grad_scale) = 0;
+  // Names of the state tensors ("m", "v"), and one of them for a group, indexed by Piece::state_offset.
+  virtual std::vector<std::string> state_names() const = 0;
+  virtual device::View<W, 1> state(const std::string& name, device::Group group) = 0;
+  // out = P grad for one piece's elements, P as the last update left it (Adam: 1/(sqrt(vhat) + eps); ones before the
+  // first update). For influence.
+  virtual void precondition(device::Group group, const comm::Piece& piece, device::View<const W, 1> grad,
+                            device::View<W, 1> out) const = 0;
+  int64_t updates() const { return updates_; }  // applied so far; bias correction counts these, not steps
+  void set_updates(int64_t updates) { updates_ = updates; }
+
+ protected:
+  int64_t updates_ = 0;
+};
+
+template <class T>
+using OptimizerMaker = std::unique_ptr<Optimizer<T>> (*)(base::Section, OptimizerContext<T>);
+template <class T>
+const std::vector<base::Entry<OptimizerMaker<T>>>& optimizer_table();
+// Reads the `optim` section; its `lr` belongs to the schedule and is returned by read_peak_lr.
+template <class T>
+std::unique_ptr<Optimizer<T>> make_optimizer(base::Section section, OptimizerContext<T> context);
+double read_peak_lr(base::Section section);
+
+}  // namespace cadre::optim

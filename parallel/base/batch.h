@@ -1,0 +1,52 @@
+// The plain structs that cross layers: a micro-batch of tokens, the global counts that losses divide by, how far
+// the run is, and the per-domain statistics that mixers see. No behaviour lives here.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace cadre {
+
+// One micro-batch of packed sequences, row-major (sequences, seq_len). Position i of a sequence predicts targets[i].
+// A sequence holds pieces of documents, each a segment. Padding has segment -1, loss_mask 0 and is never routed.
+struct Batch {
+  int64_t num_sequences = 0;
+  int64_t seq_len = 0;
+  std::vector<int32_t> tokens;    // (N) input ids, N = num_sequences * seq_len
+  std::vector<int32_t> targets;   // (N) next ids; any valid id where loss_mask is 0
+  std::vector<float> loss_mask;   // (N) 1 where the target counts in the loss, else 0
+  std::vector<int32_t> segment;   // (N) segment within the sequence, rising from 0; -1 for padding
+  std::vector<int32_t> position;  // (N) rotary position; restarts at 0 in every segment unless document masks are off
+  std::vector<int32_t> domain;    // (N) domain index
+  std::vector<int64_t> document;  // (N) global document index in the manifest's order; -1 for padding
+  // Post-training only, empty otherwise. By token:
+  std::vector<float> logp_behaviour, logp_old, logp_reference;  // (N)
+  // By segment, in order of appearance:
+  std::vector<float> reward, advantage;
+
+  int64_t num_tokens() const { return num_sequences * seq_len; }
+};
+
+// Counts over the global batch (all ranks, all micro-batches). Every loss divides by these once, so that splitting a
+// batch over micro-batches or ranks cannot change it.
+struct BatchCounts {
+  int64_t trained_tokens = 0;  // sum of loss_mask
+  int64_t real_tokens = 0;     // tokens that are not padding: what routers and balance losses see
+  int64_t sequences = 0;       // rows with at least one real token
+};
+
+struct Progress {
+  uint64_t step = 0;          // steps already taken
+  uint64_t tokens = 0;        // trained tokens so far
+  uint64_t total_steps = 0;
+  uint64_t total_tokens = 0;  // planned for the whole run
+  double lr = 0;
+};
+
+// Sums over one global batch, by domain (K); what Mixer::observe gets. Later signals add columns here.
+struct DomainStats {
+  std::vector<double> loss_sum;  // (K) nats
+  std::vector<double> tokens;    // (K) trained tokens
+};
+
+}  // namespace cadre

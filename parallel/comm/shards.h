@@ -1,0 +1,64 @@
+// ZeRO-1 (Rajbhandari et al. 2020): gradients are reduced and optimizer states kept in slices, one slice a rank. Every
+// bucket of a group is cut into one contiguous slice a rank, so that all ranks take part in the reduction of each
+// bucket. Cuts never go through a matrix of an Update::kMatrix row.
+#pragma once
+
+#include <vector>
+
+#include "parallel/comm/communicator.h"
+#include "parallel/comm/mesh.h"
+#include "parallel/device/param_table.h"
+
+namespace cadre::comm {
+
+// Part of one row that a rank owns: elements [row_begin, row_begin + count) of the rank's local part of the row, which
+// stand at group_offset in the group's flat buffer and at state_offset in the rank's optimizer state.
+struct Piece {
+  int row = 0;
+  int64_t row_begin = 0;
+  int64_t count = 0;
+  int64_t group_offset = 0;
+  int64_t state_offset = 0;
+};
+
+class ShardPlan {
+ public:
+  // zero = 0: every rank owns everything (states replicated).
+  ShardPlan(const device::ParamLayout& layout, device::Group group, int ranks, int zero);
+  // cuts[b * (ranks + 1) + r]: start of rank r's slice of bucket b in the group's flat buffer.
+  std::vector<int64_t> cuts(int bucket) const;
+  std::vector<Piece> pieces(int rank) const;  // in rising group_offset and state_offset
+  int64_t state_size(int rank) const;
+  int ranks() const { return ranks_; }
+
+ private:
+  const device::ParamLayout* layout_;
+  device::Group group_;
+  int ranks_, zero_;
+  std::vector<std::vector<int64_t>> cuts_;
+};
+
+// Sums gradients over the ranks that share a parameter while the backward pass goes on: dense rows over all data
+// ranks, expert rows over the replicas. SUM, never mean: losses were already divided by global counts.
+template <class T>
+class GradReducer {
+ public:
+  GradReducer(Mesh& mesh, device::ParamStore<T>& store, const ShardPlan& dense, const ShardPlan& expert);
+  // The bucket's gradients are final on this rank. Buckets are added in the same order on all ranks.
+  void add(int bucket);
+  void progress();  // lets the transport move data; cheap
+  // Waits; now this rank's slices of the gradients hold the sums (its other slices are unspecified).
+  void finish();
+  // After the optimizer step: every rank's slice of the values to all ranks.
+  void all_gather_values();
+
+ private:
+  Mesh& mesh_;
+  device::ParamStore<T>& store_;
+  const ShardPlan* plans_[device::kNumGroups];
+  std::vector<Request> pending_;
+};
+extern template class GradReducer<float>;
+extern template class GradReducer<double>;
+
+}  // namespace cadre::comm

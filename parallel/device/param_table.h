@@ -1,0 +1,134 @@
+// The one list of a model's parameters: every module declares its rows, and initialisation, sharding, optimizers,
+// checkpoints and interop read them. Names and shapes are global: the expert index is an axis of the tensor, so the
+// expert-parallel degree is only a view. ParamStore holds a rank's part in flat buffers, one for each Group.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "parallel/device/memory.h"
+#include "parallel/device/view.h"
+
+namespace cadre::device {
+
+// kDense parameters are the same on every data rank; kExpert ones are split over the expert axis of the mesh.
+enum class Group : int { kDense = 0, kExpert = 1 };
+inline constexpr int kNumGroups = 2;
+
+struct Init {
+  enum Kind { kZeros, kOnes, kNormal } kind = kNormal;
+  double std = 0.02;  // of kNormal
+};
+
+// element: any slice can be updated alone. matrix: Muon needs whole matrices (the last two axes), so that shards never
+// cut one; for an expert tensor there is one matrix per expert.
+enum class Update { kElement, kMatrix };
+
+struct ParamRow {
+  std::string name;             // "layers.3.moe.w_gate"
+  std::vector<int64_t> shape;   // global; (E, ...) in Group::kExpert
+  Group group = Group::kDense;
+  Init init;
+  bool decay = true;            // weight decay applies
+  Update update = Update::kElement;
+  int bucket = 0;               // gradients of a bucket are complete together (0 embedding, 1 + l layer l, then head)
+
+  int64_t numel() const;
+  int64_t matrix_numel() const;  // of one matrix for kMatrix, 1 for kElement
+};
+
+class ParamTable {
+ public:
+  // Returns the row's id. Rows of one bucket must be declared together, buckets in rising order. Names are unique.
+  int add(ParamRow row);
+  const std::vector<ParamRow>& rows() const { return rows_; }
+  const ParamRow& row(int id) const { return rows_[id]; }
+  int find(std::string_view name) const;  // -1 when absent
+  int num_buckets() const { return rows_.empty() ? 0 : rows_.back().bucket + 1; }
+  int64_t numel() const;  // global, all groups
+
+ private:
+  std::vector<ParamRow> rows_;
+};
+
+// Where a row lies on one rank: elements [global_begin, global_begin + count) of the global tensor, flattened, stand
+// at `offset` of the group's flat buffer.
+struct Placement {
+  Group group;
+  int64_t offset = 0;
+  int64_t global_begin = 0;
+  int64_t count = 0;
+};
+
+// [begin, end) of a group's flat buffer.
+struct FlatRange {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+};
+
+// The layout of a rank's flat buffers for a given expert degree. E must divide by ep (Error(kUsage) otherwise).
+class ParamLayout {
+ public:
+  ParamLayout(const ParamTable& table, int ep_size, int ep_rank);
+  const ParamTable& table() const { return *table_; }
+  const Placement& at(int row) const { return placements_[row]; }
+  int64_t group_size(Group group) const { return sizes_[int(group)]; }
+  FlatRange bucket(Group group, int bucket) const { return buckets_[int(group)][bucket]; }
+
+ private:
+  const ParamTable* table_;  // borrowed; outlives the layout
+  std::vector<Placement> placements_;
+  int64_t sizes_[kNumGroups] = {0, 0};
+  std::vector<FlatRange> buckets_[kNumGroups];
+};
+
+// Values and gradients, flat. T is the storage type of the device (float, double, later bf16).
+template <class T>
+class ParamStore {
+ public:
+  ParamStore(const ParamLayout& layout, DeviceKind device, bool with_grads = true);
+  const ParamLayout& layout() const { return *layout_; }
+
+  // The rank's part of a row as (local shape): (E / ep, ...) for expert rows.
+  template <int N>
+  View<T, N> value(int row) const {
+    return local<N>(values_, row);
+  }
+  template <int N>
+  View<T, N> grad(int row) const {
+    return local<N>(grads_, row);
+  }
+  View<T, 1> values(Group group) const { return values_[int(group)]; }
+  View<T, 1> grads(Group group) const { return grads_[int(group)]; }
+
+  // Fills values from each row's Init. Element i of a tensor is a function of (seed, name, i) alone, so every layout
+  // starts from the same model.
+  void initialize(uint64_t seed);
+  void zero_grads();
+
+ private:
+  template <int N>
+  View<T, N> local(const View<T, 1> (&flat)[kNumGroups], int row) const;
+  const ParamLayout* layout_;
+  Buffer value_memory_[kNumGroups], grad_memory_[kNumGroups];
+  View<T, 1> values_[kNumGroups], grads_[kNumGroups];
+};
+
+template <class T>
+template <int N>
+View<T, N> ParamStore<T>::local(const View<T, 1> (&flat)[kNumGroups], int row) const {
+  const Placement& place = layout_->at(row);
+  const ParamRow& r = layout_->table().row(row);
+  assert(int(r.shape.size()) == N);
+  std::array<int64_t, N> shape;
+  for (int i = 0; i < N; ++i) shape[i] = r.shape[i];
+  if (place.group == Group::kExpert) shape[0] = shape[0] * place.count / r.numel();
+  return View<T, N>(flat[int(place.group)].data() + place.offset, shape);
+}
+
+extern template class ParamStore<float>;
+extern template class ParamStore<double>;
+
+}  // namespace cadre::device

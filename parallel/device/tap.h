@@ -1,0 +1,20 @@
+// A tap sees the inputs and output gradients of every linear layer during the backward pass. Influence scores need
+// them (s = sum of b . (D a) over tokens); nothing else may depend on a tap being there.
+#pragma once
+
+#include "parallel/device/view.h"
+
+namespace cadre::device {
+
+template <class T>
+class Tap {
+ public:
+  virtual ~Tap() = default;
+  // Row `param` of the table computed y = a W^T; b is the gradient of y. a: (R, in), b: (R, out). token[r] is the index
+  // within the micro-batch of the token of row r, or null when row r is token r. For experts, group_offsets (experts + 1)
+  // cuts the rows by local expert; else it is empty. The views are valid during the call only.
+  virtual void on_linear(int param, View<const T, 2> a, View<const T, 2> b, const int32_t* token,
+                         View<const int64_t, 1> group_offsets) = 0;
+};
+
+}  // namespace cadre::device

@@ -1,0 +1,67 @@
+// The whole of a run file (docs/design.md, "The run file"), read once and strictly. Kinds with variants keep their section,
+// which their table reads when the object is made; validate() makes each of them once, so a typo anywhere is found before
+// anything starts.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "moe/config.h"
+#include "parallel/comm/mesh.h"
+#include "trainer/model/config.h"
+
+namespace cadre::trainer {
+
+struct DataConfig {
+  std::string manifest;
+  int64_t seq_len = 256;
+  bool pack = true;
+  bool mask_documents = true;
+  int prefetch = 2;
+  std::string verify = "always";  // always | size
+};
+struct TrainConfig {
+  int64_t steps = 500;
+  int64_t global_batch = 16;  // sequences
+  int64_t micro_batch = 4;    // sequences on one rank
+  double clip_norm = 1.0;     // 0: off
+  int max_skips = 5;
+  double max_minutes = 0;     // 0: no limit; else the schedule still covers `steps`, and the run ends in time
+};
+struct EvalConfig {
+  int64_t every = 100;  // steps; 0: only at the end
+  int64_t tokens_per_domain = 20000;
+};
+struct CheckpointConfig {
+  int64_t every = 200;
+  int keep = 2;
+  bool async = true;
+};
+struct LogConfig {
+  int64_t every = 10;
+};
+
+struct RunConfig {
+  uint64_t seed = 1;
+  std::string out = "runs/run";
+  std::string device = "auto";
+  int threads = 0;  // a rank; 0: cores of the host / ranks on it
+  DataConfig data;
+  ModelConfig model;
+  std::optional<moe::MoeConfig> moe;
+  comm::MeshConfig mesh;
+  TrainConfig train;
+  EvalConfig eval;
+  CheckpointConfig checkpoint;
+  LogConfig log;
+  YAML::Node mixer, curriculum, objective, optim, schedule;
+  std::string source;  // file name, for messages
+};
+
+RunConfig read_run(base::Section root);
+// The run file with every default written out; what config.resolved.yaml and checkpoints hold.
+std::string resolved_yaml(const RunConfig& config);
+
+}  // namespace cadre::trainer
