@@ -1,7 +1,7 @@
-// The table of dense kernels of a device: one entry per operation, chosen once at construction. The CPU entries are
-// the readable reference, instantiated for float and double. Shapes are row-major; T tokens, D model, N heads, G KV
-// heads, h head size, F hidden width, V vocabulary. No kernel allocates; scratch is passed in. Results do not depend
-// on anything but the arguments and the queue's number of threads.
+// The table of dense kernels of a device: one entry per operation, chosen once at construction. The CPU
+// entries are the readable reference, instantiated for float and double. Shapes are row-major; T tokens, D
+// model, N heads, G KV heads, h head size, F hidden width, V vocabulary. No kernel allocates; scratch is
+// passed in. Results do not depend on anything but the arguments and the queue's number of threads.
 #pragma once
 
 #include <cstdint>
@@ -11,16 +11,20 @@
 
 namespace cadre::device {
 
-// C = alpha * op(A) op(B) + beta * C, with op(A) (M, K) and op(B) (K, N). Leading dimensions are the views' own.
+// C = alpha * op(A) op(B) + beta * C, with op(A) (M, K) and op(B) (K, N). Leading dimensions are the views'
+// own.
 struct GemmFlags {
   bool transpose_a = false, transpose_b = false;
   double alpha = 1, beta = 0;
 };
 
-// Rows of q, k, v belong to sequences of seq_len consecutive tokens; token i sees j <= i of its own sequence with
-// segment[j] == segment[i]. segment is empty when documents are not masked. Scores are scaled by 1/sqrt(h).
+// Rows of q, k, v belong to sequences of seq_len consecutive tokens; token i sees j <= i of its own sequence
+// with segment[j] == segment[i]. segment is empty when documents are not masked. Scores are scaled by
+// 1/sqrt(h). num_past > 0 (generation, forward only, no segments): k and v have num_past more rows a
+// sequence, in front, which every query sees.
 struct AttentionShape {
   int64_t num_sequences = 0, seq_len = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  int64_t num_past = 0;
 };
 
 template <class T>
@@ -29,41 +33,47 @@ struct DeviceKernels {
 
   void (*gemm)(Queue&, View<const T, 2> a, View<const T, 2> b, View<T, 2> c, GemmFlags flags);
 
-  // y = x * rstd * w with rstd = 1/sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019). x, y: (T, D), w: (D), rstd: (T).
+  // y = x * rstd * w with rstd = 1/sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019). x, y: (T, D), w: (D), rstd:
+  // (T).
   void (*rms_norm)(Queue&, View<const T, 2> x, View<const T, 1> w, double eps, View<T, 2> y, View<W, 1> rstd);
   // dx += gradient; dw += gradient (fixed order of summation).
-  void (*rms_norm_backward)(Queue&, View<const T, 2> dy, View<const T, 2> x, View<const T, 1> w, View<const W, 1> rstd,
-                            View<T, 2> dx, View<T, 1> dw);
+  void (*rms_norm_backward)(Queue&, View<const T, 2> dy, View<const T, 2> x, View<const T, 1> w,
+                            View<const W, 1> rstd, View<T, 2> dx, View<T, 1> dw);
 
-  // Rotates pairs (i, i + h/2) of each head by position * inv_freq[i] (Su et al. 2021; the half-split layout of Llama).
-  // x: (T, heads, h), in place. inverse = true is the backward pass. inv_freq: (h/2).
-  void (*rope)(Queue&, View<T, 3> x, View<const int32_t, 1> position, View<const double, 1> inv_freq, bool inverse);
+  // Rotates pairs (i, i + h/2) of each head by the angle of (position, i) (Su et al. 2021; the half-split
+  // layout of Llama). x: (T, heads, h), in place. inverse = true is the backward pass. table: (positions, h),
+  // row p holds the cosines of its h/2 angles, then their sines.
+  void (*rope)(Queue&, View<T, 3> x, View<const int32_t, 1> position, View<const W, 2> table, bool inverse);
 
   // out: (T, N, h); lse: (T, N), the log-sum-exp of each row of scores, kept for the backward pass.
   void (*attention)(Queue&, AttentionShape, View<const T, 3> q, View<const T, 3> k, View<const T, 3> v,
                     View<const int32_t, 1> segment, View<T, 3> out, View<W, 2> lse);
   // Overwrites dq (T, N, h), dk, dv (T, G, h).
-  void (*attention_backward)(Queue&, AttentionShape, View<const T, 3> dout, View<const T, 3> q, View<const T, 3> k,
-                             View<const T, 3> v, View<const int32_t, 1> segment, View<const T, 3> out,
-                             View<const W, 2> lse, View<T, 3> dq, View<T, 3> dk, View<T, 3> dv);
+  void (*attention_backward)(Queue&, AttentionShape, View<const T, 3> dout, View<const T, 3> q,
+                             View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> segment,
+                             View<const T, 3> out, View<const W, 2> lse, View<T, 3> dq, View<T, 3> dk,
+                             View<T, 3> dv);
 
   // y = silu(gate) * up; all (R, F).
   void (*swiglu)(Queue&, View<const T, 2> gate, View<const T, 2> up, View<T, 2> y);
   // Overwrites dgate and dup (may alias gate and up).
-  void (*swiglu_backward)(Queue&, View<const T, 2> dy, View<const T, 2> gate, View<const T, 2> up, View<T, 2> dgate,
-                          View<T, 2> dup);
+  void (*swiglu_backward)(Queue&, View<const T, 2> dy, View<const T, 2> gate, View<const T, 2> up,
+                          View<T, 2> dgate, View<T, 2> dup);
 
   // y[t] = table[token[t]]; the backward pass adds rows in order of t.
   void (*embed)(Queue&, View<const T, 2> table, View<const int32_t, 1> token, View<T, 2> y);
   void (*embed_backward)(Queue&, View<const T, 2> dy, View<const int32_t, 1> token, View<T, 2> dtable);
 
-  // logp[t] = logits[t][target[t]] - logsumexp(logits[t]) for a chunk of tokens; lse kept for the backward pass.
-  void (*log_prob)(Queue&, View<const T, 2> logits, View<const int32_t, 1> target, View<W, 1> logp, View<W, 1> lse);
+  // logp[t] = logits[t][target[t]] - logsumexp(logits[t]) for a chunk of tokens; lse kept for the backward
+  // pass.
+  void (*log_prob)(Queue&, View<const T, 2> logits, View<const int32_t, 1> target, View<W, 1> logp,
+                   View<W, 1> lse);
   // In place: logits become d loss / d logits = dlogp[t] * (onehot(target[t]) - softmax(logits[t])).
   void (*log_prob_backward)(Queue&, View<T, 2> logits, View<const int32_t, 1> target, View<const W, 1> lse,
                             View<const W, 1> dlogp);
 
-  void (*add)(Queue&, View<const T, 1> x, View<T, 1> y);  // y += x
+  void (*add)(Queue&, View<const T, 1> x, View<T, 1> y);   // y += x
+  void (*copy)(Queue&, View<const T, 1> x, View<T, 1> y);  // y = x
   void (*fill)(Queue&, View<T, 1> x, double value);
 };
 

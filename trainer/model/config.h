@@ -29,8 +29,12 @@ struct ModelConfig {
   double init_std = 0.02;
   RopeConfig rope;
 
-  bool is_moe(int layer) const { return layer >= first_dense_layers && (layer - first_dense_layers) % moe_every == 0; }
+  int64_t head_size() const { return head_dim > 0 ? head_dim : dim / heads; }
+  bool is_moe(int layer) const {
+    return layer >= first_dense_layers && (layer - first_dense_layers) % moe_every == 0;
+  }
 };
+// Throws Error(kUsage) for sizes that do not fit together.
 ModelConfig read_model(base::Section section);
 
 }  // namespace cadre::trainer
