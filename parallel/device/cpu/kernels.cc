@@ -1,0 +1,38 @@
+// The CPU's table of dense kernels.
+#include <cblas.h>
+
+#include "parallel/device/cpu/kernels_cpu.h"
+
+extern "C" void openblas_set_num_threads(int num_threads);
+
+namespace cadre::device {
+
+template <class T>
+const DeviceKernels<T>& cpu_kernels() {
+  using K = CpuKernels<T>;
+  static const DeviceKernels<T> table = [] {
+    openblas_set_num_threads(1);
+    return DeviceKernels<T>{
+        .gemm = K::gemm,
+        .rms_norm = K::rms_norm,
+        .rms_norm_backward = K::rms_norm_backward,
+        .rope = K::rope,
+        .attention = K::attention,
+        .attention_backward = K::attention_backward,
+        .swiglu = K::swiglu,
+        .swiglu_backward = K::swiglu_backward,
+        .embed = K::embed,
+        .embed_backward = K::embed_backward,
+        .log_prob = K::log_prob,
+        .log_prob_backward = K::log_prob_backward,
+        .add = K::add,
+        .copy = K::copy,
+        .fill = K::fill,
+    };
+  }();
+  return table;
+}
+template const DeviceKernels<float>& cpu_kernels<float>();
+template const DeviceKernels<double>& cpu_kernels<double>();
+
+}  // namespace cadre::device
