@@ -1,4 +1,5 @@
-// Global-norm clipping over sharded gradients (Pascanu et al. 2013). Each parameter counts once, whatever the layout.
+// Global-norm clipping over sharded gradients (Pascanu et al. 2013). Each parameter counts once, whatever the
+// layout.
 #pragma once
 
 #include "optim/optimizer.h"
@@ -11,8 +12,10 @@ struct GradNorm {
   double scale = 1;    // min(1, max_norm / norm); 1 when max_norm is 0
   bool finite = true;  // norm and loss finite on every rank
 };
-// Collective over data ranks. Sums of squares are in double, by fixed blocks. `loss` takes part in the finite check.
+// Collective over data ranks. Sums of squares are in double, by fixed blocks. `loss` takes part in the finite
+// check.
 template <class T>
-GradNorm global_norm(const OptimizerContext<T>& context, comm::Communicator& data, double max_norm, double loss);
+GradNorm global_norm(const OptimizerContext<T>& context, comm::Communicator& data, double max_norm,
+                     double loss);
 
 }  // namespace cadre::optim

@@ -1,5 +1,6 @@
-// What is optimised: a function of the log-probability of each target token. One file an objective in objectives/, one
-// row in objectives/table.cc. Everything divides by global counts, so ranks and micro-batches cannot change the loss.
+// What is optimised: a function of the log-probability of each target token. One file an objective in
+// objectives/, one row in objectives/table.cc. Everything divides by global counts, so ranks and
+// micro-batches cannot change the loss.
 #pragma once
 
 #include <memory>
@@ -16,8 +17,8 @@ class Objective {
  public:
   using W = device::wide_t<T>;
   virtual ~Objective() = default;
-  // logp: (N) host memory; overwrites dlogp (N) with dL/dlogp, 0 where masked. Returns this micro-batch's share of the loss:
-  // shares add up over micro-batches and ranks.
+  // logp: (N) host memory; overwrites dlogp (N) with dL/dlogp, 0 where masked. Returns this micro-batch's
+  // share of the loss: shares add up over micro-batches and ranks.
   virtual double loss_and_grad(device::View<const W, 1> logp, const Batch& batch, const BatchCounts& counts,
                                device::View<W, 1> dlogp) = 0;
 };

@@ -1,6 +1,6 @@
-// Optimizers update a rank's slices of the parameters (ZeRO-1) from reduced gradients. One file an optimizer in
-// optimizers/, one row in optimizers/table.cc. State tensors have the length of the rank's slices and are saved under the
-// names of the parameters, so that any layout can load them.
+// Optimizers update a rank's slices of the parameters (ZeRO-1) from reduced gradients. One file an optimizer
+// in optimizers/, one row in optimizers/table.cc. State tensors have the length of the rank's slices and are
+// saved under the names of the parameters, so that any layout can load them.
 #pragma once
 
 #include <map>
@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "optim/kernels.h"
 #include "parallel/base/table.h"
 #include "parallel/comm/shards.h"
 #include "parallel/device/kernels.h"
@@ -17,11 +18,15 @@ namespace cadre::optim {
 
 template <class T>
 struct OptimizerContext {
-  device::Queue* queue = nullptr;               // borrowed, as all of these
+  device::Queue* queue = nullptr;                     // borrowed, as all of these
   const device::DeviceKernels<T>* kernels = nullptr;  // Muon needs the GEMM
+  const OptimKernels<T>* optim_kernels = nullptr;
   device::ParamStore<T>* store = nullptr;
   std::vector<comm::Piece> pieces[device::kNumGroups];  // this rank's slices
   int64_t state_size[device::kNumGroups] = {0, 0};
+  // Whether this rank's slices of a group enter the gradient norm: false where another rank owns the same
+  // elements too (mesh.zero = 0, all but the first of the ranks that share them).
+  bool in_norm[device::kNumGroups] = {true, true};
 };
 
 template <class T>
@@ -33,9 +38,13 @@ class Optimizer {
   virtual void step(double lr, double grad_scale) = 0;
   // Names of the state tensors ("m", "v"), and one of them for a group, indexed by Piece::state_offset.
   virtual std::vector<std::string> state_names() const = 0;
+  // False where a row has no use for a state tensor; checkpoints leave it out.
+  virtual bool has_state(const std::string& name, const device::ParamRow& row) const {
+    return (void)name, (void)row, true;
+  }
   virtual device::View<W, 1> state(const std::string& name, device::Group group) = 0;
-  // out = P grad for one piece's elements, P as the last update left it (Adam: 1/(sqrt(vhat) + eps); ones before the
-  // first update). For influence.
+  // out = P grad for one piece's elements, P as the last update left it (Adam: 1/(sqrt(vhat) + eps); ones
+  // before the first update). For influence.
   virtual void precondition(device::Group group, const comm::Piece& piece, device::View<const W, 1> grad,
                             device::View<W, 1> out) const = 0;
   int64_t updates() const { return updates_; }  // applied so far; bias correction counts these, not steps

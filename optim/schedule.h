@@ -1,4 +1,5 @@
-// Learning-rate schedules: a pure function of the step. One file a schedule in schedules/, one row in schedules/table.cc.
+// Learning-rate schedules: a pure function of the step. One file a schedule in schedules/, one row in
+// schedules/table.cc.
 #pragma once
 
 #include <memory>

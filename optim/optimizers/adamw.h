@@ -1,0 +1,31 @@
+// AdamW with decoupled decay (Loshchilov & Hutter 2019, Alg. 2). The update is elementwise, so a shard of any
+// size and alignment gives the same result as the whole.
+#pragma once
+
+#include "optim/optimizer.h"
+
+namespace cadre::optim {
+
+struct AdamWConfig {
+  double beta1 = 0.9, beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;  // of rows with decay = true
+};
+// Reads betas, eps and weight_decay; leaves other keys to the caller.
+AdamWConfig read_adamw(base::Section& section);
+// The update of one piece's elements; `updates` counts this one (t of the bias correction, from 1).
+template <class T>
+void adamw_piece(const OptimizerContext<T>& context, const AdamWConfig& config, device::Group group,
+                 const comm::Piece& piece, double lr, double grad_scale, int64_t updates,
+                 device::View<device::wide_t<T>, 1> m, device::View<device::wide_t<T>, 1> v);
+// out = grad / (sqrt(vhat) + eps), as the last update left v; a copy before the first.
+template <class T>
+void adamw_precondition(const AdamWConfig& config, int64_t updates,
+                        device::View<const device::wide_t<T>, 1> v,
+                        device::View<const device::wide_t<T>, 1> grad,
+                        device::View<device::wide_t<T>, 1> out);
+
+template <class T>
+std::unique_ptr<Optimizer<T>> make_adamw(base::Section section, OptimizerContext<T> context);
+
+}  // namespace cadre::optim

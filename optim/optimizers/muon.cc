@@ -1,0 +1,159 @@
+#include "optim/optimizers/muon.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace cadre::optim {
+namespace {
+
+using device::Group;
+using device::View;
+
+template <class T>
+class Muon final : public Optimizer<T> {
+ public:
+  using W = device::wide_t<T>;
+  Muon(const MuonConfig& config, OptimizerContext<T> context)
+      : config_(config), context_(std::move(context)) {
+    const auto kind = context_.queue ? context_.queue->kind() : device::DeviceKind::kCpu;
+    int64_t largest = 0, side = 0;
+    for (int g = 0; g < device::kNumGroups; ++g) {
+      const size_t bytes = size_t(context_.state_size[g]) * sizeof(W);
+      for (auto* memory : {&m_[g], &v_[g]}) *memory = device::Buffer(kind, bytes);
+      for (const comm::Piece& piece : context_.pieces[g]) {
+        if (!is_matrix(piece)) continue;
+        const auto [rows, cols] = shape(piece);
+        largest = std::max(largest, rows * cols);
+        side = std::max(side, std::min(rows, cols));
+      }
+    }
+    scratch_ = device::Buffer(kind, size_t(2 * largest + 2 * side * side) * sizeof(T));
+    next_offset_ = largest;
+    gram_offset_ = 2 * largest;
+    gram2_offset_ = 2 * largest + side * side;
+  }
+
+  void step(double lr, double grad_scale) override {
+    ++this->updates_;
+    for (int g = 0; g < device::kNumGroups; ++g) {
+      for (const comm::Piece& piece : context_.pieces[g]) {
+        if (!is_matrix(piece)) {
+          adamw_piece(context_, config_.adamw, Group(g), piece, lr, grad_scale, this->updates_,
+                      state("m", Group(g)), state("v", Group(g)));
+          continue;
+        }
+        const int64_t size = context_.store->layout().table().row(piece.row).matrix_numel();
+        assert(piece.count % size == 0);
+        for (int64_t at = 0; at < piece.count; at += size)
+          update_matrix(Group(g), piece, at, size, lr, grad_scale);
+      }
+    }
+  }
+
+  std::vector<std::string> state_names() const override { return {"m", "v"}; }
+  bool has_state(const std::string& name, const device::ParamRow& row) const override {
+    return name == "m" || row.update == device::Update::kElement;
+  }
+  View<W, 1> state(const std::string& name, Group group) override {
+    const device::Buffer& memory = name == "m" ? m_[int(group)] : v_[int(group)];
+    return View<W, 1>(reinterpret_cast<W*>(memory.data()), {context_.state_size[int(group)]});
+  }
+  // Muon's preconditioner is a matrix function of the momentum, not a diagonal: for matrix rows the gradient
+  // is passed through unchanged.
+  void precondition(Group group, const comm::Piece& piece, View<const W, 1> grad,
+                    View<W, 1> out) const override {
+    const W* v = reinterpret_cast<const W*>(v_[int(group)].data()) + piece.state_offset;
+    const int64_t updates = is_matrix(piece) ? 0 : this->updates_;
+    adamw_precondition<T>(config_.adamw, updates, View<const W, 1>(v, {piece.count}), grad, out);
+  }
+
+ private:
+  bool is_matrix(const comm::Piece& piece) const {
+    return context_.store->layout().table().row(piece.row).update == device::Update::kMatrix;
+  }
+  std::pair<int64_t, int64_t> shape(const comm::Piece& piece) const {
+    const auto& dims = context_.store->layout().table().row(piece.row).shape;
+    return {dims[dims.size() - 2], dims[dims.size() - 1]};
+  }
+  View<T, 2> scratch(int64_t offset, int64_t rows, int64_t cols) const {
+    return View<T, 2>(reinterpret_cast<T*>(scratch_.data()) + offset, {rows, cols});
+  }
+
+  void update_matrix(Group group, const comm::Piece& piece, int64_t at, int64_t size, double lr,
+                     double grad_scale) {
+    const auto [rows, cols] = shape(piece);
+    const View<const T, 1> grad = context_.store->grads(group).rows(piece.group_offset + at, size);
+    const View<T, 1> value = context_.store->values(group).rows(piece.group_offset + at, size);
+    const View<W, 1> m = state("m", group).rows(piece.state_offset + at, size);
+    const View<T, 2> x = scratch(0, rows, cols);
+    const W mu = W(config_.momentum), scale = W(grad_scale);
+    for (int64_t i = 0; i < size; ++i) {
+      const W g = W(grad[i]) * scale;
+      m[i] = mu * m[i] + g;
+      x.data()[i] = T(config_.nesterov ? g + mu * m[i] : m[i]);
+    }
+    const int64_t side = std::min(rows, cols);
+    newton_schulz<T>(*context_.queue, *context_.kernels, config_.iterations, x,
+                     scratch(gram_offset_, side, side), scratch(gram2_offset_, side, side),
+                     scratch(next_offset_, rows, cols));
+    const bool decay = context_.store->layout().table().row(piece.row).decay;
+    const W keep = W(1 - lr * (decay ? config_.adamw.weight_decay : 0));
+    const W rate = W(lr * 0.2 * std::sqrt(double(std::max(rows, cols))));
+    for (int64_t i = 0; i < size; ++i) value[i] = T(keep * W(value[i]) - rate * W(x.data()[i]));
+  }
+
+  MuonConfig config_;
+  OptimizerContext<T> context_;
+  device::Buffer m_[device::kNumGroups];  // momentum of matrices; first moment of the rest
+  device::Buffer v_[device::kNumGroups];  // second moment; pages of matrix rows are never touched
+  device::Buffer scratch_;
+  int64_t next_offset_ = 0, gram_offset_ = 0, gram2_offset_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+void newton_schulz(device::Queue& queue, const device::DeviceKernels<T>& kernels, int iterations,
+                   View<T, 2> x, View<T, 2> gram, View<T, 2> gram2, View<T, 2> next) {
+  constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
+  double sum = 0;
+  for (T e : x) sum += double(e) * double(e);
+  // The Frobenius norm bounds the largest singular value; the small term only guards an all-zero gradient.
+  const double inverse = 1 / (std::sqrt(sum) + 1e-7);
+  for (T& e : x) e = T(double(e) * inverse);
+  const bool tall = x.dim(0) > x.dim(1);  // the Gram matrix of the short side is the cheaper one
+  for (int i = 0; i < iterations; ++i) {
+    // x <- a x + b (x x^T) x + c (x x^T)^2 x, or the same from the right when x is tall.
+    kernels.gemm(queue, x, x, gram, {.transpose_a = tall, .transpose_b = !tall});
+    std::copy(gram.begin(), gram.end(), gram2.begin());
+    kernels.gemm(queue, gram, gram, gram2, {.alpha = c, .beta = b});
+    std::copy(x.begin(), x.end(), next.begin());
+    if (tall) {
+      kernels.gemm(queue, x, gram2, next, {.alpha = 1, .beta = a});
+    } else {
+      kernels.gemm(queue, gram2, x, next, {.alpha = 1, .beta = a});
+    }
+    std::copy(next.begin(), next.end(), x.begin());
+  }
+}
+
+template <class T>
+std::unique_ptr<Optimizer<T>> make_muon(base::Section section, OptimizerContext<T> context) {
+  MuonConfig config;
+  config.momentum = section.number("momentum", config.momentum, {.min = 0, .below = 1});
+  config.nesterov = section.boolean("nesterov", config.nesterov);
+  config.iterations = int(section.integer("iterations", config.iterations, {.min = 1, .max = 20}));
+  config.adamw = read_adamw(section);
+  section.finish();
+  return std::make_unique<Muon<T>>(config, std::move(context));
+}
+
+#define CADRE_INSTANTIATE(T)                                                                                \
+  template void newton_schulz(device::Queue&, const device::DeviceKernels<T>&, int, View<T, 2>, View<T, 2>, \
+                              View<T, 2>, View<T, 2>);                                                      \
+  template std::unique_ptr<Optimizer<T>> make_muon(base::Section, OptimizerContext<T>);
+CADRE_INSTANTIATE(float)
+CADRE_INSTANTIATE(double)
+#undef CADRE_INSTANTIATE
+
+}  // namespace cadre::optim
