@@ -1,0 +1,139 @@
+#include "parallel/device/param_table.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "parallel/base/errors.h"
+#include "parallel/base/rng.h"
+
+namespace cadre::device {
+namespace {
+
+ParamRow row(std::string name, std::vector<int64_t> shape, Group group, int bucket, Init init = {}) {
+  ParamRow r;
+  r.name = std::move(name);
+  r.shape = std::move(shape);
+  r.group = group;
+  r.bucket = bucket;
+  r.init = init;
+  return r;
+}
+
+ParamTable small_table() {
+  ParamTable table;
+  table.add(row("embed", {11, 4}, Group::kDense, 0));
+  table.add(row("layers.0.norm", {4}, Group::kDense, 1, {Init::kOnes}));
+  table.add(row("layers.0.w_gate", {4, 3, 4}, Group::kExpert, 1, {Init::kNormal, 0.5}));
+  table.add(row("layers.0.w_down", {4, 4, 3}, Group::kExpert, 1));
+  table.add(row("layers.1.w_gate", {4, 3, 4}, Group::kExpert, 2));
+  table.add(row("head", {11, 4}, Group::kDense, 3, {Init::kZeros}));
+  return table;
+}
+
+TEST(ParamTable, KnowsItsRows) {
+  const ParamTable table = small_table();
+  EXPECT_EQ(table.num_buckets(), 4);
+  EXPECT_EQ(table.find("layers.0.w_down"), 3);
+  EXPECT_EQ(table.find("layers.0"), -1);
+  EXPECT_EQ(table.numel(), 44 + 4 + 48 * 3 + 44);
+}
+
+TEST(ParamTable, RefusesWrongRows) {
+  ParamTable table = small_table();
+  EXPECT_THROW(table.add(row("embed", {2}, Group::kDense, 3)), Error) << "same name";
+  EXPECT_THROW(table.add(row("late", {2}, Group::kDense, 2)), Error) << "falling bucket";
+  EXPECT_THROW(table.add(row("flat", {}, Group::kDense, 3)), Error);
+  EXPECT_THROW(table.add(row("zero", {3, 0}, Group::kDense, 3)), Error);
+  ParamRow vector = row("vector", {8}, Group::kDense, 3);
+  vector.update = Update::kMatrix;
+  EXPECT_THROW(table.add(vector), Error);
+}
+
+TEST(ParamLayout, PlacesRowsOneAfterTheOtherByGroupAndBucket) {
+  const ParamTable table = small_table();
+  const ParamLayout layout(table, 2, 1);
+  EXPECT_EQ(layout.group_size(Group::kDense), 92);
+  EXPECT_EQ(layout.group_size(Group::kExpert), 72);
+  EXPECT_EQ(layout.at(5).offset, 48);
+  EXPECT_EQ(layout.at(3).offset, 24);
+  EXPECT_EQ(layout.at(3).global_begin, 24);
+  EXPECT_EQ(layout.at(3).count, 24);
+  EXPECT_EQ(layout.bucket(Group::kDense, 1).begin, 44);
+  EXPECT_EQ(layout.bucket(Group::kDense, 1).end, 48);
+  EXPECT_EQ(layout.bucket(Group::kDense, 2).size(), 0);
+  EXPECT_EQ(layout.bucket(Group::kExpert, 1).end, 48);
+  EXPECT_EQ(layout.bucket(Group::kExpert, 2).begin, 48);
+}
+
+TEST(ParamLayout, NamesExpertsThatTheDegreeDoesNotDivide) {
+  const ParamTable table = small_table();
+  try {
+    ParamLayout(table, 3, 0);
+    FAIL() << "4 experts over 3 ranks";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage);
+    EXPECT_NE(std::string(error.what()).find("4 experts, which mesh.ep = 3 does not divide"),
+              std::string::npos);
+  }
+}
+
+// Collects a tensor's global elements from the ranks of an expert degree.
+template <class T>
+std::map<std::string, std::vector<T>> global_values(const ParamTable& table, int ep, uint64_t seed) {
+  std::map<std::string, std::vector<T>> all;
+  for (int rank = 0; rank < ep; ++rank) {
+    const ParamLayout layout(table, ep, rank);
+    ParamStore<T> store(layout, DeviceKind::kCpu, false);
+    store.initialize(seed);
+    for (size_t i = 0; i < table.rows().size(); ++i) {
+      const Placement& place = layout.at(int(i));
+      std::vector<T>& values = all[table.row(int(i)).name];
+      values.resize(table.row(int(i)).numel());
+      const T* from = store.values(place.group).data() + place.offset;
+      std::copy(from, from + place.count, values.begin() + place.global_begin);
+    }
+  }
+  return all;
+}
+
+TEST(ParamStore, StartsFromTheSameModelForEveryExpertDegree) {
+  const ParamTable table = small_table();
+  const auto whole = global_values<float>(table, 1, 7);
+  EXPECT_EQ(whole, global_values<float>(table, 2, 7));
+  EXPECT_EQ(whole, global_values<float>(table, 4, 7));
+  EXPECT_NE(whole, global_values<float>(table, 1, 8));
+  EXPECT_NE(whole.at("layers.0.w_gate"), whole.at("layers.1.w_gate"));
+  EXPECT_EQ(whole.at("layers.0.norm"), std::vector<float>(4, 1.0f));
+  EXPECT_EQ(whole.at("head"), std::vector<float>(44, 0.0f));
+  const base::Philox random(base::mix(7, base::hash_name("layers.0.w_gate")));
+  EXPECT_EQ(whole.at("layers.0.w_gate")[29], float(random.normal(29) * 0.5));
+}
+
+TEST(ParamStore, NormalInitHasTheAskedSpread) {
+  ParamTable table;
+  table.add(row("w", {200, 200}, Group::kDense, 0, {Init::kNormal, 0.1}));
+  const auto values = global_values<double>(table, 1, 3).at("w");
+  double sum = 0, squares = 0;
+  for (double v : values) sum += v, squares += v * v;
+  EXPECT_NEAR(sum / 40000, 0, 4 * 0.1 / 200);  // four standard errors
+  EXPECT_NEAR(std::sqrt(squares / 40000), 0.1, 0.002);
+}
+
+TEST(ParamStore, ViewsHaveLocalShapesAndShareTheFlatBuffer) {
+  const ParamTable table = small_table();
+  const ParamLayout layout(table, 2, 0);
+  ParamStore<double> store(layout, DeviceKind::kCpu);
+  const auto w = store.value<3>(3);
+  EXPECT_EQ(w.shape(), (std::array<int64_t, 3>{2, 4, 3}));
+  EXPECT_EQ(w.data(), store.values(Group::kExpert).data() + 24);
+  store.grad<2>(5)[10][3] = 5;
+  EXPECT_EQ(store.grads(Group::kDense)[91], 5);
+  store.zero_grads();
+  EXPECT_EQ(store.grads(Group::kDense)[91], 0);
+  EXPECT_TRUE(ParamStore<float>(layout, DeviceKind::kCpu, false).grads(Group::kDense).empty());
+}
+
+}  // namespace
+}  // namespace cadre::device
