@@ -1,5 +1,5 @@
-// Mixers say what share of each global batch a domain gets. One file a mixer in mixers/, one row in mixers/table.cc.
-// observe() is the only feedback edge from training into data.
+// Mixers say what share of each global batch a domain gets. One file a mixer in mixers/, one row in
+// mixers/table.cc. observe() is the only feedback edge from training into data.
 #pragma once
 
 #include <memory>
@@ -16,10 +16,14 @@ namespace cadre::data {
 enum class Needs { kNone, kLoss, kReferenceLoss, kInfluence, kProbeEvaluation };
 
 struct MixerContext {
-  std::vector<std::string> domains;     // (K)
-  std::vector<int64_t> domain_tokens;   // (K) trainable tokens of one epoch
-  int64_t total_tokens = 0;             // R, planned for the run
+  std::vector<std::string> domains;    // (K)
+  std::vector<int64_t> domain_tokens;  // (K) trainable tokens of one epoch
+  int64_t total_tokens = 0;            // R, planned for the run
 };
+
+class Corpus;
+// Domains and their sizes from a corpus: a document of n tokens, bos to eos, has n - 1 to train on.
+MixerContext mixer_context(const Corpus& corpus, int64_t total_tokens);
 
 class Mixer {
  public:

@@ -1,0 +1,30 @@
+// A mixer whose weights never change: most rows of the table only differ in how they compute them.
+#pragma once
+
+#include <utility>
+
+#include "data/mixer.h"
+
+namespace cadre::data {
+
+class StaticMixer : public Mixer {
+ public:
+  StaticMixer(std::vector<double> weights, double max_epochs)
+      : weights_(std::move(weights)), max_epochs_(max_epochs) {}
+  std::vector<double> weights(const Progress&) override { return weights_; }
+  double max_epochs() const override { return max_epochs_; }
+
+ private:
+  std::vector<double> weights_;
+  double max_epochs_;
+};
+
+// Scales non-negative values to sum 1.
+std::vector<double> normalised(std::vector<double> values);
+
+std::unique_ptr<Mixer> make_natural(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_uniform(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_temperature(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_unimax(base::Section section, const MixerContext& context);
+
+}  // namespace cadre::data
