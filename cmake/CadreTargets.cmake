@@ -18,8 +18,17 @@ function(cadre_library name)
   target_link_libraries(${name} PUBLIC ${ARG_LINK} PRIVATE cadre_warnings)
 endfunction()
 
+# What every test runs with: Open MPI as root and with more ranks than cores, one BLAS thread, and sanitizers that stop at the
+# first finding. MPI leaks by design; its suppressions match only with the slow unwinder, since its libraries have no frame
+# pointers, so only tests that start MPI pay for that.
+set(CADRE_TEST_ENVIRONMENT
+  OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OPENBLAS_NUM_THREADS=1
+  LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/sanitizers/lsan.supp:print_suppressions=0
+  UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=ignore_noninstrumented_modules=1)
+set(CADRE_MPI_TEST_ENVIRONMENT ${CADRE_TEST_ENVIRONMENT} ASAN_OPTIONS=fast_unwind_on_malloc=0)
+
 # cadre_test(NAME SOURCES a_test.cc LINK targets... LABELS cpu slow [RANKS 4] [ARGS ...]): one GoogleTest program, one ctest
-# entry. With RANKS it runs under mpirun.
+# entry. With RANKS it runs under mpirun. The target tests_LABEL builds all test programs of a label.
 function(cadre_test name)
   cmake_parse_arguments(ARG "" "RANKS;TIMEOUT" "SOURCES;LINK;LABELS;ARGS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -27,6 +36,7 @@ function(cadre_test name)
   if(ARG_RANKS)
     target_link_libraries(${name} PRIVATE ${ARG_LINK} GTest::gtest cadre_warnings)
     add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} -np ${ARG_RANKS} $<TARGET_FILE:${name}> ${ARG_ARGS})
+    set_tests_properties(${name} PROPERTIES PROCESSORS ${ARG_RANKS})
   else()
     target_link_libraries(${name} PRIVATE ${ARG_LINK} GTest::gtest_main cadre_warnings)
     add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
@@ -34,6 +44,15 @@ function(cadre_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT
-    "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_rmaps_base_oversubscribe=1;OPENBLAS_NUM_THREADS=1")
+  set(environment ${CADRE_TEST_ENVIRONMENT})
+  if(ARG_RANKS OR "mpi" IN_LIST ARG_LABELS)
+    set(environment ${CADRE_MPI_TEST_ENVIRONMENT})
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT "${environment}")
+  foreach(label ${ARG_LABELS})
+    if(NOT TARGET tests_${label})
+      add_custom_target(tests_${label})
+    endif()
+    add_dependencies(tests_${label} ${name})
+  endforeach()
 endfunction()

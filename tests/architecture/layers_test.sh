@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Every folder includes only what docs/design.md allows it. Linking would catch most of it, but not headers without code.
+#   layers_test.sh ROOT
+set -euo pipefail
+root=$1
+
+# Folders that a folder may include, itself first; longest match of the including file's path wins.
+allowed() {
+  local core="parallel/base parallel/device parallel/comm"
+  case $1 in
+    parallel/base/*) echo parallel/base ;;
+    parallel/device/*) echo parallel/device parallel/base ;;
+    parallel/comm/*) echo "$core" ;;
+    moe/*) echo "moe $core" ;;
+    optim/*) echo "optim $core" ;;
+    data/*) echo "data $core" ;;
+    trainer/model/*) echo "trainer/model moe $core" ;;
+    trainer/*) echo "trainer moe optim data $core" ;;
+    launch/*) echo "launch trainer moe optim data $core" ;;
+  esac
+}
+
+# Prints "FILE:LINE: includes X" for each include of the tree at $1 that goes up or sideways.
+wrong_includes() {
+  local line file header folder ok
+  (cd "$1" && find parallel moe optim data trainer launch -type f \( -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' \) \
+    -exec grep -nHE '^ *# *include *"' {} +) | sort |
+    while IFS= read -r line; do
+      file=${line%%:*} header=${line#*\"} header=${header%%\"*} ok=no
+      for folder in $(allowed "$file"); do
+        [[ $header != "$folder"/* ]] || ok=yes
+      done
+      [ $ok = yes ] || echo "$(cut -d: -f1,2 <<<"$line"): includes $header, allowed: $(allowed "$file")"
+    done
+}
+
+# The check itself is checked on a tree with one wrong include of each kind.
+trial=$(mktemp -d)
+trap 'rm -rf "$trial"' EXIT
+for folder in parallel/base parallel/device parallel/comm moe optim data trainer/model trainer/run launch; do mkdir -p "$trial/$folder"; done
+echo '#include "parallel/comm/mesh.h"' >"$trial/parallel/device/up.h"
+echo '#include "optim/optimizer.h"' >"$trial/moe/sideways.cc"
+echo '#include "data/loader.h"' >"$trial/trainer/model/sideways.cc"
+echo '#include "sibling.h"' >"$trial/data/relative.cc"
+echo '#include "data/loader.h"' >"$trial/trainer/run/fine.cc"
+found=$(wrong_includes "$trial" | wc -l)
+[ "$found" = 4 ] || { echo "layers_test: found $found of 4 planted wrong includes" >&2; exit 1; }
+
+wrong=$(wrong_includes "$root")
+[ -z "$wrong" ] || { echo "$wrong" >&2; exit 1; }
+echo "layers_test: all includes go down"
