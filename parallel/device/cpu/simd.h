@@ -21,7 +21,7 @@ inline float exp_of(float x) {
   constexpr float kRound =
       12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
   const float low = x < -87.0f ? -87.0f : x;
-  const float clamped = low > 88.0f ? 88.0f : low;
+  const float clamped = low > 89.0f ? 89.0f : low;
   const float shifted = clamped * kLog2E + kRound;
   const float n = shifted - kRound;
   const float r = (clamped - n * kLn2High) - n * kLn2Low;
@@ -33,7 +33,8 @@ inline float exp_of(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const float scale = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) << 23) + 0x3f800000u);  // 2^n
+  // 2^n; infinity for n = 128.
+  const float scale = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) << 23) + 0x3f800000u);
   return x < -87.0f ? 0.0f : p * scale;
 }
 inline double exp_of(double x) {
