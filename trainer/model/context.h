@@ -17,6 +17,8 @@ struct ModelContext {
   int64_t max_sequences = 1;  // of a micro-batch on one rank
   int64_t seq_len = 256;
   bool mask_documents = true;  // false: a token sees earlier documents of its sequence too
+  int64_t logits_bytes = int64_t(256)
+                         << 20;  // logits are made in chunks of at most this size (at least one token)
 
   int64_t max_tokens() const { return max_sequences * seq_len; }
 };

@@ -1,0 +1,131 @@
+#include "trainer/model/attention_block.h"
+
+#include <cmath>
+
+namespace cadre::trainer {
+
+template <class T>
+void AttentionBlock<T>::declare(device::ParamTable& table, const std::string& prefix, int bucket) {
+  const int64_t d = config_.dim, h = config_.head_size(), q = config_.heads * h, kv = config_.kv_heads * h;
+  const double std = config_.init_std, out_std = config_.init_std / std::sqrt(2.0 * config_.layers);
+  wq_.declare(table, prefix + ".wq", q, d, std, device::Update::kMatrix, bucket);
+  wk_.declare(table, prefix + ".wk", kv, d, std, device::Update::kMatrix, bucket);
+  wv_.declare(table, prefix + ".wv", kv, d, std, device::Update::kMatrix, bucket);
+  wo_.declare(table, prefix + ".wo", d, q, out_std, device::Update::kMatrix, bucket);
+  if (config_.qk_norm) {
+    q_norm_.declare(table, prefix + ".q_norm.weight", h, config_.norm_eps, bucket);
+    k_norm_.declare(table, prefix + ".k_norm.weight", h, config_.norm_eps, bucket);
+  }
+}
+
+template <class T>
+void AttentionBlock<T>::bind(device::ParamStore<T>& store) {
+  for (Linear<T>* linear : {&wq_, &wk_, &wv_, &wo_}) linear->bind(store);
+  if (!config_.qk_norm) return;
+  q_norm_.bind(store);
+  k_norm_.bind(store);
+}
+
+template <class T>
+void AttentionBlock<T>::reserve(device::Arena& saved, device::Arena& scratch) {
+  const int64_t tokens = context_.max_tokens(), h = config_.head_size(), n = config_.heads,
+                g = config_.kv_heads;
+  q_ = saved.take<T, 3>({tokens, n, h});
+  k_ = saved.take<T, 3>({tokens, g, h});
+  v_ = saved.take<T, 3>({tokens, g, h});
+  out_ = saved.take<T, 3>({tokens, n, h});
+  lse_ = saved.take<W, 2>({tokens, n});
+  dout_ = scratch.take<T, 3>({tokens, n, h});
+  dq_ = scratch.take<T, 3>({tokens, n, h});
+  dk_ = scratch.take<T, 3>({tokens, g, h});
+  dv_ = scratch.take<T, 3>({tokens, g, h});
+  if (!config_.qk_norm) return;
+  q_raw_ = saved.take<T, 3>({tokens, n, h});
+  k_raw_ = saved.take<T, 3>({tokens, g, h});
+  q_norm_.reserve(saved, tokens * n);
+  k_norm_.reserve(saved, tokens * g);
+  dk_raw_ = scratch.take<T, 3>({tokens, g, h});
+}
+
+template <class T>
+device::AttentionShape AttentionBlock<T>::shape(const MicroBatch<T>& batch) const {
+  return {.num_sequences = batch.num_sequences,
+          .seq_len = batch.seq_len,
+          .num_heads = config_.heads,
+          .num_kv_heads = config_.kv_heads,
+          .head_dim = config_.head_size()};
+}
+
+// q_, k_, v_ of these tokens, normed and rotated.
+template <class T>
+void AttentionBlock<T>::project(View<const T, 2> x, const MicroBatch<T>& batch) {
+  const int64_t tokens = x.dim(0);
+  wq_.forward(context_, x, matrix(config_.qk_norm ? q_raw_ : q_, tokens));
+  wk_.forward(context_, x, matrix(config_.qk_norm ? k_raw_ : k_, tokens));
+  wv_.forward(context_, x, matrix(v_, tokens));
+  if (config_.qk_norm) {
+    q_norm_.forward(context_, by_head(q_raw_, tokens), by_head(q_, tokens));
+    k_norm_.forward(context_, by_head(k_raw_, tokens), by_head(k_, tokens));
+  }
+  context_.kernels->rope(*context_.queue, heads(q_, tokens), batch.position, batch.rope, false);
+  context_.kernels->rope(*context_.queue, heads(k_, tokens), batch.position, batch.rope, false);
+}
+
+template <class T>
+void AttentionBlock<T>::forward(View<const T, 2> x, const MicroBatch<T>& batch, View<T, 2> y) {
+  const int64_t tokens = x.dim(0);
+  project(x, batch);
+  context_.kernels->attention(*context_.queue, shape(batch), heads(q_, tokens), heads(k_, tokens),
+                              heads(v_, tokens), batch.mask, heads(out_, tokens), lse_.rows(0, tokens));
+  wo_.forward(context_, matrix(out_, tokens), y, 1);
+}
+
+template <class T>
+void AttentionBlock<T>::extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache,
+                               View<T, 2> y) {
+  const int64_t tokens = x.dim(0), row = k_.dim(1) * k_.dim(2);
+  project(x, batch);
+  const auto append = [&](const View<T, 3>& from, const View<T, 3>& to) {
+    context_.kernels->copy(*context_.queue, heads(from, tokens).template reshape<1>({tokens * row}),
+                           to.rows(cache.used, tokens).template reshape<1>({tokens * row}));
+  };
+  append(k_, cache.k);
+  append(v_, cache.v);
+  device::AttentionShape with_past = shape(batch);
+  with_past.num_past = cache.used;
+  cache.used += tokens;
+  context_.kernels->attention(*context_.queue, with_past, heads(q_, tokens), cache.k.rows(0, cache.used),
+                              cache.v.rows(0, cache.used), {}, heads(out_, tokens), lse_.rows(0, tokens));
+  wo_.forward(context_, matrix(out_, tokens), y, 1);
+}
+
+template <class T>
+void AttentionBlock<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> dy,
+                                 View<T, 2> dx, device::Tap<T>* tap) {
+  const int64_t tokens = x.dim(0);
+  const auto& kernels = *context_.kernels;
+  device::Queue& queue = *context_.queue;
+  wo_.backward(context_, matrix(out_, tokens), dy, matrix(dout_, tokens), 0, tap);
+  kernels.attention_backward(queue, shape(batch), heads(dout_, tokens), heads(q_, tokens), heads(k_, tokens),
+                             heads(v_, tokens), batch.mask, heads(out_, tokens), lse_.rows(0, tokens),
+                             heads(dq_, tokens), heads(dk_, tokens), heads(dv_, tokens));
+  kernels.rope(queue, heads(dq_, tokens), batch.position, batch.rope, true);
+  kernels.rope(queue, heads(dk_, tokens), batch.position, batch.rope, true);
+  View<T, 2> dq = matrix(dq_, tokens), dk = matrix(dk_, tokens);
+  if (config_.qk_norm) {
+    dq = matrix(dout_, tokens);
+    dk = matrix(dk_raw_, tokens);
+    kernels.fill(queue, dq.template reshape<1>({dq.size()}), 0);
+    kernels.fill(queue, dk.template reshape<1>({dk.size()}), 0);
+    q_norm_.backward(context_, by_head(dq_, tokens), by_head(q_raw_, tokens), by_head(dout_, tokens));
+    k_norm_.backward(context_, by_head(dk_, tokens), by_head(k_raw_, tokens), by_head(dk_raw_, tokens));
+  }
+  wq_.backward(context_, x, dq, dx, 0, tap);
+  wk_.backward(context_, x, dk, dx, 1, tap);
+  wv_.backward(context_, x, matrix(dv_, tokens), dx, 1, tap);
+}
+
+template class AttentionBlock<float>;
+template class AttentionBlock<double>;
+
+}  // namespace cadre::trainer

@@ -1,0 +1,59 @@
+// Grouped-query attention (Ainslie et al. 2023) with rotary positions, and RMSNorm of each head's query and
+// key when ModelConfig::qk_norm is set (as Qwen3 does). Rows of a micro-batch are (T, D); heads are
+// contiguous within a row.
+#pragma once
+
+#include <string>
+
+#include "trainer/model/config.h"
+#include "trainer/model/kv_cache.h"
+#include "trainer/model/linear.h"
+#include "trainer/model/rms_norm.h"
+
+namespace cadre::trainer {
+
+template <class T>
+class AttentionBlock {
+ public:
+  template <class U, int N>
+  using View = device::View<U, N>;
+  using W = device::wide_t<T>;
+
+  AttentionBlock(const ModelConfig& config, const ModelContext<T>& context)
+      : config_(config), context_(context) {}
+  void declare(device::ParamTable& table, const std::string& prefix, int bucket);
+  void bind(device::ParamStore<T>& store);
+  void reserve(device::Arena& saved, device::Arena& scratch);
+
+  // y += attention(x). x stays unchanged until backward.
+  void forward(View<const T, 2> x, const MicroBatch<T>& batch, View<T, 2> y);
+  // dx is overwritten.
+  void backward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> dy, View<T, 2> dx,
+                device::Tap<T>* tap);
+  // The same for one sequence whose earlier tokens are in the cache; appends this piece's keys and values.
+  void extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache, View<T, 2> y);
+
+ private:
+  device::AttentionShape shape(const MicroBatch<T>& batch) const;
+  // First `tokens` rows of a saved (max tokens, heads, h) view, and the same as a matrix with one row a token
+  // or a head.
+  View<T, 3> heads(const View<T, 3>& x, int64_t tokens) const { return x.rows(0, tokens); }
+  View<T, 2> matrix(const View<T, 3>& x, int64_t tokens) const {
+    return x.rows(0, tokens).template reshape<2>({tokens, x.dim(1) * x.dim(2)});
+  }
+  View<T, 2> by_head(const View<T, 3>& x, int64_t tokens) const {
+    return x.rows(0, tokens).template reshape<2>({tokens * x.dim(1), x.dim(2)});
+  }
+  void project(View<const T, 2> x, const MicroBatch<T>& batch);
+
+  const ModelConfig& config_;  // of the decoder that owns this block, like the next
+  const ModelContext<T>& context_;
+  Linear<T> wq_, wk_, wv_, wo_;
+  RmsNorm<T> q_norm_, k_norm_;
+  // Saved: q and k after norm and rotation; before both when qk_norm is set.
+  View<T, 3> q_, k_, v_, q_raw_, k_raw_, out_;
+  View<W, 2> lse_;
+  View<T, 3> dq_, dk_, dv_, dout_, dk_raw_;  // scratch; dout_ also takes the gradient of q_raw_
+};
+
+}  // namespace cadre::trainer

@@ -1,0 +1,48 @@
+// One layer: x + attention(norm(x)), then the same with a dense or a mixture-of-experts feed-forward.
+#pragma once
+
+#include <optional>
+
+#include "moe/moe_layer.h"
+#include "trainer/model/attention_block.h"
+#include "trainer/model/dense_ffn.h"
+
+namespace cadre::trainer {
+
+template <class T>
+class Block {
+ public:
+  template <class U, int N>
+  using View = device::View<U, N>;
+
+  // moe is null for a dense layer.
+  Block(const ModelConfig& config, const ModelContext<T>& context, const moe::MoeConfig* moe);
+  void declare(device::ParamTable& table, const std::string& prefix, int bucket);
+  void bind(device::ParamStore<T>& store);
+  void reserve(device::Arena& saved, device::Arena& scratch);
+
+  // Returns the layer's output (T, D), valid until the next forward; x stays unchanged until backward.
+  View<T, 2> forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training);
+  // dx holds the gradient of the output and becomes that of x; dh (T, D) is scratch.
+  void backward(View<const T, 2> x, const MicroBatch<T>& batch, const BatchCounts& counts, View<T, 2> dx,
+                View<T, 2> dh, device::Tap<T>* tap);
+  View<T, 2> extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache);
+
+  moe::MoeLayer<T>* moe() { return moe_ ? &*moe_ : nullptr; }
+  const moe::MoeLayer<T>* moe() const { return moe_ ? &*moe_ : nullptr; }
+
+ private:
+  View<T, 2> normed_input(View<const T, 2> x);
+  View<T, 2> feed_forward(const MicroBatch<T>& batch, bool training);
+
+  const ModelConfig& config_;
+  const ModelContext<T>& context_;
+  RmsNorm<T> attention_norm_, ffn_norm_;
+  AttentionBlock<T> attention_;
+  std::optional<DenseFfn<T>> dense_;  // this or the next
+  std::optional<moe::MoeLayer<T>> moe_;
+  View<T, 2> attention_in_, middle_, ffn_in_,
+      out_;  // (T, D) saved: norm(x), x + attention, norm(middle), output
+};
+
+}  // namespace cadre::trainer

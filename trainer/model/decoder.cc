@@ -1,0 +1,309 @@
+#include "trainer/model/decoder.h"
+
+#include <algorithm>
+
+#include "trainer/model/block.h"
+#include "trainer/model/head.h"
+#include "trainer/model/kv_cache.h"
+#include "trainer/model/rope_table.h"
+#include "trainer/model/transfer.h"
+
+namespace cadre::trainer {
+
+using device::View;
+
+template <class T>
+struct Decoder<T>::Impl {
+  Impl(const ModelConfig& model, const std::optional<moe::MoeConfig>& experts, const ModelContext<T>& shared)
+      : config(model),
+        moe(experts),
+        context(shared),
+        head(config, context),
+        rope(config.rope, config.head_size()) {
+    for (int i = 0; i < config.layers; ++i) {
+      const bool has_experts = moe && config.is_moe(i);
+      blocks.push_back(std::make_unique<Block<T>>(config, context, has_experts ? &*moe : nullptr));
+    }
+    inputs.resize(config.layers);
+  }
+  void declare(device::ParamTable& param_table);
+  void check(const Batch& batch) const;
+  void take_in(std::span<const int32_t> token, std::span<const int32_t> segment,
+               std::span<const int32_t> position);
+  View<T, 2> embed();
+
+  const ModelConfig config;
+  const std::optional<moe::MoeConfig> moe;
+  const ModelContext<T> context;
+  const device::ParamTable* table = nullptr;
+
+  int embed_row = -1;
+  View<T, 2> embed_weight, embed_grad;
+  std::vector<std::unique_ptr<Block<T>>> blocks;
+  RmsNorm<T> final_norm;
+  Head<T> head;
+  RopeTable<W> rope;
+
+  View<int32_t, 1> token, segment, position;  // (T) saved
+  View<T, 2> embedded, normed;                // (T, D) saved: input of the first block, input of the head
+  View<T, 2> dx, dh;                          // (T, D) scratch
+  // Of the last forward:
+  MicroBatch<T> micro;
+  std::vector<View<T, 2>> inputs;  // of each block
+  View<T, 2> last;                 // output of the last block
+  bool trained = false;
+};
+
+template <class T>
+void Decoder<T>::Impl::declare(device::ParamTable& param_table) {
+  table = &param_table;
+  embed_row = param_table.add({.name = "embed.weight",
+                               .shape = {config.vocab, config.dim},
+                               .init = {device::Init::kNormal, config.init_std},
+                               .update = device::Update::kElement,
+                               .bucket = 0});
+  for (int i = 0; i < config.layers; ++i) blocks[i]->declare(param_table, fmt::format("layers.{}", i), 1 + i);
+  final_norm.declare(param_table, "final_norm.weight", config.dim, config.norm_eps, 1 + config.layers);
+  head.declare(param_table, embed_row, 1 + config.layers);
+}
+
+// A shard of another tokenizer or a wrong batch would read outside of the tables.
+template <class T>
+void Decoder<T>::Impl::check(const Batch& batch) const {
+  require(batch.num_tokens() <= context.max_tokens(), ExitCode::kUsage,
+          "a micro-batch of {} tokens does not fit the model's {} (sequences x length)", batch.num_tokens(),
+          context.max_tokens());
+  const auto outside = [&](int32_t id) { return id < 0 || id >= config.vocab; };
+  for (const std::vector<int32_t>* ids : {&batch.tokens, &batch.targets}) {
+    const auto bad = std::find_if(ids->begin(), ids->end(), outside);
+    require(bad == ids->end(), ExitCode::kData,
+            "found token {}, expected 0 to {}: the data and the model have different vocabularies",
+            bad == ids->end() ? 0 : *bad, config.vocab - 1);
+  }
+  for (int32_t p : batch.position) {
+    require(p >= 0 && p < rope.view().dim(0), ExitCode::kUsage, "found position {}, expected 0 to {}", p,
+            rope.view().dim(0) - 1);
+  }
+}
+
+template <class T>
+void Decoder<T>::Impl::take_in(std::span<const int32_t> tokens, std::span<const int32_t> segments,
+                               std::span<const int32_t> positions) {
+  const int64_t count = int64_t(tokens.size());
+  upload<int32_t>(*context.queue, tokens, token);
+  upload<int32_t>(*context.queue, segments, segment);
+  upload<int32_t>(*context.queue, positions, position);
+  micro.token = token.rows(0, count);
+  micro.segment = segment.rows(0, count);
+  micro.position = position.rows(0, count);
+  micro.mask = context.mask_documents ? micro.segment : View<const int32_t, 1>();
+  micro.rope = rope.view();
+}
+
+template <class T>
+View<T, 2> Decoder<T>::Impl::embed() {
+  const View<T, 2> x = embedded.rows(0, micro.num_tokens());
+  context.kernels->embed(*context.queue, embed_weight, micro.token, x);
+  return x;
+}
+
+template <class T>
+Decoder<T>::Decoder(const ModelConfig& config, const std::optional<moe::MoeConfig>& moe,
+                    const ModelContext<T>& context, device::ParamTable& table) {
+  require(config.vocab > 0, ExitCode::kUsage, "model.vocab is 0; set it, or take it from the tokenizer");
+  impl_ = std::make_unique<Impl>(config, moe, context);
+  impl_->declare(table);
+}
+template <class T>
+Decoder<T>::~Decoder() = default;
+
+template <class T>
+void Decoder<T>::bind(device::ParamStore<T>& store) {
+  Impl& m = *impl_;
+  m.embed_weight = store.template value<2>(m.embed_row);
+  if (store.grads(device::Group::kDense).data() != nullptr)
+    m.embed_grad = store.template grad<2>(m.embed_row);
+  for (auto& block : m.blocks) block->bind(store);
+  m.final_norm.bind(store);
+  m.head.bind(store);
+}
+
+template <class T>
+void Decoder<T>::reserve(device::Arena& saved, device::Arena& scratch) {
+  Impl& m = *impl_;
+  const int64_t tokens = m.context.max_tokens();
+  for (View<int32_t, 1>* view : {&m.token, &m.segment, &m.position}) *view = saved.take<int32_t, 1>({tokens});
+  for (View<T, 2>* view : {&m.embedded, &m.normed}) *view = saved.take<T, 2>({tokens, m.config.dim});
+  for (View<T, 2>* view : {&m.dx, &m.dh}) *view = scratch.take<T, 2>({tokens, m.config.dim});
+  const size_t mark = scratch.mark();
+  for (auto& block : m.blocks) block->reserve(saved, scratch);
+  m.final_norm.reserve(saved, tokens);
+  m.head.reserve(saved, scratch);
+  scratch.release(mark);
+  m.rope.cover(m.context.seq_len, m.context.queue->kind());
+}
+
+template <class T>
+void Decoder<T>::begin_step() {
+  for (auto& block : impl_->blocks) {
+    if (block->moe() != nullptr) block->moe()->begin_step();
+  }
+}
+
+template <class T>
+View<const device::wide_t<T>, 1> Decoder<T>::forward(const Batch& batch, bool training) {
+  Impl& m = *impl_;
+  m.check(batch);
+  m.micro.num_sequences = batch.num_sequences;
+  m.micro.seq_len = batch.seq_len;
+  m.take_in(batch.tokens, batch.segment, batch.position);
+  View<T, 2> x = m.embed();
+  for (size_t i = 0; i < m.blocks.size(); ++i) {
+    m.inputs[i] = x;
+    x = m.blocks[i]->forward(x, m.micro, training);
+  }
+  m.last = x;
+  m.trained = training;
+  const View<T, 2> normed = m.normed.rows(0, m.micro.num_tokens());
+  m.final_norm.forward(m.context, x, normed);
+  return m.head.forward(normed, batch);
+}
+
+template <class T>
+void Decoder<T>::backward(View<const W, 1> dlogp, const BatchCounts& counts,
+                          absl::FunctionRef<void(int)> on_bucket_done, device::Tap<T>* tap) {
+  Impl& m = *impl_;
+  assert(m.trained && dlogp.dim(0) == m.micro.num_tokens());
+  const int64_t tokens = m.micro.num_tokens();
+  const View<T, 2> dx = m.dx.rows(0, tokens), dh = m.dh.rows(0, tokens);
+  m.head.backward(m.normed.rows(0, tokens), dlogp, dh, tap);
+  m.context.kernels->fill(*m.context.queue, dx.template reshape<1>({dx.size()}), 0);
+  m.final_norm.backward(m.context, dh, m.last, dx);
+  on_bucket_done(1 + m.config.layers);
+  for (int i = m.config.layers - 1; i >= 0; --i) {
+    m.blocks[i]->backward(m.inputs[i], m.micro, counts, dx, dh, tap);
+    on_bucket_done(1 + i);
+  }
+  m.context.kernels->embed_backward(*m.context.queue, dx, m.micro.token, m.embed_grad);
+  on_bucket_done(0);
+  m.trained = false;  // the saved activations are used up
+}
+
+template <class T>
+std::vector<const moe::MoeStats*> Decoder<T>::moe_stats() const {
+  std::vector<const moe::MoeStats*> stats;
+  for (const auto& block : impl_->blocks) {
+    if (block->moe() != nullptr) stats.push_back(&block->moe()->stats());
+  }
+  return stats;
+}
+
+template <class T>
+void Decoder<T>::after_step(const std::vector<std::vector<double>>& global_expert_tokens) {
+  size_t next = 0;
+  for (auto& block : impl_->blocks) {
+    if (block->moe() != nullptr) block->moe()->after_step(global_expert_tokens.at(next++));
+  }
+}
+
+template <class T>
+moe::StateDict Decoder<T>::save_state() const {
+  moe::StateDict state;
+  for (size_t i = 0; i < impl_->blocks.size(); ++i) {
+    const Block<T>& block = *impl_->blocks[i];
+    if (block.moe() != nullptr) block.moe()->save(state, fmt::format("layers.{}.moe.", i));
+  }
+  return state;
+}
+
+template <class T>
+void Decoder<T>::load_state(const moe::StateDict& state) {
+  for (size_t i = 0; i < impl_->blocks.size(); ++i) {
+    Block<T>& block = *impl_->blocks[i];
+    if (block.moe() != nullptr) block.moe()->load(state, fmt::format("layers.{}.moe.", i));
+  }
+}
+
+template <class T>
+bool Decoder<T>::causal() const {
+  return std::all_of(impl_->blocks.begin(), impl_->blocks.end(),
+                     [](const auto& block) { return block->moe() == nullptr || block->moe()->causal(); });
+}
+
+template <class T>
+bool Decoder<T>::split_dependent() const {
+  return std::any_of(impl_->blocks.begin(), impl_->blocks.end(), [](const auto& block) {
+    return block->moe() != nullptr && block->moe()->split_dependent();
+  });
+}
+
+template <class T>
+const ModelConfig& Decoder<T>::config() const {
+  return impl_->config;
+}
+
+// ---- Generation ----
+
+template <class T>
+std::unique_ptr<KvCache<T>, void (*)(KvCache<T>*)> Decoder<T>::make_cache(int64_t max_tokens) {
+  Impl& m = *impl_;
+  require(
+      causal(), ExitCode::kUsage,
+      "this model cannot generate: its router lets a token's experts depend on later tokens (expert choice)");
+  m.rope.cover(max_tokens, m.context.queue->kind());
+  return {new KvCache<T>(m.config.layers, max_tokens, m.config.kv_heads, m.config.head_size(),
+                         m.context.queue->kind()),
+          [](KvCache<T>* cache) { delete cache; }};
+}
+
+template <class T>
+View<const device::wide_t<T>, 1> Decoder<T>::extend(KvCache<T>& cache, const std::vector<int32_t>& tokens) {
+  Impl& m = *impl_;
+  const int64_t total = int64_t(tokens.size()), limit = m.context.max_tokens();
+  require(total > 0 && cache.layer[0].used + total <= cache.capacity, ExitCode::kUsage,
+          "found {} tokens to add to {} of a cache of {}; make a larger cache", total, cache.layer[0].used,
+          cache.capacity);
+  View<T, 2> x;
+  for (int64_t begin = 0; begin < total; begin += limit) {  // a long prompt goes in pieces
+    const int64_t count = std::min(limit, total - begin);
+    std::vector<int32_t> position(count);
+    const std::vector<int32_t> segment(count, 0);
+    for (int64_t i = 0; i < count; ++i) position[i] = int32_t(cache.layer[0].used + i);
+    m.micro.num_sequences = 1;
+    m.micro.seq_len = count;
+    m.take_in(std::span(tokens).subspan(begin, count), segment, position);
+    x = m.embed();
+    for (size_t i = 0; i < m.blocks.size(); ++i) x = m.blocks[i]->extend(x, m.micro, cache.layer[i]);
+    x = x.rows(count - 1, 1);
+  }
+  m.trained = false;
+  const View<T, 2> normed = m.normed.rows(0, 1);
+  m.final_norm.forward(m.context, x, normed);
+  return m.head.logits(normed);
+}
+
+// ---- Arithmetic ----
+
+template <class T>
+int64_t Decoder<T>::active_params() const {
+  const Impl& m = *impl_;
+  int64_t count = m.config.tie_head ? m.config.vocab * m.config.dim : 0;
+  for (const device::ParamRow& row : m.table->rows()) {
+    if (row.bucket == 0 || row.shape.size() < 2)
+      continue;  // the embedding is a look-up; norms are not matmuls
+    const bool expert = row.group == device::Group::kExpert;
+    count += expert ? row.numel() / m.moe->num_experts * m.moe->top_k : row.numel();
+  }
+  return count;
+}
+
+template <class T>
+double Decoder<T>::flops_per_token(double mean_length) const {
+  const ModelConfig& c = impl_->config;
+  return 6.0 * double(active_params()) + 6.0 * c.layers * mean_length * c.heads * double(c.head_size());
+}
+
+template class Decoder<float>;
+template class Decoder<double>;
+
+}  // namespace cadre::trainer

@@ -1,0 +1,56 @@
+#include "trainer/model/dense_ffn.h"
+
+#include <cmath>
+
+namespace cadre::trainer {
+
+template <class T>
+void DenseFfn<T>::declare(device::ParamTable& table, const std::string& prefix, int bucket) {
+  const int64_t d = config_.dim, f = config_.ffn_width;
+  const double std = config_.init_std, out_std = config_.init_std / std::sqrt(2.0 * config_.layers);
+  w_gate_.declare(table, prefix + ".w_gate", f, d, std, device::Update::kMatrix, bucket);
+  w_up_.declare(table, prefix + ".w_up", f, d, std, device::Update::kMatrix, bucket);
+  w_down_.declare(table, prefix + ".w_down", d, f, out_std, device::Update::kMatrix, bucket);
+}
+
+template <class T>
+void DenseFfn<T>::bind(device::ParamStore<T>& store) {
+  for (Linear<T>* linear : {&w_gate_, &w_up_, &w_down_}) linear->bind(store);
+}
+
+template <class T>
+void DenseFfn<T>::reserve(device::Arena& saved, device::Arena& scratch) {
+  const std::array<int64_t, 2> shape = {context_.max_tokens(), config_.ffn_width};
+  gate_ = saved.take<T, 2>(shape);
+  up_ = saved.take<T, 2>(shape);
+  act_ = scratch.take<T, 2>(shape);
+  dact_ = scratch.take<T, 2>(shape);
+}
+
+template <class T>
+void DenseFfn<T>::forward(View<const T, 2> x, View<T, 2> y) {
+  const int64_t tokens = x.dim(0);
+  const View<T, 2> gate = gate_.rows(0, tokens), up = up_.rows(0, tokens), act = act_.rows(0, tokens);
+  w_gate_.forward(context_, x, gate);
+  w_up_.forward(context_, x, up);
+  context_.kernels->swiglu(*context_.queue, gate, up, act);
+  w_down_.forward(context_, act, y, 1);
+}
+
+template <class T>
+void DenseFfn<T>::backward(View<const T, 2> x, View<const T, 2> dy, View<T, 2> dx, device::Tap<T>* tap) {
+  const int64_t tokens = x.dim(0);
+  const View<T, 2> gate = gate_.rows(0, tokens), up = up_.rows(0, tokens);
+  const View<T, 2> act = act_.rows(0, tokens), dact = dact_.rows(0, tokens);
+  context_.kernels->swiglu(*context_.queue, gate, up, act);
+  w_down_.backward(context_, act, dy, dact, 0, tap);
+  context_.kernels->swiglu_backward(*context_.queue, dact, gate, up, gate,
+                                    up);  // gate and up become their gradients
+  w_gate_.backward(context_, x, gate, dx, 0, tap);
+  w_up_.backward(context_, x, up, dx, 1, tap);
+}
+
+template class DenseFfn<float>;
+template class DenseFfn<double>;
+
+}  // namespace cadre::trainer

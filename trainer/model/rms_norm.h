@@ -1,0 +1,45 @@
+// RMSNorm (Zhang & Sennrich 2019) over the last axis, with a learned weight. Keeps 1/rms of each row for the
+// backward pass.
+#pragma once
+
+#include <string>
+
+#include "parallel/device/param_table.h"
+#include "trainer/model/context.h"
+
+namespace cadre::trainer {
+
+template <class T>
+class RmsNorm {
+ public:
+  template <class U, int N>
+  using View = device::View<U, N>;
+  using W = device::wide_t<T>;
+
+  void declare(device::ParamTable& table, const std::string& name, int64_t width, double eps, int bucket) {
+    eps_ = eps;
+    row_ = table.add(
+        {.name = name, .shape = {width}, .init = {device::Init::kOnes, 0}, .decay = false, .bucket = bucket});
+  }
+  void bind(device::ParamStore<T>& store) {
+    weight_ = store.template value<1>(row_);
+    if (store.grads(device::Group::kDense).data() != nullptr) grad_ = store.template grad<1>(row_);
+  }
+  void reserve(device::Arena& saved, int64_t max_rows) { rstd_ = saved.take<W, 1>({max_rows}); }
+
+  void forward(const ModelContext<T>& c, View<const T, 2> x, View<T, 2> y) {
+    c.kernels->rms_norm(*c.queue, x, weight_, eps_, y, rstd_.rows(0, x.dim(0)));
+  }
+  // dx += gradient; x is the input of the last forward.
+  void backward(const ModelContext<T>& c, View<const T, 2> dy, View<const T, 2> x, View<T, 2> dx) {
+    c.kernels->rms_norm_backward(*c.queue, dy, x, weight_, rstd_.rows(0, x.dim(0)), dx, grad_);
+  }
+
+ private:
+  int row_ = -1;
+  double eps_ = 0;
+  View<T, 1> weight_, grad_;
+  View<W, 1> rstd_;
+};
+
+}  // namespace cadre::trainer
