@@ -1,9 +1,9 @@
-// Collectives as values. A Communicator is a group of ranks that make the same calls in the same order; MPI, threads of
-// one process (tests) and later NCCL implement it. Counts are in elements. Every call carries a label and a timeout,
-// so that a hang ends as one line that names the collective, and exit code 5.
+// Collectives as values. A Communicator is a group of ranks that make the same calls in the same order; MPI,
+// threads of one process (tests) and later NCCL implement it. Counts are in elements. Every call carries a
+// label and a timeout, so that a hang ends as one line that names the collective, and exit code 5.
 //
-// Reductions add in rank order 0, 1, 2, ... in the element's own type, whatever the transport: the result depends on
-// the values and the number of ranks, and on nothing else.
+// Reductions add in rank order 0, 1, 2, ... in the element's own type, whatever the transport: the result
+// depends on the values and the number of ranks, and on nothing else.
 #pragma once
 
 #include <chrono>
@@ -26,8 +26,9 @@ constexpr Dtype dtype_of();
 
 enum class ReduceOp { kSum, kMax, kMin };
 
-// A collective under way. The buffers it was given must live until wait() returned. wait() throws Error(kComm) after the
-// timeout or when a peer is gone. test() gives the transport a chance to move data; compute loops call it now and then.
+// A collective under way. The buffers it was given must live until wait() returned. wait() throws
+// Error(kComm) after the timeout or when a peer is gone. test() gives the transport a chance to move data;
+// compute loops call it now and then.
 class Request {
  public:
   class State {
@@ -58,8 +59,9 @@ class Communicator {
   virtual int size() const = 0;
   const std::string& name() const { return name_; }  // "data", "expert", ...: stands in messages
 
-  // Untyped verbs, implemented by each transport. All are non-blocking; send and receive buffers do not overlap.
-  // counts and displacements are by peer rank, in elements, and are copied before the call returns.
+  // Untyped verbs, implemented by each transport. All are non-blocking; send and receive buffers do not
+  // overlap, but for all_gather, whose `send` may be its own place in `receive`. counts and displacements are
+  // by peer rank, in elements, and are copied before the call returns.
   virtual Request all_to_all(const void* send, std::span<const int64_t> send_counts,
                              std::span<const int64_t> send_displs, void* receive,
                              std::span<const int64_t> receive_counts, std::span<const int64_t> receive_displs,
@@ -80,8 +82,9 @@ class Communicator {
     all_reduce(std::span<T>(&value, 1), op, label);
     return value;
   }
-  // The sum over ranks of send[cuts[r] .. cuts[r + 1]) arrives on rank r in receive (cuts[r + 1] - cuts[r] elements).
-  // cuts has size() + 1 entries; uneven and empty parts are fine. receive may be the same part of send.
+  // The sum over ranks of send[cuts[r] .. cuts[r + 1]) arrives on rank r in receive (cuts[r + 1] - cuts[r]
+  // elements). cuts has size() + 1 entries; uneven and empty parts are fine. receive may be the same part of
+  // send.
   template <class T>
   Request reduce_scatter(const T* send, std::span<const int64_t> cuts, T* receive, std::string_view label) {
     return reduce_scatter_untyped(send, cuts, receive, dtype_of<T>(), label);
@@ -91,32 +94,48 @@ class Communicator {
   void barrier(std::string_view label);
   // Every rank's text, in rank order.
   std::vector<std::string> gather_texts(const std::string& text, std::string_view label);
-  // Throws the same Error on every rank when any rank passes a message; for agreeing on failures of local work.
+  // Throws the same Error on every rank when any rank passes a message; for agreeing on failures of local
+  // work.
   void agree(const std::string& error, ExitCode code, std::string_view label);
 
   void set_timeout(std::chrono::milliseconds timeout) { timeout_ = timeout; }
   std::chrono::milliseconds timeout() const { return timeout_; }
 
  protected:
-  explicit Communicator(std::string name) : name_(std::move(name)) {}
+  explicit Communicator(std::string name);
 
  private:
+  class Staging;
+  class Reduction;
+  Request start_reduction(const void* send, std::span<const int64_t> cuts, void* receive, Dtype dtype,
+                          ReduceOp op, std::string_view label);
   void all_reduce_untyped(void* data, int64_t count, Dtype dtype, ReduceOp op, std::string_view label);
   Request reduce_scatter_untyped(const void* send, std::span<const int64_t> cuts, void* receive, Dtype dtype,
                                  std::string_view label);
   std::string name_;
+  std::shared_ptr<Staging> staging_;  // shared with reductions under way
   std::chrono::milliseconds timeout_ = std::chrono::minutes(10);
 };
 
 template <>
-constexpr Dtype dtype_of<std::byte>() { return Dtype::kByte; }
+constexpr Dtype dtype_of<std::byte>() {
+  return Dtype::kByte;
+}
 template <>
-constexpr Dtype dtype_of<int32_t>() { return Dtype::kInt32; }
+constexpr Dtype dtype_of<int32_t>() {
+  return Dtype::kInt32;
+}
 template <>
-constexpr Dtype dtype_of<int64_t>() { return Dtype::kInt64; }
+constexpr Dtype dtype_of<int64_t>() {
+  return Dtype::kInt64;
+}
 template <>
-constexpr Dtype dtype_of<float>() { return Dtype::kFloat; }
+constexpr Dtype dtype_of<float>() {
+  return Dtype::kFloat;
+}
 template <>
-constexpr Dtype dtype_of<double>() { return Dtype::kDouble; }
+constexpr Dtype dtype_of<double>() {
+  return Dtype::kDouble;
+}
 
 }  // namespace cadre::comm

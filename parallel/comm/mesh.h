@@ -1,6 +1,6 @@
-// The mesh of ranks: which rank shares what with whom. World rank r has data rank r (context parallelism, cp, is a seam
-// only: 1). Expert-parallel groups are ep consecutive ranks; rank r holds the experts of expert rank r % ep. Ranks with
-// equal r % ep are replicas of the same experts.
+// The mesh of ranks: which rank shares what with whom. World rank r has data rank r (context parallelism, cp,
+// is a seam only: 1). Expert-parallel groups are ep consecutive ranks; rank r holds the experts of expert
+// rank r % ep. Ranks with equal r % ep are replicas of the same experts.
 #pragma once
 
 #include <functional>
@@ -34,17 +34,17 @@ class World {
 // MPI_COMM_WORLD when started by mpirun or srun; otherwise one rank, without MPI being initialised.
 std::unique_ptr<World> make_world(int* argc, char*** argv);
 
-// num_ranks threads of this process, each with a World of its own; returns when all ended. The first exception (lowest
-// rank) is rethrown after the others were released from their collectives.
+// num_ranks threads of this process, each with a World of its own; returns when all ended. The first
+// exception (lowest rank) is rethrown after the others were released from their collectives.
 void run_threads(int num_ranks, const std::function<void(World&)>& body);
 
 class Mesh {
  public:
   Mesh(World& world, const MeshConfig& config);  // communicators are made in one fixed order
   const MeshConfig& config() const { return config_; }
-  Communicator& data() const { return *data_; }              // all data ranks
-  Communicator& expert() const { return *expert_; }          // the ep ranks that together hold all experts
-  Communicator& replicas() const { return *replicas_; }      // ranks that hold the same experts
+  Communicator& data() const { return *data_; }          // all data ranks
+  Communicator& expert() const { return *expert_; }      // the ep ranks that together hold all experts
+  Communicator& replicas() const { return *replicas_; }  // ranks that hold the same experts
   World& world() const { return world_; }
 
  private:

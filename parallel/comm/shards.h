@@ -1,6 +1,6 @@
-// ZeRO-1 (Rajbhandari et al. 2020): gradients are reduced and optimizer states kept in slices, one slice a rank. Every
-// bucket of a group is cut into one contiguous slice a rank, so that all ranks take part in the reduction of each
-// bucket. Cuts never go through a matrix of an Update::kMatrix row.
+// ZeRO-1 (Rajbhandari et al. 2020): gradients are reduced and optimizer states kept in slices, one slice a
+// rank. Every bucket of a group is cut into one contiguous slice a rank, so that all ranks take part in the
+// reduction of each bucket. Cuts never go through a matrix of an Update::kMatrix row.
 #pragma once
 
 #include <vector>
@@ -11,8 +11,9 @@
 
 namespace cadre::comm {
 
-// Part of one row that a rank owns: elements [row_begin, row_begin + count) of the rank's local part of the row, which
-// stand at group_offset in the group's flat buffer and at state_offset in the rank's optimizer state.
+// Part of one row that a rank owns: elements [row_begin, row_begin + count) of the rank's local part of the
+// row, which stand at group_offset in the group's flat buffer and at state_offset in the rank's optimizer
+// state.
 struct Piece {
   int row = 0;
   int64_t row_begin = 0;
@@ -25,11 +26,14 @@ class ShardPlan {
  public:
   // zero = 0: every rank owns everything (states replicated).
   ShardPlan(const device::ParamLayout& layout, device::Group group, int ranks, int zero);
-  // cuts[b * (ranks + 1) + r]: start of rank r's slice of bucket b in the group's flat buffer.
-  std::vector<int64_t> cuts(int bucket) const;
+  // cuts[r]: start of rank r's slice of the bucket in the group's flat buffer; (ranks + 1) entries. With zero
+  // = 0 the slices only share out the work of reducing.
+  const std::vector<int64_t>& cuts(int bucket) const { return cuts_[bucket]; }
   std::vector<Piece> pieces(int rank) const;  // in rising group_offset and state_offset
   int64_t state_size(int rank) const;
   int ranks() const { return ranks_; }
+  int zero() const { return zero_; }
+  int num_buckets() const { return int(cuts_.size()); }
 
  private:
   const device::ParamLayout* layout_;
@@ -38,8 +42,8 @@ class ShardPlan {
   std::vector<std::vector<int64_t>> cuts_;
 };
 
-// Sums gradients over the ranks that share a parameter while the backward pass goes on: dense rows over all data
-// ranks, expert rows over the replicas. SUM, never mean: losses were already divided by global counts.
+// Sums gradients over the ranks that share a parameter while the backward pass goes on: dense rows over all
+// data ranks, expert rows over the replicas. SUM, never mean: losses were already divided by global counts.
 template <class T>
 class GradReducer {
  public:
@@ -47,16 +51,20 @@ class GradReducer {
   // The bucket's gradients are final on this rank. Buckets are added in the same order on all ranks.
   void add(int bucket);
   void progress();  // lets the transport move data; cheap
-  // Waits; now this rank's slices of the gradients hold the sums (its other slices are unspecified).
+  // Waits; now this rank's slices of the gradients hold the sums (its other slices are unspecified; with zero
+  // = 0 all hold them).
   void finish();
   // After the optimizer step: every rank's slice of the values to all ranks.
   void all_gather_values();
 
  private:
-  Mesh& mesh_;
-  device::ParamStore<T>& store_;
+  void all_gather(device::Group group, device::View<T, 1> flat, const char* label);
+  device::ParamStore<T>&
+      store_;  // borrowed, as the plans and the mesh's communicators; all outlive the reducer
   const ShardPlan* plans_[device::kNumGroups];
+  Communicator* communicators_[device::kNumGroups];
   std::vector<Request> pending_;
+  size_t first_pending_ = 0;  // requests before this one are known to be done
 };
 extern template class GradReducer<float>;
 extern template class GradReducer<double>;
