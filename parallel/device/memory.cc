@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "parallel/base/errors.h"
+#include "parallel/device/accelerator.h"
 
 namespace cadre::device {
 namespace {
@@ -16,7 +17,11 @@ constexpr size_t kAlignment = 64;  // a cache line, and the widest vector
 }  // namespace
 
 Buffer::Buffer(DeviceKind device, size_t bytes) : bytes_(bytes), device_(device) {
-  require(device == DeviceKind::kCpu, ExitCode::kUsage, "this build has no CUDA backend; set device: cpu");
+  if (device != DeviceKind::kCpu) {
+    const Accelerator& backend = accelerator(device);
+    data_ = bytes == 0 ? nullptr : backend.allocate(bytes);
+    return;
+  }
   if (bytes == 0) return;
   void* p =
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -30,7 +35,12 @@ Buffer::Buffer(DeviceKind device, size_t bytes) : bytes_(bytes), device_(device)
 }
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) ::munmap(data_, bytes_);
+  if (data_ == nullptr) return;
+  if (device_ == DeviceKind::kCpu) {
+    ::munmap(data_, bytes_);
+  } else {
+    accelerator(device_).release(data_);
+  }
 }
 
 void Arena::allocate() {

@@ -1,0 +1,35 @@
+// The accelerators that this build has, as a table of functions: memory and queues today, kernels when they
+// exist. The CPU is not in it, being always there. accelerator.cc lists the table and is the only place that
+// knows which backends were built.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "parallel/device/queue.h"
+
+namespace cadre::device {
+
+// What the machine offers right now. Never throws: a missing driver is an answer.
+struct Probe {
+  int num_devices = 0;  // that this build's code runs on
+  std::string report;   // one line: the devices, or why there is none and what to do
+};
+
+struct Accelerator {
+  DeviceKind kind;
+  const char* name;  // as in a run file: "cuda"
+  Probe (*probe)();
+  std::unique_ptr<Queue> (*make_queue)(int device);
+  std::byte* (*allocate)(
+      size_t bytes);  // zero-filled, at least 64-byte aligned; throws Error(kUsage) when it does not fit
+  void (*release)(std::byte* data) noexcept;
+};
+const std::vector<Accelerator>& accelerators();
+
+// Throws Error(kUsage) when this build has no backend for it.
+const Accelerator& accelerator(DeviceKind kind);
+
+}  // namespace cadre::device

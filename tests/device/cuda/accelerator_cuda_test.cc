@@ -1,0 +1,81 @@
+// The CUDA seam: what it says without a GPU, and that memory and queues work with one.
+#include "parallel/device/cuda/accelerator_cuda.h"
+
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "parallel/base/errors.h"
+#include "parallel/device/cuda/queue_cuda.h"
+#include "parallel/device/memory.h"
+
+namespace cadre::device::cuda {
+namespace {
+
+class CudaDevice : public testing::Test {
+ protected:
+  void SetUp() override {
+    const Probe probe = accelerator_cuda().probe();
+    if (probe.num_devices == 0) GTEST_SKIP() << probe.report;
+  }
+};
+
+TEST(CudaProbe, SaysWhatIsThereOrWhyNothingIs) {
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  const Probe probe = accelerator_cuda().probe();
+  if (driver == 0) {
+    EXPECT_EQ(probe.num_devices, 0);
+    EXPECT_NE(probe.report.find("no NVIDIA driver is installed"), std::string::npos) << probe.report;
+  } else {
+    EXPECT_FALSE(probe.report.empty());
+    EXPECT_EQ(probe.report.find("no NVIDIA driver is installed"), std::string::npos) << probe.report;
+  }
+}
+
+TEST_F(CudaDevice, ProbeLeavesNoErrorForTheNextCallToFind) {
+  EXPECT_GT(accelerator_cuda().probe().num_devices, 0);
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+}
+
+TEST(CudaProbe, StandsInTheTableOfAccelerators) {
+  EXPECT_STREQ(accelerator(DeviceKind::kCuda).name, "cuda");
+}
+
+TEST(CudaProbe, AnAbsentDeviceIsAUsageError) {
+  const int absent = accelerator_cuda().probe().num_devices;
+  try {
+    CudaQueue queue(absent);
+    FAIL() << "made a queue on device " << absent;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage);
+  }
+}
+
+TEST_F(CudaDevice, BufferIsZeroAlignedDeviceMemory) {
+  const Buffer buffer(DeviceKind::kCuda, 1000);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
+  cudaPointerAttributes attributes;
+  ASSERT_EQ(cudaPointerGetAttributes(&attributes, buffer.data()), cudaSuccess);
+  EXPECT_EQ(attributes.type, cudaMemoryTypeDevice);
+  std::vector<char> host(buffer.bytes(), 'x');
+  ASSERT_EQ(cudaMemcpy(host.data(), buffer.data(), host.size(), cudaMemcpyDeviceToHost), cudaSuccess);
+  EXPECT_EQ(host, std::vector<char>(host.size(), 0));
+}
+
+TEST_F(CudaDevice, TooLargeABufferIsAUsageError) {
+  EXPECT_THROW(Buffer(DeviceKind::kCuda, size_t(1) << 50), Error);
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+}
+
+TEST_F(CudaDevice, WaitEndsAfterTheWorkOfItsQueue) {
+  CudaQueue queue(0);
+  const Buffer buffer(DeviceKind::kCuda, size_t(1) << 26);
+  ASSERT_EQ(cudaMemsetAsync(buffer.data(), 7, buffer.bytes(), queue.stream()), cudaSuccess);
+  queue.wait();
+  EXPECT_EQ(cudaStreamQuery(queue.stream()), cudaSuccess);
+}
+
+}  // namespace
+}  // namespace cadre::device::cuda
