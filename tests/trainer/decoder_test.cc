@@ -11,33 +11,6 @@
 namespace cadre::trainer {
 namespace {
 
-// A few elements of every row, chosen by hash.
-void check_gradients(TestModel<double>& m, const Batch& batch, const std::string& label) {
-  m.store->zero_grads();
-  m.step(batch, true);
-  const std::vector<double> exact = m.grads();
-  for (int row = 0; row < int(m.table.rows().size()); ++row) {
-    const std::string& name = m.table.row(row).name;
-    const int64_t count = m.layout->at(row).count;
-    double largest = 0;
-    for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::abs(m.grad(row, i)));
-    EXPECT_GT(largest, 1e-6) << label << ": " << name << " gets no gradient";
-    for (uint64_t pick = 0; pick < 4; ++pick) {
-      const int64_t i = int64_t(base::mix(base::hash_name(name), pick) % uint64_t(count));
-      double& x = m.value(row, i);
-      const double old = x, step = 1e-5;
-      x = old + step;
-      const double above = m.step(batch, false);
-      x = old - step;
-      const double below = m.step(batch, false);
-      x = old;
-      const double difference = (above - below) / (2 * step);
-      EXPECT_NEAR(m.grad(row, i), difference, 1e-6 + 1e-5 * std::abs(difference))
-          << label << ": " << name << "[" << i << "]";
-    }
-  }
-}
-
 TEST(Decoder, GradientOfEveryRowEqualsCentralDifferences) {
   const Batch batch = packed_batch(2, 24, 23);
   for (const bool tied : {false, true}) {

@@ -1,6 +1,8 @@
 // A small decoder with everything it needs around it, and batches of packed documents, for tests.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -161,5 +163,32 @@ class TestModel {
     }
   }
 };
+
+// The gradient of a few elements of every row, chosen by hash, against central differences of step().
+inline void check_gradients(TestModel<double>& m, const Batch& batch, const std::string& label) {
+  m.store->zero_grads();
+  m.step(batch, true);
+  const std::vector<double> exact = m.grads();
+  for (int row = 0; row < int(m.table.rows().size()); ++row) {
+    const std::string& name = m.table.row(row).name;
+    const int64_t count = m.layout->at(row).count;
+    double largest = 0;
+    for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::abs(m.grad(row, i)));
+    EXPECT_GT(largest, 1e-6) << label << ": " << name << " gets no gradient";
+    for (uint64_t pick = 0; pick < 4; ++pick) {
+      const int64_t i = int64_t(base::mix(base::hash_name(name), pick) % uint64_t(count));
+      double& x = m.value(row, i);
+      const double old = x, step = 1e-6;  // small, so that no top-k choice changes within it
+      x = old + step;
+      const double above = m.step(batch, false);
+      x = old - step;
+      const double below = m.step(batch, false);
+      x = old;
+      const double difference = (above - below) / (2 * step);
+      EXPECT_NEAR(m.grad(row, i), difference, 1e-6 + 1e-5 * std::abs(difference))
+          << label << ": " << name << "[" << i << "]";
+    }
+  }
+}
 
 }  // namespace cadre::trainer

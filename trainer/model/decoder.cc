@@ -211,7 +211,7 @@ moe::StateDict Decoder<T>::save_state() const {
   moe::StateDict state;
   for (size_t i = 0; i < impl_->blocks.size(); ++i) {
     const Block<T>& block = *impl_->blocks[i];
-    if (block.moe() != nullptr) block.moe()->save(state, fmt::format("layers.{}.moe.", i));
+    if (block.moe() != nullptr) block.moe()->save(state, fmt::format("layers.{}.moe", i));
   }
   return state;
 }
@@ -220,7 +220,7 @@ template <class T>
 void Decoder<T>::load_state(const moe::StateDict& state) {
   for (size_t i = 0; i < impl_->blocks.size(); ++i) {
     Block<T>& block = *impl_->blocks[i];
-    if (block.moe() != nullptr) block.moe()->load(state, fmt::format("layers.{}.moe.", i));
+    if (block.moe() != nullptr) block.moe()->load(state, fmt::format("layers.{}.moe", i));
   }
 }
 
