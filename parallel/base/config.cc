@@ -27,7 +27,8 @@ std::string show(const YAML::Node& node) {
   for (char& c : text) {
     if (static_cast<unsigned char>(c) < ' ') c = ' ';
   }
-  return fmt::format("'{}{}'", text, node.Scalar().size() > kMaxShown ? "..." : "");
+  const bool quoted = node.Tag() == "!";
+  return fmt::format("{}'{}{}'", quoted ? "text " : "", text, node.Scalar().size() > kMaxShown ? "..." : "");
 }
 
 // A quoted scalar is text, even when it looks like a number.
@@ -134,8 +135,10 @@ YAML::Node Section::find(const std::string& key, const char* expected) {
 }
 
 std::string Section::where(const std::string& key) const {
-  YAML::Mark mark = node_.IsDefined() ? node_.Mark() : YAML::Mark::null_mark();
-  if (node_.IsDefined() && node_.IsMap()) {
+  if (!node_.IsDefined())
+    return fmt::format("{}: {}", source_, child_path(path_, key));  // the section is missing too
+  YAML::Mark mark = node_.Mark();
+  if (node_.IsMap()) {
     for (const auto& entry : node_) {
       if (entry.first.Scalar() != key) continue;
       // The key's line; but an override of a key of the file keeps the key and replaces the value.
