@@ -11,6 +11,8 @@ namespace {
 
 constexpr int64_t kTokens = 12, kDim = 5;
 constexpr int kExperts = 6;
+constexpr int64_t kReal = 9;      // tokens that are not padding
+constexpr int64_t kCapacity = 3;  // of expert choice with c = 2: ceil(9 * 2 / 6), and not ceil(12 * 2 / 6)
 
 // A router of E experts alone, with x and its parameters.
 template <class T>
@@ -22,7 +24,7 @@ struct RouterRig {
         k(top_k),
         x(normals<T>(kTokens * kDim, 3)),
         segment(kTokens, 0) {
-    segment[4] = segment[11] = -1;
+    segment[4] = segment[7] = segment[11] = -1;
     router = make_router<T>(config, {.dim = kDim,
                                      .max_tokens = kTokens + 3,
                                      .num_experts = kExperts,
@@ -239,19 +241,19 @@ TEST_P(EveryRouter, BreaksTiesTowardsTheLowerIndex) {
   for (double& w : rig.params.store->values(device::Group::kDense)) w = 0;
   const auto& routing = rig.forward();
   if (!rig.router->causal()) {
-    // Every expert took the first ceil(10 * 2 / 6) = 4 real tokens.
+    // Every expert took the first real tokens.
     for (int e = 0; e < kExperts; ++e)
-      for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(routing.slot_token[routing.expert_offsets[e] + i], i);
+      for (int64_t i = 0; i < kCapacity; ++i) EXPECT_EQ(routing.slot_token[routing.expert_offsets[e] + i], i);
     return;
   }
-  for (int e = 0; e < kExperts; ++e) EXPECT_EQ(routing.chosen[e], e < rig.k ? 10 : 0) << e;
+  for (int e = 0; e < kExperts; ++e) EXPECT_EQ(routing.chosen[e], e < rig.k ? kReal : 0) << e;
 }
 
 TEST_P(EveryRouter, StillChoosesDistinctExpertsWhenActivationsAreNotNumbers) {
   RouterRig<float> rig(GetParam().text, GetParam().k);
   for (float& v : rig.x) v = NAN;
   const auto& routing = rig.forward();
-  EXPECT_EQ(routing.num_slots, rig.router->causal() ? 10 * rig.k : 24);
+  EXPECT_EQ(routing.num_slots, rig.router->causal() ? kReal * rig.k : kExperts * kCapacity);
   for (int64_t a = 0; a < routing.num_slots; ++a) {
     EXPECT_GE(routing.slot_token[a], 0);
     EXPECT_TRUE(std::isnan(routing.slot_gate[a]));
@@ -263,7 +265,7 @@ TEST_P(EveryRouter, TakesAllExpertsWhenKIsE) {
     GTEST_SKIP() << "groups leave experts out";
   RouterRig<double> rig(GetParam().text, kExperts);
   const auto& routing = rig.forward();
-  for (int e = 0; e < kExperts; ++e) EXPECT_EQ(routing.chosen[e], 10);
+  for (int e = 0; e < kExperts; ++e) EXPECT_EQ(routing.chosen[e], kReal);
 }
 
 TEST(ExpertChoice, GivesEveryExpertItsBestTokensByColumn) {
@@ -276,12 +278,12 @@ TEST(ExpertChoice, GivesEveryExpertItsBestTokensByColumn) {
   for (int e = 0; e < kExperts; ++e) {
     std::vector<double> column;
     for (int64_t t = 0; t < kTokens; ++t) column.push_back(rig.segment[t] >= 0 ? p[t][e] : -1);
-    auto expected = best(column, 4);
+    auto expected = best(column, kCapacity);
     std::sort(expected.begin(), expected.end());
-    ASSERT_EQ(routing.chosen[e], 4);
-    for (int i = 0; i < 4; ++i) {
-      EXPECT_EQ(routing.slot_token[4 * e + i], expected[i]);
-      EXPECT_NEAR(routing.slot_gate[4 * e + i], p[expected[i]][e], 1e-12);
+    ASSERT_EQ(routing.chosen[e], kCapacity);
+    for (int i = 0; i < kCapacity; ++i) {
+      EXPECT_EQ(routing.slot_token[kCapacity * e + i], expected[i]);
+      EXPECT_NEAR(routing.slot_gate[kCapacity * e + i], p[expected[i]][e], 1e-12);
     }
   }
   EXPECT_FALSE(rig.router->causal());
@@ -326,8 +328,8 @@ TEST(SigmoidBias, NeverLeavesTheKeptGroupsEvenWhenTheirScoresAreNegative) {
   // All s + b are negative; masking with 0 instead of -infinity would choose outside the kept group.
   rig.router->load({{"m.router.bias", {-9, -9, -3, -3, -9, -9}}}, "m");
   const auto& routing = rig.forward();
-  EXPECT_EQ(routing.chosen[2], 10);
-  EXPECT_EQ(routing.chosen[3], 10);
+  EXPECT_EQ(routing.chosen[2], kReal);
+  EXPECT_EQ(routing.chosen[3], kReal);
 }
 
 // Three tokens of expert 0 with p = .5, .9, .7; capacity 2.
