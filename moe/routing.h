@@ -17,15 +17,15 @@ struct Routing {
   int64_t num_experts = 0;  // E, global
   int64_t num_slots = 0;    // A
 
-  device::View<W, 2>
-      probs;  // (T, E) scores normalised over E, the p of the balance losses; 0 rows for padding
+  // (T, E) scores normalised over E, the p of the balance losses; rows of padding are 0.
+  device::View<W, 2> probs;
   device::View<int64_t, 1> expert_offsets;  // (E + 1) slots of expert e are [offsets[e], offsets[e + 1])
   device::View<int32_t, 1> slot_token;      // (A max)
   device::View<W, 1> slot_gate;             // (A max) weight g of the slot's output
-  device::View<int64_t, 1>
-      chosen;  // (E) tokens that chose each expert, before capacity dropped any: the f counts
-  device::View<int32_t, 2>
-      choice;           // (T, K) experts by token, before capacity; -1 for padding; empty for expert choice
+  // (E) tokens that chose each expert, before capacity dropped any: the counts of f.
+  device::View<int64_t, 1> chosen;
+  // (T, K) experts by token, before capacity; -1 for padding; empty for expert choice.
+  device::View<int32_t, 2> choice;
   int64_t dropped = 0;  // slots that capacity removed
   // Optional first activation of each slot, computed by the router (Autonomy of Experts): (A max, r); empty
   // otherwise.

@@ -1,56 +1,15 @@
-// The whole layer: against loops over tokens, against central differences, over every layout of ranks, and at
-// the edges.
+// The whole layer: against loops over tokens, against central differences, and at the edges.
 #include <algorithm>
 #include <map>
-#include <mutex>
 
 #include "parallel/base/errors.h"
-#include "tests/moe/rig.h"
+#include "tests/moe/layer_cases.h"
 
 namespace cadre::moe {
 namespace {
 
-struct Case {
-  const char* name;
-  const char* text;
-};
-const Case kCases[] = {
-    {"softmax",
-     "{num_experts: 4, top_k: 2, width: 5, z_loss: 0.2, balance: {name: global_batch, coef: 0.3}}"},
-    {"olmoe_shared",
-     "{num_experts: 4, top_k: 2, width: 5, num_shared: 2, z_loss: 0.2, router: {name: softmax_topk, "
-     "normalize: false}, "
-     "balance: {name: sequence, coef: 0.3}}"},
-    {"sigmoid_groups",
-     "{num_experts: 8, top_k: 3, width: 5, num_shared: 1, router: {name: sigmoid_bias, route_scale: 2.5, "
-     "groups: 4, "
-     "groups_kept: 2}, balance: {name: previous_batch, coef: 0.3}}"},
-    {"autonomy",
-     "{num_experts: 4, top_k: 2, width: 5, router: {name: autonomy, rank: 3}, balance: {name: sequence, "
-     "coef: 0.3}}"},
-    {"autonomy_shared",
-     "{num_experts: 4, top_k: 1, width: 5, num_shared: 1, router: {name: autonomy, rank: 2}, balance: none}"},
-    {"expert_choice",
-     "{num_experts: 4, top_k: 2, width: 5, z_loss: 0.2, router: expert_choice, balance: none}"},
-    {"capacity",
-     "{num_experts: 4, top_k: 2, width: 5, num_shared: 1, capacity_factor: 0.75, balance: {name: "
-     "micro_batch, coef: 0.3}}"},
-    {"capacity_position",
-     "{num_experts: 4, top_k: 2, width: 5, capacity_factor: 0.5, drop: position, balance: {name: sequence, "
-     "coef: 0.3}}"},
-    {"all_experts", "{num_experts: 4, top_k: 4, width: 5, balance: none}"},
-};
-
-class EveryLayer : public testing::TestWithParam<Case> {};
-INSTANTIATE_TEST_SUITE_P(Layers, EveryLayer, testing::ValuesIn(kCases),
-                         [](const auto& info) { return std::string(info.param.name); });
-
-// Four sequences of four tokens; sequence 1 ends in padding, and so does the last token.
-std::vector<int32_t> some_padding() {
-  std::vector<int32_t> segment(16, 0);
-  segment[6] = segment[7] = segment[15] = -1;
-  return segment;
-}
+class EveryLayer : public testing::TestWithParam<LayerCase> {};
+INSTANTIATE_TEST_SUITE_P(Layers, EveryLayer, testing::ValuesIn(kLayerCases), layer_case_name);
 
 TEST_P(EveryLayer, GradientMatchesCentralDifferences) {
   comm::run_threads(1, [&](comm::World& world) {
@@ -127,133 +86,6 @@ TEST(MoeLayer, ForwardIsTheGatedSumOfItsExperts) {
       }
     }
   });
-}
-
-// ---- Layouts ----
-
-struct BatchResult {
-  std::map<int64_t, std::vector<double>> y, dx;      // by first token
-  std::map<std::string, std::vector<double>> grads;  // global, summed as the trainer does
-  std::vector<double> expert_tokens;
-  double aux = 0, z = 0, dropped = 0;
-};
-
-// A batch of 64 tokens over `ranks` ranks, `micros` micro-batches each. The first `padding_until` tokens are
-// padding.
-BatchResult run_batch(const std::string& text, int ranks, int ep, int micros, int threads = 1,
-                      int padding_until = 0) {
-  BatchResult result;
-  std::vector<int32_t> segment;
-  for (int i = 0; i < 4; ++i)
-    for (const int32_t s : some_padding()) segment.push_back(s);
-  std::fill(segment.begin(), segment.begin() + padding_until, -1);
-  const BatchCounts counts = counts_of(segment, 4);
-  const auto x = normals<double>(64 * 6, 1), dy = normals<double>(64 * 6, 2);
-  std::mutex mutex;
-  comm::run_threads(ranks, [&](comm::World& world) {
-    LayerRig<double> rig(world, ep, text, {.max_tokens = 64, .threads = threads});
-    const int64_t length = 64 / (ranks * micros);
-    for (int m = 0; m < micros; ++m) {
-      const int64_t begin = (world.rank() * micros + m) * length;
-      auto part = [&](const std::vector<double>& all) {
-        return std::vector<double>(all.begin() + begin * 6, all.begin() + (begin + length) * 6);
-      };
-      const std::vector<int32_t> cut(segment.begin() + begin, segment.begin() + begin + length);
-      const auto mine = part(x);
-      const auto y = rig.forward(mine, cut);
-      const auto dx = rig.backward(mine, cut, part(dy), counts);
-      std::lock_guard lock(mutex);
-      result.y[begin] = y;
-      result.dx[begin] = dx;
-    }
-    // In rank order, so that repeated runs add in the same order.
-    for (int r = 0; r < ranks; ++r) {
-      rig.mesh.data().barrier("test");
-      if (r != world.rank()) continue;
-      const MoeStats& stats = rig.layer.stats();
-      result.aux += stats.aux_loss, result.z += stats.z_loss, result.dropped += stats.dropped;
-      result.expert_tokens.resize(stats.expert_tokens.size());
-      for (size_t e = 0; e < stats.expert_tokens.size(); ++e)
-        result.expert_tokens[e] += stats.expert_tokens[e];
-      for (size_t row = 0; row < rig.params.table.rows().size(); ++row) {
-        const auto& place = rig.params.layout->at(int(row));
-        auto& global = result.grads[rig.params.table.row(int(row)).name];
-        global.resize(rig.params.table.row(int(row)).numel());
-        for (int64_t i = 0; i < place.count; ++i)
-          global[place.global_begin + i] += rig.params.store->grads(place.group)[place.offset + i];
-      }
-    }
-  });
-  return result;
-}
-
-std::vector<double> joined(const std::map<int64_t, std::vector<double>>& pieces) {
-  std::vector<double> all;
-  for (const auto& [begin, piece] : pieces) all.insert(all.end(), piece.begin(), piece.end());
-  return all;
-}
-
-void expect_near(const std::vector<double>& a, const std::vector<double>& b, double tolerance,
-                 const std::string& what) {
-  ASSERT_EQ(a.size(), b.size()) << what;
-  for (size_t i = 0; i < a.size(); ++i)
-    ASSERT_NEAR(a[i], b[i], tolerance * (1 + std::abs(b[i]))) << what << " " << i;
-}
-
-void expect_same(const BatchResult& a, const BatchResult& b, const std::string& what) {
-  constexpr double kTolerance = 1e-12;
-  expect_near(joined(a.y), joined(b.y), kTolerance, what + " y");
-  expect_near(joined(a.dx), joined(b.dx), kTolerance, what + " dx");
-  for (const auto& [name, grad] : b.grads) expect_near(a.grads.at(name), grad, kTolerance, what + " " + name);
-  EXPECT_EQ(a.expert_tokens, b.expert_tokens) << what;
-  EXPECT_EQ(a.dropped, b.dropped) << what;
-  EXPECT_NEAR(a.aux, b.aux, kTolerance) << what;
-  EXPECT_NEAR(a.z, b.z, kTolerance) << what;
-}
-
-TEST_P(EveryLayer, IsTheSameForEveryExpertDegree) {
-  const BatchResult one = run_batch(GetParam().text, 4, 1, 1);
-  for (const int ep : {2, 4})
-    expect_same(run_batch(GetParam().text, 4, ep, 1), one, "ep " + std::to_string(ep));
-}
-
-TEST_P(EveryLayer, IsTheSameForEveryRankCountAndMicroBatchUnlessItSaysOtherwise) {
-  bool any_split = true;
-  comm::run_threads(1, [&](comm::World& world) {
-    any_split = !LayerRig<double>(world, 1, GetParam().text).layer.split_dependent();
-  });
-  if (!any_split) GTEST_SKIP() << "split_dependent";
-  const BatchResult whole = run_batch(GetParam().text, 1, 1, 1);
-  expect_same(run_batch(GetParam().text, 1, 1, 4), whole, "4 micro-batches");
-  expect_same(run_batch(GetParam().text, 2, 2, 2), whole, "2 ranks, ep 2, 2 micro-batches");
-  expect_same(run_batch(GetParam().text, 4, 2, 4), whole, "4 ranks, ep 2, 4 micro-batches");
-}
-
-TEST_P(EveryLayer, GivesTheSameBitsWhenRepeated) {
-  const BatchResult a = run_batch(GetParam().text, 2, 2, 2, 2), b = run_batch(GetParam().text, 2, 2, 2, 2);
-  EXPECT_EQ(a.y, b.y);
-  EXPECT_EQ(a.dx, b.dx);
-  EXPECT_EQ(a.grads, b.grads);
-}
-
-TEST_P(EveryLayer, TakesRanksWithoutTokens) {
-  // 32 tokens of padding: ranks 0 and 1 of 4 have none.
-  const BatchResult one = run_batch(GetParam().text, 4, 1, 1, 1, 32);
-  for (const int ep : {2, 4})
-    expect_same(run_batch(GetParam().text, 4, ep, 1, 1, 32), one, "ep " + std::to_string(ep));
-  const BatchResult none = run_batch(GetParam().text, 2, 2, 1, 1, 64);
-  for (const double tokens : none.expert_tokens) EXPECT_EQ(tokens, 0);
-  EXPECT_EQ(none.aux, 0);
-  EXPECT_EQ(none.z, 0);
-  for (const auto& [name, grad] : none.grads) {
-    for (const double g : grad) ASSERT_TRUE(std::isfinite(g));
-    if (name.find("shared") != std::string::npos) continue;  // shared experts do not look at segments
-    EXPECT_EQ(std::count(grad.begin(), grad.end(), 0.0), int64_t(grad.size())) << name;
-  }
-}
-
-TEST_P(EveryLayer, MoreThreadsChangeOnlyRounding) {
-  expect_same(run_batch(GetParam().text, 1, 1, 1, 3), run_batch(GetParam().text, 1, 1, 1, 1), "3 threads");
 }
 
 TEST_P(EveryLayer, FloatAgreesWithDouble) {
@@ -337,19 +169,6 @@ TEST(MoeLayer, EvaluationNeitherCountsNorTalksToDataRanks) {
     rig.layer.begin_step();  // would wait for rank 1 if it had anything to wait for
     for (const double tokens : rig.layer.stats().expert_tokens) EXPECT_EQ(tokens, 0);
   });
-}
-
-TEST(MoeLayer, CountsDroppedSlotsAndChoicesBeforeThem) {
-  const BatchResult result =
-      run_batch("{num_experts: 4, top_k: 2, width: 5, capacity_factor: 0.5, balance: none}", 1, 1, 1);
-  double chosen = 0;
-  for (const double tokens : result.expert_tokens) chosen += tokens;
-  EXPECT_EQ(chosen, 2 * 52);  // 64 tokens, 12 of them padding
-  // C = ceil(2 * 52 / 4 * 0.5) = 13: every expert keeps at most 13.
-  double over = 0;
-  for (const double tokens : result.expert_tokens) over += std::max(0.0, tokens - 13);
-  EXPECT_EQ(result.dropped, over);
-  EXPECT_GT(over, 0);
 }
 
 TEST(MoeLayer, SavesAndLoadsTheStateOfRouterAndBalance) {

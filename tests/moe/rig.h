@@ -142,4 +142,11 @@ inline void expect_gradient(device::View<double, 1> values, const std::vector<do
   }
 }
 
+inline void expect_near(const std::vector<double>& a, const std::vector<double>& b, double tolerance,
+                        const std::string& what) {
+  ASSERT_EQ(a.size(), b.size()) << what;
+  for (size_t i = 0; i < a.size(); ++i)
+    ASSERT_NEAR(a[i], b[i], tolerance * (1 + std::abs(b[i]))) << what << " " << i;
+}
+
 }  // namespace cadre::moe
