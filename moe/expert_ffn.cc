@@ -43,7 +43,7 @@ template <class T>
 void ExpertFfn<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   const int64_t slots = shape_.max_slots;
   for (auto* view : {&gate_, &up_}) *view = saved.take<T, 2>({slots, shape_.width});
-  for (auto* view : {&act_, &dact_}) *view = scratch.take<T, 2>({slots, shape_.width});
+  act_ = scratch.take<T, 2>({slots, shape_.width});
   for (auto* view : {&x_, &y_}) *view = scratch.take<T, 2>({slots, shape_.dim});
   dhint_ = scratch.take<T, 2>({slots, shape_.hint_width});
   dgate_ = scratch.take<W, 1>({slots});
@@ -69,7 +69,7 @@ typename ExpertFfn<T>::Grads ExpertFfn<T>::backward(const ExpertSlots<T>& slots,
                                                     device::View<const T, 2> drows, device::Tap<T>* tap) {
   const int64_t n = slots.num_slots();
   const auto x = x_.rows(0, n), y = y_.rows(0, n), gate = gate_.rows(0, n), up = up_.rows(0, n);
-  const auto act = act_.rows(0, n), dact = dact_.rows(0, n), dhint = dhint_.rows(0, n);
+  const auto act = act_.rows(0, n), dhint = dhint_.rows(0, n);
   const auto dgate = dgate_.rows(0, n);
   const bool hints = shape_.hint_width > 0;
   Grads grads{y, {dgate, {}}};
@@ -79,19 +79,16 @@ typename ExpertFfn<T>::Grads ExpertFfn<T>::backward(const ExpertSlots<T>& slots,
     if (tap) tap->on_linear(row, a, b, slots.slot_token.data(), slots.offsets);
   };
 
-  // Down: dact' = W_down^T dY before the gate factor gives dL/dg = <dact', act>, so that y need not be kept.
-  // Then both are multiplied by g: g act is the input of a linear layer whose output is the weighted one,
-  // with gradient dY.
+  // Down. dL/dg of a slot is <W_down^T dY, act>. The weighted output is a linear layer of g act with gradient
+  // dY.
   const auto dy = y;
   kernels_.gather_rows(queue_, drows, slots.slot_row, dy);
-  kernels_.grouped_dgrad(queue_, dy, w_down_, slots.offsets, false, dact);
-  dense_.swiglu(queue_, gate, up, act);
-  kernels_.gate_backward(queue_, slots.slot_gate, act, dact, dgate);
+  kernels_.grouped_dgrad(queue_, dy, w_down_, slots.offsets, false, act);
+  kernels_.swiglu_gate_backward(queue_, slots.slot_gate, gate, up, act, dgate);
   kernels_.grouped_wgrad(queue_, dy, act, slots.offsets, dw_down_);
   on_linear(down_row_, act, dy);
 
-  // Gate and up; their gradients replace them.
-  dense_.swiglu_backward(queue_, dact, gate, up, gate, up);
+  // Gate and up, which hold their gradients now.
   kernels_.gather_rows(queue_, slots.rows, slots.slot_row, x);
   const device::View<const T, 2> h = hints ? slots.slot_hint : device::View<const T, 2>(x);
   kernels_.grouped_wgrad(queue_, gate, h, slots.offsets, dw_gate_);

@@ -45,12 +45,12 @@ class ExpertFfn {
   ExpertShape shape_;
   int gate_row_ = -1, up_row_ = -1, down_row_ = -1;
   device::View<T, 3> w_gate_, w_up_, w_down_, dw_gate_, dw_up_,
-      dw_down_;                    // (E_local, H, D or r), (E_local, D, H)
-  device::View<T, 2> gate_, up_;   // saved (A, H), before the activation
-  device::View<T, 2> act_, dact_;  // scratch (A, H)
-  device::View<T, 2> x_, y_;       // scratch (A, D)
-  device::View<T, 2> dhint_;       // scratch (A, r)
-  device::View<W, 1> dgate_;       // scratch (A)
+      dw_down_;                   // (E_local, H, D or r), (E_local, D, H)
+  device::View<T, 2> gate_, up_;  // saved (A, H), before the activation
+  device::View<T, 2> act_;        // scratch (A, H)
+  device::View<T, 2> x_, y_;      // scratch (A, D)
+  device::View<T, 2> dhint_;      // scratch (A, r)
+  device::View<W, 1> dgate_;      // scratch (A)
 };
 
 // The shared experts: one dense SwiGLU for every token.

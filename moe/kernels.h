@@ -106,8 +106,11 @@ struct MoeKernels {
   // dw[e] += b^T a over the rows of e; nothing for an expert without rows.
   void (*grouped_wgrad)(Queue&, View<const T, 2> b, View<const T, 2> a, View<const int64_t, 1> offsets,
                         View<T, 3> dw);
-  // dgate[i] = <dact[i], act[i]>, then both rows are multiplied by gate[i] (spec 1, "Router grad").
-  void (*gate_backward)(Queue&, View<const W, 1> gate, View<T, 2> act, View<T, 2> dact, View<W, 1> dgate);
+  // Back through the gate factor and the activation a = silu(gate) * up, in one pass. On entry out is
+  // dL/d(weight * a) = W_down^T dY. Then dweight[i] = <out[i], a[i]> (so the experts' outputs need not be
+  // kept), gate and up become their gradients, and out becomes weight * a, the factor of W_down's gradient.
+  void (*swiglu_gate_backward)(Queue&, View<const W, 1> weight, View<T, 2> gate, View<T, 2> up,
+                               View<T, 2> out, View<W, 1> dweight);
 };
 
 template <class T>

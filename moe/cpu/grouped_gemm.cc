@@ -1,10 +1,11 @@
-// Grouped GEMMs on the CPU: every expert's product is cut into pieces of whole rows of its output, and
-// threads take pieces one by one. A piece is one single-threaded GEMM, so the result does not depend on who
-// ran it.
+// Grouped GEMMs, and the activation between them, on the CPU. In a GEMM every expert's product is cut into
+// pieces of whole rows of its output, and threads take pieces one by one. A piece is one single-threaded
+// GEMM, so the result does not depend on who ran it.
 #include <algorithm>
 #include <cassert>
 
 #include "moe/cpu/entries.h"
+#include "parallel/device/cpu/simd.h"
 #include "parallel/device/kernels.h"
 
 namespace cadre::moe {
@@ -84,16 +85,28 @@ void grouped_wgrad(Queue& queue, View<const T, 2> b, View<const T, 2> a, View<co
   }
 }
 
+// silu(x) = x s and silu'(x) = s (1 + x (1 - s)) with s = sigmoid(x).
 template <class T>
-void gate_backward(Queue& queue, View<const wide_t<T>, 1> gate, View<T, 2> act, View<T, 2> dact,
-                   View<wide_t<T>, 1> dgate) {
-  const int64_t width = act.dim(1);
-  cpu(queue).parallel_for(act.dim(0), kRowGrain, [&](int64_t begin, int64_t end) {
+void swiglu_gate_backward(Queue& queue, View<const wide_t<T>, 1> weight, View<T, 2> gate, View<T, 2> up,
+                          View<T, 2> out, View<wide_t<T>, 1> dweight) {
+  using W = wide_t<T>;
+  const int64_t width = gate.dim(1);
+  cpu(queue).parallel_for(gate.dim(0), device::row_grain(width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      T *a = act.data() + i * width, *d = dact.data() + i * width;
-      dgate[i] = dot(a, d, width);
-      const T g = T(gate[i]);
-      for (int64_t j = 0; j < width; ++j) a[j] *= g, d[j] *= g;
+      T* __restrict g = gate.data() + i * width;
+      T* __restrict u = up.data() + i * width;
+      T* __restrict o = out.data() + i * width;
+      const T w = T(weight[i]);
+      W sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t h = 0; h < width; ++h) {
+        const T x = g[h], v = u[h], s = device::sigmoid_of(x), act = x * s * v, d = w * o[h];
+        sum += W(o[h]) * W(act);
+        u[h] = d * x * s;
+        g[h] = d * v * s * (T(1) + x * (T(1) - s));
+        o[h] = w * act;
+      }
+      dweight[i] = sum;
     }
   });
 }
@@ -105,7 +118,7 @@ void add_expert_entries(MoeKernels<T>& table) {
   table.grouped_gemm = grouped_gemm<T>;
   table.grouped_dgrad = grouped_dgrad<T>;
   table.grouped_wgrad = grouped_wgrad<T>;
-  table.gate_backward = gate_backward<T>;
+  table.swiglu_gate_backward = swiglu_gate_backward<T>;
 }
 template void add_expert_entries(MoeKernels<float>&);
 template void add_expert_entries(MoeKernels<double>&);

@@ -23,6 +23,7 @@ void gather_rows(Queue& queue, View<const T, 2> x, View<const int32_t, 1> index,
 // out += w * row, the only inner loop of combine.
 template <class T>
 inline void add_scaled(T w, const T* __restrict row, int64_t width, T* __restrict out) {
+#pragma omp simd
   for (int64_t d = 0; d < width; ++d) out[d] += w * row[d];
 }
 
