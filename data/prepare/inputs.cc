@@ -103,7 +103,7 @@ class Finder {
 // Small enough that two threads end at about the same time, large enough that a terabyte makes some thousand
 // files.
 uint64_t default_unit_bytes(uint64_t total) {
-  return std::clamp<uint64_t>(total / 4096, uint64_t(1) << 20, uint64_t(64) << 20);
+  return std::clamp<uint64_t>(total / 4096, uint64_t(1) << 18, uint64_t(64) << 20);
 }
 
 void divide(Inputs& inputs, uint64_t unit_bytes) {
