@@ -1,11 +1,13 @@
 #include "data/prepare/near_duplicates.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 
 #include "data/prepare/minhash.h"
 #include "data/prepare/parts.h"
 #include "data/prepare/scan.h"
+#include "data/prepare/workers.h"
 #include "parallel/base/rng.h"
 
 namespace cadre::data {
@@ -84,7 +86,8 @@ void settle_bucket(std::span<const Entry> bucket, double threshold, SignatureFil
       return estimate_jaccard(signature, other) >= threshold;
     });
     if (near) {
-      choices[document] = Choice::kNearDuplicate;
+      // Other threads may find the same of this document in other buckets.
+      std::atomic_ref(choices[document]).store(Choice::kNearDuplicate, std::memory_order_relaxed);
     } else if (kept.size() < kMaxKeptOfBucket) {
       kept.push_back(signature);
     }
@@ -99,11 +102,13 @@ void mark_near_duplicates(const Work& work, std::span<const int64_t> first, uint
   const uint64_t kept = static_cast<uint64_t>(std::ranges::count_if(choices, is_kept));
   // Twice: a growing vector holds its old and its new memory for a moment.
   const uint64_t bytes = kept * static_cast<uint64_t>(banding.bands) * sizeof(Entry) * 2;
-  const uint64_t rounds = bytes / memory_bytes + 1;
+  // As many rounds at a time as there are threads share the memory; which keys a round takes changes no
+  // bucket.
+  const uint64_t rounds = (bytes / memory_bytes + 1) * static_cast<uint64_t>(work.threads);
   const std::vector<Choice> exact = choices;  // buckets must not see what other buckets decided
-  SignatureFiles files(work, first);
-  for (uint64_t round = 0; round < rounds; ++round) {
-    std::vector<Entry> entries = collect(work, banding, round, rounds, exact);
+  run_local_jobs(work.threads, static_cast<int64_t>(rounds), [&](int64_t round) {
+    SignatureFiles files(work, first);
+    std::vector<Entry> entries = collect(work, banding, static_cast<uint64_t>(round), rounds, exact);
     std::ranges::sort(entries);
     for (size_t begin = 0, end = 0; begin < entries.size(); begin = end) {
       while (end < entries.size() && entries[end].key == entries[begin].key) ++end;
@@ -112,7 +117,7 @@ void mark_near_duplicates(const Work& work, std::span<const int64_t> first, uint
                       choices);
       }
     }
-  }
+  });
 }
 
 }  // namespace cadre::data

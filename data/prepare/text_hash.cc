@@ -1,16 +1,18 @@
 #include "data/prepare/text_hash.h"
 
-#include "parallel/base/files.h"
+#include <openssl/sha.h>
+
+#include <algorithm>
 
 namespace cadre::data {
 
+// OpenSSL's one-shot function: base::Sha256 makes a context and a hexadecimal text, which costs more than
+// hashing for short documents.
 DocHash hash_text(std::string_view text) {
-  const std::string hex = base::sha256_text(text);
-  const auto nibble = [](char c) { return static_cast<uint8_t>(c <= '9' ? c - '0' : c - 'a' + 10); };
+  std::array<unsigned char, SHA256_DIGEST_LENGTH> digest;
+  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest.data());
   DocHash hash;
-  for (size_t i = 0; i < hash.size(); ++i) {
-    hash[i] = static_cast<uint8_t>(nibble(hex[2 * i]) << 4 | nibble(hex[2 * i + 1]));
-  }
+  std::copy_n(digest.begin(), hash.size(), hash.begin());
   return hash;
 }
 

@@ -32,9 +32,10 @@ Failure describe_failure(int64_t job) {
   }
 }
 
-Failure run_own_jobs(const comm::Communicator& comm, int threads, int64_t jobs,
-                     const std::function<void(int64_t)>& job) {
-  std::atomic<int64_t> next = comm.rank();
+// Jobs first, first + step, ...
+Failure run_threads(int threads, int64_t first_job, int64_t step, int64_t jobs,
+                    const std::function<void(int64_t)>& job) {
+  std::atomic<int64_t> next = first_job;
   std::atomic<bool> failed = false;
   std::mutex mutex;
   Failure first;
@@ -42,7 +43,7 @@ Failure run_own_jobs(const comm::Communicator& comm, int threads, int64_t jobs,
     // Jobs are taken in order, so when one failed all lower ones are done or under way: the lowest failure is
     // found.
     while (!failed) {
-      const int64_t index = next.fetch_add(comm.size());
+      const int64_t index = next.fetch_add(step);
       if (index >= jobs) return;
       try {
         job(index);
@@ -80,7 +81,12 @@ void throw_lowest(comm::Communicator& comm, const Failure& own, const char* labe
 
 void run_jobs(comm::Communicator& comm, int threads, int64_t jobs, const char* label,
               const std::function<void(int64_t)>& job) {
-  throw_lowest(comm, run_own_jobs(comm, threads, jobs, job), label);
+  throw_lowest(comm, run_threads(threads, comm.rank(), comm.size(), jobs, job), label);
+}
+
+void run_local_jobs(int threads, int64_t jobs, const std::function<void(int64_t)>& job) {
+  const Failure failure = run_threads(threads, 0, 1, jobs, job);
+  if (failure.code != 0) throw Error(static_cast<ExitCode>(failure.code), failure.message);
 }
 
 void run_on_root(comm::Communicator& comm, const char* label, const std::function<void()>& work) {

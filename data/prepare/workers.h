@@ -13,6 +13,9 @@ namespace cadre::data {
 void run_jobs(comm::Communicator& comm, int threads, int64_t jobs, const char* label,
               const std::function<void(int64_t)>& job);
 
+// The same on this rank alone, without a collective.
+void run_local_jobs(int threads, int64_t jobs, const std::function<void(int64_t)>& job);
+
 // Work of rank 0 alone; its failure is thrown on every rank.
 void run_on_root(comm::Communicator& comm, const char* label, const std::function<void()>& work);
 

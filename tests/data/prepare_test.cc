@@ -274,12 +274,12 @@ TEST_F(PipelineTest, DecidesTheSameWithLittleMemory) {
   for (uint64_t i = 0; i < 2000; ++i) lines += json_line(edited(random_text(i % 500, 40), 3, i % 1500));
   write("in/a.jsonl", lines);
   fs::create_directories(root_ / "work");
-  const auto decide = [&](int64_t memory_bytes) {
+  const auto decide = [&](int64_t memory_bytes, int threads) {
     options_.memory_bytes = memory_bytes;
     std::vector<Choice> choices;
     comm::run_threads(1, [&](comm::World& world) {
       const auto comm = world.split(0, "test");
-      Work work{options_,       find_inputs({root_ / "in"}, 20000),     *comm, 1,
+      Work work{options_,       find_inputs({root_ / "in"}, 20000),     *comm, threads,
                 root_ / "work", {"text", "domain", "id", 1, 0, 1 << 20}};
       scan(work);
       fs::remove(work.choice_part());
@@ -292,10 +292,10 @@ TEST_F(PipelineTest, DecidesTheSameWithLittleMemory) {
     });
     return choices;
   };
-  const std::vector<Choice> expected = decide(int64_t(2) << 30);
+  const std::vector<Choice> expected = decide(int64_t(2) << 30, 1);
   EXPECT_EQ(std::ranges::count(expected, Choice::kExactDuplicate), 500);
   EXPECT_GT(std::ranges::count(expected, Choice::kNearDuplicate), 200);
-  EXPECT_EQ(decide(50000), expected);  // some 5 rounds for exact, 40 for near duplicates
+  EXPECT_EQ(decide(50000, 3), expected);  // some 5 rounds for exact, 40 for near duplicates
 }
 
 TEST_F(PipelineTest, HoldsOutTheSameTextsWhenInputsGrow) {
@@ -330,7 +330,13 @@ TEST_F(PipelineTest, TakesNearDuplicatesOfHeldOutTextsFromTheTrainingSet) {
   write("in/a.jsonl", lines);
   options_.inputs = {root_ / "in"};
   options_.valid_fraction = 0.3;
+  options_.near_duplicates = 0;
   run(options_);
+  const std::vector<std::string> held_out = all_texts(options_.out, "valid");
+  options_.near_duplicates = 0.8;
+  options_.force = true;
+  run(options_);
+  EXPECT_EQ(all_texts(options_.out, "valid"), held_out) << "held-out texts stay, whatever is near to them";
   std::set<std::string> heads;  // texts and their near duplicates begin alike
   for (const std::string& text : all_texts(options_.out, "valid")) heads.insert(text.substr(0, 400));
   EXPECT_GT(heads.size(), 20u);
