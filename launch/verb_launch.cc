@@ -27,6 +27,8 @@ int launch(const LaunchOptions& options) {
   std::vector<std::string> rank = {std::filesystem::read_symlink("/proc/self/exe"), "train",
                                    options.run_file};
   rank.insert(rank.end(), options.overrides.begin(), options.overrides.end());
+  // Ranks under mpirun cannot see what their output ends in.
+  if (isatty(STDOUT_FILENO) == 1) rank.push_back("--progress=line");
   Supervised job;
   job.command = mpirun_command(options.num_ranks, physical_cores(), rank);
   job.environment = rank_environment(geteuid() == 0);

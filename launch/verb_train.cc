@@ -1,5 +1,6 @@
 // `cadre train`: one rank of a run. Alone or under mpirun or srun; resuming is automatic.
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <memory>
@@ -17,6 +18,7 @@ namespace {
 struct TrainArguments {
   std::string run_file;
   std::vector<std::string> overrides;
+  std::string progress = "auto";
 };
 
 // mpirun passes SIGUSR1 on, and kills its ranks soon after it got a SIGTERM itself.
@@ -25,6 +27,14 @@ bool started_by_launcher() {
     if (std::getenv(variable) != nullptr) return true;
   }
   return false;
+}
+
+// mpirun gives its ranks a terminal of their own whatever its own output is, so that only a rank started
+// without it can tell; `cadre launch` looks for the others.
+trainer::ProgressStyle progress_style(const TrainArguments& arguments) {
+  const bool terminal = arguments.progress == "auto" ? isatty(STDOUT_FILENO) == 1 && !started_by_launcher()
+                                                     : arguments.progress == "line";
+  return terminal ? trainer::ProgressStyle::kTerminal : trainer::ProgressStyle::kLines;
 }
 
 // The run folder and its log, on rank 0. Everything that a run writes is private: text may be confidential.
@@ -43,7 +53,7 @@ int train_rank(const TrainArguments& arguments, comm::World& world) {
   trainer::install_stop_signals(!started_by_launcher());
   open_log(config, world.rank());
   const trainer::Dataset dataset = trainer::open_dataset(config);
-  return int(trainer::train(config, dataset, world, {}));
+  return int(trainer::train(config, dataset, world, {.progress = progress_style(arguments)}));
 }
 
 }  // namespace
@@ -53,6 +63,10 @@ void add_train(CLI::App& app, Run& run) {
   CLI::App* verb = app.add_subcommand("train", "Train (one rank of) a run; goes on from its last checkpoint");
   verb->add_option("run", arguments->run_file, "The run file")->required();
   verb->add_option("overrides", arguments->overrides, "key.sub=value ...");
+  verb->add_option("--progress", arguments->progress,
+                   "line: one that is rewritten, plain: a line now and then; auto: by the terminal")
+      ->check(CLI::IsMember({"auto", "line", "plain"}))
+      ->capture_default_str();
   verb->callback([arguments, &run] {
     run = [arguments] {
       return run_ranks([&](comm::World& world) { return train_rank(*arguments, world); });

@@ -21,8 +21,7 @@ ExitCode run_loop(int ranks, const fs::path& out, std::vector<std::string> overr
   overrides.push_back("out=" + out.string());
   ExitCode code{};
   comm::run_threads(ranks, [&](comm::World& world) {
-    const ExitCode own =
-        train(testing::tiny_run(overrides), dataset, world, {.console = false, .measure_peak = false});
+    const ExitCode own = train(testing::tiny_run(overrides), dataset, world, {.measure_peak = false});
     if (world.rank() == 0) code = own;
   });
   return code;

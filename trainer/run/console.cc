@@ -1,7 +1,6 @@
 #include "trainer/run/console.h"
 
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <cstdio>
 
@@ -17,21 +16,21 @@ constexpr auto kLogPause = std::chrono::seconds(8);
 
 }  // namespace
 
-Console::Console(bool enabled, int64_t every)
-    : enabled_(enabled), terminal_(enabled && isatty(STDOUT_FILENO) == 1), every_(every) {}
+Console::Console(ProgressStyle style, int64_t every) : style_(style), every_(every) {}
 
 void Console::step(const Progress& progress, const StepReport& report, double tokens_per_s, double left_s) {
-  if (!enabled_) return;
+  if (style_ == ProgressStyle::kNone) return;
+  const bool terminal = style_ == ProgressStyle::kTerminal;
   const bool first = last_ == Clock::time_point{}, end = progress.step == progress.total_steps;
   const auto since = Clock::now() - last_;
   const bool due =
-      terminal_ ? since > kTerminalPause : progress.step % uint64_t(every_) == 0 || since > kLogPause;
+      terminal ? since > kTerminalPause : progress.step % uint64_t(every_) == 0 || since > kLogPause;
   if (!first && !end && !due) return;
   last_ = Clock::now();
   const std::string text = fmt::format(
       "step {}/{}  loss {:.4f}  {:.0f} tokens/s  {}{}", progress.step, progress.total_steps, report.loss,
       tokens_per_s, left_s >= 0 ? duration_text(left_s) + " left" : "", report.skipped ? "  SKIPPED" : "");
-  if (terminal_) {
+  if (terminal) {
     fmt::print("\r{}\x1b[K", text);
     open_ = true;
   } else {
@@ -41,7 +40,7 @@ void Console::step(const Progress& progress, const StepReport& report, double to
 }
 
 void Console::line(const std::string& text) {
-  if (!enabled_) return;
+  if (style_ == ProgressStyle::kNone) return;
   if (open_) fmt::print("\n");
   open_ = false;
   fmt::print("{}\n", text);

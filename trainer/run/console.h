@@ -1,5 +1,4 @@
-// Progress of a run on rank 0's terminal: one line that is rewritten, or plain lines when the output is not a
-// terminal.
+// Progress of a run on rank 0's standard output.
 #pragma once
 
 #include <chrono>
@@ -9,15 +8,21 @@
 
 namespace cadre::trainer {
 
+enum class ProgressStyle {
+  kNone,
+  kLines,     // a line every log.every steps
+  kTerminal,  // one line, rewritten
+};
+
 class Console {
  public:
-  Console(bool enabled, int64_t every);
+  Console(ProgressStyle style, int64_t every);
   // `left_s`: seconds to the end as far as known, negative when not.
   void step(const Progress& progress, const StepReport& report, double tokens_per_s, double left_s);
   void line(const std::string& text);  // keeps the progress line below it
 
  private:
-  bool enabled_, terminal_;
+  ProgressStyle style_;
   int64_t every_;
   bool open_ = false;  // the cursor stands behind a progress line
   std::chrono::steady_clock::time_point last_{};

@@ -34,12 +34,12 @@ class TrainLoop {
       : state_(config, dataset, world),
         data_(state_.model.mesh.data()),
         writer_(fs::path(config.out) / "checkpoints", state_),
-        console_(options.console && data_.rank() == 0, config.log.every) {
+        console_(data_.rank() == 0 ? options.progress : ProgressStyle::kNone, config.log.every) {
     resume();
     open_files();
     if (dataset.valid) eval_set_ = choose_documents(*dataset.valid, config.eval.tokens_per_domain);
     if (options.measure_peak) measure_peak();
-    if (options.console) describe_run();
+    if (options.progress != ProgressStyle::kNone) describe_run();
   }
 
   ExitCode run() {
@@ -197,7 +197,9 @@ class TrainLoop {
     if (data_.rank() != 0) return;
     metrics_->write(eval_line(state_.progress.step, scores));
     std::string text = fmt::format("eval {}: bits per byte", state_.progress.step);
-    for (const DomainScore& s : scores) text += fmt::format("  {} {:.3f}", s.domain, s.bits_per_byte());
+    for (const DomainScore& s : scores) {
+      if (s.tokens > 0) text += fmt::format("  {} {:.3f}", s.domain, s.bits_per_byte());
+    }
     console_.line(text);
   }
 

@@ -2,13 +2,14 @@
 #pragma once
 
 #include "parallel/base/errors.h"
+#include "trainer/run/console.h"
 #include "trainer/run/dataset.h"
 
 namespace cadre::trainer {
 
 struct TrainOptions {
-  bool console = true;       // progress on rank 0's standard output
-  bool measure_peak = true;  // SGEMM peak at the start (under a second), for mfu
+  ProgressStyle progress = ProgressStyle::kNone;  // on rank 0's standard output
+  bool measure_peak = true;                       // SGEMM peak at the start (under a second), for mfu
 };
 
 // Trains config.train.steps steps, going on from the newest whole checkpoint in config.out, and returns kOk,

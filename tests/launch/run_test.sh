@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# The main job through the command line, on two ranks: prepare, train, stop, resume, lose a rank, resume on another layout,
+# evaluate, generate, inspect.
+#   run_test.sh CADRE MPIRUN
+set -euo pipefail
+cadre=$1 mpirun=$2
+work=$(mktemp -d)
+ranks=
+trap 'kill $ranks 2>/dev/null || true; rm -rf "$work"' EXIT
+cd "$work"
+
+fail() { echo "run_test: $*" >&2; tail -n 30 output >&2; exit 1; }
+ends_with() {
+  local expected=$1 code=0
+  shift
+  "$@" >output 2>&1 || code=$?
+  [ $code = "$expected" ] || fail "exit code $code, expected $expected: $*"
+}
+says() { grep -q -- "$1" output || fail "expected a line with '$1'"; }
+wait_for() {  # wait_for SECONDS COMMAND...: until it succeeds
+  local tries=$((10 * $1))
+  shift
+  for _ in $(seq $tries); do "$@" && return; sleep 0.1; done
+  fail "waited in vain for: $*"
+}
+
+# Two kinds of text by a rule, so that a tiny model can learn them.
+mkdir -p text/sums text/letters
+awk 'BEGIN { for (d = 0; d < 80; ++d) for (i = 0; i < 12; ++i)
+  printf "%d plus %d is %d.\n", d % 9, i, d % 9 + i > ("text/sums/" d ".txt") }'
+awk 'BEGIN { for (d = 0; d < 80; ++d) for (i = 0; i < 12; ++i)
+  printf "%c comes before %c, says page %d.\n", 97 + i, 98 + i, d > ("text/letters/" d ".txt") }'
+ends_with 0 "$cadre" prepare text -o data --tokenizer bytes --near-duplicates 0 --valid-fraction 0.2 --threads 1
+
+cat >run.yaml <<'END'
+seed: 1
+out: run
+threads: 1
+data: {manifest: data/manifest.json, seq_len: 64}
+model: {dim: 32, layers: 2, heads: 2, kv_heads: 1, ffn_width: 64, first_dense_layers: 1}
+moe: {num_experts: 4, top_k: 2, width: 32}
+mesh: {ep: 2}
+optim: {name: adamw, lr: 1.0e-2}
+schedule: {name: wsd, warmup: 5}
+train: {steps: 30, global_batch: 8, micro_batch: 4}
+eval: {every: 0, tokens_per_domain: 1000}
+checkpoint: {every: 10, keep: 3}
+log: {every: 1}
+END
+ends_with 0 "$cadre" launch -n 2 run.yaml
+[ -d run/checkpoints/step-00000030 ] || fail "no checkpoint at the end"
+says 'step 1/30 '
+
+# SIGUSR1 to the launcher: checkpoint, exit code 75; the same command goes on.
+sed 's/^out: .*/out: long/; s/steps: 30/steps: 1000000/' run.yaml >long.yaml
+"$cadre" launch -n 2 long.yaml >output 2>&1 &
+ranks=$!
+wait_for 60 grep -q '"step":3,' long/metrics.jsonl 2>/dev/null
+kill -USR1 $ranks
+code=0; wait $ranks || code=$?
+[ $code = 75 ] || fail "exit code $code after SIGUSR1, expected 75"
+stopped_at=$(ls long/checkpoints | tail -n 1)
+
+# One rank is killed: the others end within 30 s, and not as if all were well.
+"$mpirun" -np 2 "$cadre" train "$work/long.yaml" >output 2>&1 &
+ranks=$!
+wait_for 60 grep -q 'resumed from .*'"$stopped_at" output
+sleep 1
+victim=$(pgrep -P $ranks -f "$work/long.yaml" | tail -n 1)
+kill -KILL "$victim"
+start=$SECONDS code=0
+wait $ranks || code=$?
+[ $code != 0 ] || fail "exit code 0 though a rank was killed"
+[ $((SECONDS - start)) -le 30 ] || fail "took $((SECONDS - start)) s to end after a rank was killed"
+pgrep -f "$work/long.yaml" >/dev/null && fail "a rank is left over"
+ranks=
+
+# Another layout goes on from the checkpoint.
+last=$(ls long/checkpoints | tail -n 1 | sed 's/step-0*//')
+ends_with 0 "$cadre" train long.yaml mesh.ep=1 train.steps=$((last + 2))
+says "resumed from .* at step $last"
+ends_with 2 "$cadre" train long.yaml mesh.ep=1 model.dim=64
+says 'model.dim'
+
+ends_with 0 "$cadre" eval run --baselines
+says '^sums '
+ends_with 0 "$cadre" eval run --json
+says '"bits_per_byte"'
+ends_with 0 "$cadre" generate run --prompt "3 plus" --tokens 30 --seed 5 --top-k 20 --top-p 0.9
+cp output first
+ends_with 0 "$cadre" generate run --prompt "3 plus" --tokens 30 --seed 5 --top-k 20 --top-p 0.9
+cmp -s first output || fail "the same seed gave another text"
+for what in run run/checkpoints/step-00000030 data/manifest.json data/train-00000.h5; do
+  ends_with 0 "$cadre" inspect $what --json
+  says '^{"kind":'
+done
+
+# A damaged newest checkpoint: the one before is used, and the log says so.
+truncate -s 100 run/checkpoints/step-00000030/rank-00001.bin
+ends_with 0 "$cadre" eval run
+says 'damaged and passed over'
+says '^step 20;'
+echo "run_test: passed"
