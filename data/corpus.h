@@ -37,6 +37,7 @@ struct MemoryDocument {
   std::vector<int32_t> tokens;
   int64_t bytes = 0;
 };
-std::unique_ptr<Corpus> make_memory_corpus(std::vector<std::string> domains, std::vector<MemoryDocument> documents);
+std::unique_ptr<Corpus> make_memory_corpus(std::vector<std::string> domains,
+                                           std::vector<MemoryDocument> documents);
 
 }  // namespace cadre::data

@@ -14,10 +14,10 @@
 namespace cadre::data {
 
 struct LoaderConfig {
-  int64_t micro_batch = 4;       // sequences of one micro-batch on one rank
+  int64_t micro_batch = 4;  // sequences of one micro-batch on one rank
   int64_t seq_len = 256;
-  bool mask_documents = true;    // attention mask and positions restart at document boundaries
-  int prefetch = 2;              // batches read ahead; 0 reads in the step
+  bool mask_documents = true;  // attention mask and positions restart at document boundaries
+  int prefetch = 2;            // batches read ahead; 0 reads in the step
   int data_rank = 0, data_ranks = 1;
 };
 

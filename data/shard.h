@@ -51,7 +51,7 @@ class ShardReader {
   ~ShardReader();
   const ShardHeader& header() const;
   int64_t documents() const;
-  const std::vector<uint64_t>& offsets() const;    // (D + 1)
+  const std::vector<uint64_t>& offsets() const;     // (D + 1)
   const std::vector<uint16_t>& doc_domain() const;  // (D)
   const std::vector<uint32_t>& doc_bytes() const;   // (D)
   void read_tokens(uint64_t begin, std::span<int32_t> out) const;

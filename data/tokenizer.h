@@ -21,7 +21,7 @@ class Tokenizer {
   virtual int bos() const = 0;  // starts every document; never produced by encode
   virtual int eos() const = 0;  // ends every document; may equal bos
   virtual void encode(std::string_view text, std::vector<int32_t>& out) const = 0;  // appends
-  virtual std::string decode(std::span<const int32_t> ids) const = 0;               // bos and eos give nothing
+  virtual std::string decode(std::span<const int32_t> ids) const = 0;  // bos and eos give nothing
   // The bytes that define it; their SHA-256 stands in shards and checkpoints. save() writes them to `file`.
   virtual std::string definition() const = 0;
   virtual std::string file_name() const = 0;  // "tokenizer.model", "tokenizer.bytes.json"

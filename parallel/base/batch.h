@@ -12,11 +12,12 @@ namespace cadre {
 struct Batch {
   int64_t num_sequences = 0;
   int64_t seq_len = 0;
-  std::vector<int32_t> tokens;    // (N) input ids, N = num_sequences * seq_len
-  std::vector<int32_t> targets;   // (N) next ids; any valid id where loss_mask is 0
-  std::vector<float> loss_mask;   // (N) 1 where the target counts in the loss, else 0
-  std::vector<int32_t> segment;   // (N) segment within the sequence, rising from 0; -1 for padding
-  std::vector<int32_t> position;  // (N) rotary position; restarts at 0 in every segment unless document masks are off
+  std::vector<int32_t> tokens;   // (N) input ids, N = num_sequences * seq_len
+  std::vector<int32_t> targets;  // (N) next ids; any valid id where loss_mask is 0
+  std::vector<float> loss_mask;  // (N) 1 where the target counts in the loss, else 0
+  std::vector<int32_t> segment;  // (N) segment within the sequence, rising from 0; -1 for padding
+  std::vector<int32_t>
+      position;  // (N) rotary position; restarts at 0 in every segment unless document masks are off
   std::vector<int32_t> domain;    // (N) domain index
   std::vector<int64_t> document;  // (N) global document index in the manifest's order; -1 for padding
   // Post-training only, empty otherwise. By token:
@@ -36,8 +37,8 @@ struct BatchCounts {
 };
 
 struct Progress {
-  uint64_t step = 0;          // steps already taken
-  uint64_t tokens = 0;        // trained tokens so far
+  uint64_t step = 0;    // steps already taken
+  uint64_t tokens = 0;  // trained tokens so far
   uint64_t total_steps = 0;
   uint64_t total_tokens = 0;  // planned for the whole run
   double lr = 0;

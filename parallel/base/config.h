@@ -61,7 +61,7 @@ class Section {
   void finish() const;  // every key of the map must have been asked for
   // Throws Error(kUsage) for `key`, with its file, line and path in front.
   [[noreturn]] void reject(const std::string& key, const std::string& message) const;
-  const std::string& path() const { return path_; }  // "moe.router"; empty for the root
+  const std::string& path() const { return path_; }      // "moe.router"; empty for the root
   const std::string& source() const { return source_; }  // the file's name
   const YAML::Node& node() const { return node_; }
 

@@ -16,7 +16,9 @@ constexpr uint64_t mix(uint64_t x) {
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
   return x ^ (x >> 31);
 }
-constexpr uint64_t mix(uint64_t a, uint64_t b) { return mix(mix(a) ^ b); }
+constexpr uint64_t mix(uint64_t a, uint64_t b) {
+  return mix(mix(a) ^ b);
+}
 
 // FNV-1a, for turning names into keys. Not for integrity.
 constexpr uint64_t hash_name(std::string_view name) {
@@ -31,7 +33,8 @@ class Philox {
 
   // Four 32-bit words for a 128-bit counter.
   constexpr std::array<uint32_t, 4> words(uint64_t counter, uint64_t stream = 0) const {
-    std::array<uint32_t, 4> c = {uint32_t(counter), uint32_t(counter >> 32), uint32_t(stream), uint32_t(stream >> 32)};
+    std::array<uint32_t, 4> c = {uint32_t(counter), uint32_t(counter >> 32), uint32_t(stream),
+                                 uint32_t(stream >> 32)};
     uint32_t k0 = uint32_t(key_), k1 = uint32_t(key_ >> 32);
     for (int round = 0; round < 10; ++round) {
       const uint64_t p0 = 0xD2511F53ull * c[0], p1 = 0xCD9E8D57ull * c[2];

@@ -27,13 +27,13 @@ struct Init {
 enum class Update { kElement, kMatrix };
 
 struct ParamRow {
-  std::string name;             // "layers.3.moe.w_gate"
-  std::vector<int64_t> shape;   // global; (E, ...) in Group::kExpert
+  std::string name;            // "layers.3.moe.w_gate"
+  std::vector<int64_t> shape;  // global; (E, ...) in Group::kExpert
   Group group = Group::kDense;
   Init init;
-  bool decay = true;            // weight decay applies
+  bool decay = true;  // weight decay applies
   Update update = Update::kElement;
-  int bucket = 0;               // gradients of a bucket are complete together (0 embedding, 1 + l layer l, then head)
+  int bucket = 0;  // gradients of a bucket are complete together (0 embedding, 1 + l layer l, then head)
 
   int64_t numel() const;
   int64_t matrix_numel() const;  // of one matrix for kMatrix, 1 for kElement

@@ -40,6 +40,8 @@ class CpuQueue final : public Queue {
 };
 
 // Every kernel of the CPU tables is only ever called with a CpuQueue.
-inline CpuQueue& cpu(Queue& queue) { return static_cast<CpuQueue&>(queue); }
+inline CpuQueue& cpu(Queue& queue) {
+  return static_cast<CpuQueue&>(queue);
+}
 
 }  // namespace cadre::device

@@ -24,8 +24,8 @@ class View {
   View(T* data, std::array<int64_t, N> shape) : data_(data), shape_(shape) {}
   // View<float> converts to View<const float>.
   template <class U>
-    requires(std::is_same_v<const U, T>)
-  View(const View<U, N>& other) : data_(other.data()), shape_(other.shape()) {}  // NOLINT: implicit on purpose
+  requires(std::is_same_v<const U, T>) View(const View<U, N>& other)
+      : data_(other.data()), shape_(other.shape()) {}  // NOLINT: implicit on purpose
 
   T* data() const { return data_; }
   const std::array<int64_t, N>& shape() const { return shape_; }

@@ -119,12 +119,18 @@ inline std::vector<double> losses(const std::vector<StepReport>& reports) {
   return all;
 }
 
-// Relative difference of at most 1e-4 at every step.
+inline std::vector<double> norms(const std::vector<StepReport>& reports) {
+  std::vector<double> all;
+  for (const StepReport& r : reports) all.push_back(r.grad_norm);
+  return all;
+}
+
+// Relative difference of at most `tolerance` at every step.
 inline void expect_same_curve(const std::vector<double>& got, const std::vector<double>& expected,
-                              const std::string& what) {
+                              const std::string& what, double tolerance = 1e-4) {
   ASSERT_EQ(got.size(), expected.size()) << what;
   for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_NEAR(got[i], expected[i], 1e-4 * std::abs(expected[i]))
+    ASSERT_NEAR(got[i], expected[i], tolerance * std::abs(expected[i]))
         << what << ", first difference at step " << i;
   }
 }
