@@ -95,7 +95,8 @@ TEST_F(PipelineTest, GoesOnAfterAFullDiskWithTheSameResult) {
     EXPECT_NE(message.find("No space left"), std::string::npos) << message;
     EXPECT_FALSE(fs::exists(options_.out / "manifest.json"));
   };
-  // In the order in which they are written: finished parts are not written again.
+  // In the order in which one thread writes them: finished parts are not written again.
+  options_.threads = 1;
   for (const char* part :
        {"job.json", "minhash-000000", "scan-000002", "sample-000006", "choices", "tokenizer.model",
         "tokens-000000", "lengths-000006", "train-00000.h5", "valid-00000.json"}) {
