@@ -218,8 +218,8 @@ class TrainLoop {
       event("checkpoint", fmt::format("step {} saved", result.step));
     } else {
       event("checkpoint_failed", result.error);
-      spdlog::warn("the checkpoint of step {} could not be written, training goes on: {}", result.step,
-                   result.error);
+      spdlog::warn("the checkpoint of step {} could not be written, older ones are as they were: {}",
+                   result.step, result.error);
     }
     return result;
   }
