@@ -72,8 +72,10 @@ void Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
                            : pcre2_match(code_->code.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK,
                                          matcher.data.get(), matcher.context.get());
     if (result == PCRE2_ERROR_NOMATCH) return;
-    require(result >= 0, ExitCode::kData, "a pattern of the tokenizer fails on {} bytes of text: {}",
-            text.size(), message_of(result));
+    if (result < 0) {
+      fail(ExitCode::kData, "a pattern of the tokenizer fails on {} bytes of text: {}", text.size(),
+           message_of(result));
+    }
     require(found[1] > found[0], ExitCode::kData,
             "a pattern of the tokenizer matches nothing at offset {}; expected one that matches characters",
             found[0]);
