@@ -57,6 +57,29 @@ std::vector<std::string> read_text_attribute(hid_t file, const char* name, const
   return texts;
 }
 
+// Every chunk is there, whole and with its checksum: libhdf5 reads a chunk that the index lacks as zeros. The
+// index is the one part of the file that has no checksum of its own.
+void check_chunks(hid_t set, hid_t space, uint64_t length, size_t width, const std::string& what) {
+  const Hdf5Handle create(H5Dget_create_plist(set), H5Pclose, what);
+  hsize_t chunk = 0;
+  require(H5Pget_layout(create) == H5D_CHUNKED && H5Pget_chunk(create, 1, &chunk) == 1 && chunk > 0 &&
+              chunk <= length,
+          ExitCode::kData, "{}: expected a dataset in chunks of one dimension", what);
+  hsize_t chunks = 0;
+  hdf5_check(H5Dget_num_chunks(set, space, &chunks), what);
+  require(chunks == (length + chunk - 1) / chunk, ExitCode::kData, "{}: {} chunks, expected {}", what, chunks,
+          (length + chunk - 1) / chunk);
+  for (hsize_t begin = 0; begin < length; begin += chunk) {
+    unsigned skipped_filters = 0;
+    haddr_t address = HADDR_UNDEF;
+    hsize_t bytes = 0;
+    hdf5_check(H5Dget_chunk_info_by_coord(set, &begin, &skipped_filters, &address, &bytes), what);
+    require(address != HADDR_UNDEF && skipped_filters == 0 && bytes == chunk * width + 4, ExitCode::kData,
+            "{}: the chunk of element {} is missing or has {} bytes, expected {} with its checksum", what,
+            begin, bytes, chunk * width + 4);
+  }
+}
+
 // Opens a dataset of known length and element type; the caller reads.
 Hdf5Handle open_dataset(hid_t file, const char* name, uint64_t length, size_t width,
                         const std::string& shard) {
@@ -68,8 +91,7 @@ Hdf5Handle open_dataset(hid_t file, const char* name, uint64_t length, size_t wi
   require(H5Sget_simple_extent_ndims(space) == 1 && H5Sget_simple_extent_dims(space, &found, nullptr) == 1,
           ExitCode::kData, "{}: expected one dimension", what);
   require(found == length, ExitCode::kData, "{}: {} elements, expected {}", what, found, length);
-  const Hdf5Handle create(H5Dget_create_plist(set), H5Pclose, what);
-  require(H5Pget_layout(create) == H5D_CHUNKED, ExitCode::kData, "{}: expected a chunked dataset", what);
+  check_chunks(set, space, length, width, what);
   return set;
 }
 

@@ -57,8 +57,8 @@ PlannedRun plan_run(const trainer::RunConfig& run, int64_t steps) {
                  run.train.global_batch,
                  run.data.seq_len,
                  {}};
-  const auto mixer = data::make_mixer(base::Section(run.mixer, run.source, "mixer"), out.mix);
-  const auto curriculum = data::make_curriculum(base::Section(run.curriculum, run.source, "curriculum"));
+  const auto mixer = data::make_mixer(trainer::kind(run, run.mixer, "mixer"), out.mix);
+  const auto curriculum = data::make_curriculum(trainer::kind(run, run.curriculum, "curriculum"));
   data::Planner planner({.seed = run.seed,
                          .global_batch = run.train.global_batch,
                          .seq_len = run.data.seq_len,

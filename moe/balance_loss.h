@@ -1,6 +1,6 @@
-// Balance losses: L = alpha E sum_i f_i P_i per MoE layer, summed over layers (specs: Switch, Fedus et al. 2021, eq. 4;
-// global-batch form of Qiu et al. 2025, arXiv 2501.11873). f is a constant, the gradient flows through P only. One file a
-// loss in balance/, one row in balance/table.cc.
+// Balance losses: L = alpha E sum_i f_i P_i per MoE layer, summed over layers (specs: Switch, Fedus et al.
+// 2021, eq. 4; global-batch form of Qiu et al. 2025, arXiv 2501.11873). f is a constant, the gradient flows
+// through P only. One file a loss in balance/, one row in balance/table.cc.
 #pragma once
 
 #include <memory>
@@ -11,9 +11,12 @@
 
 namespace cadre::moe {
 
+template <class T>
 struct BalanceShape {
   int num_experts = 0, top_k = 0;
   int64_t max_tokens = 0;
+  device::Queue* queue = nullptr;  // borrowed, like kernels; both may be null for reading the config only
+  const MoeKernels<T>* kernels = nullptr;
 };
 
 template <class T>
@@ -21,14 +24,16 @@ class BalanceLoss {
  public:
   using W = device::wide_t<T>;
   virtual ~BalanceLoss() = default;
-  virtual void reserve(device::Arena& arena) { (void)arena; }
+  virtual void reserve(device::Arena& scratch) { (void)scratch; }  // used within one call only
+  virtual bool active() const { return true; }  // false: no loss, and the layer skips the calls below
   virtual void begin_step() {}
   // In the forward pass; may start a collective over `data`. All ranks call it for every micro-batch.
   virtual void observe(const Routing<T>& routing, device::View<const int32_t, 1> segment, int64_t seq_len,
                        comm::Communicator& data) = 0;
-  // In the backward pass: overwrites dprobs (T, E) with dL/dp and returns this micro-batch's share of the loss.
-  virtual double loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment, int64_t seq_len,
-                               const BatchCounts& counts, device::View<W, 2> dprobs) = 0;
+  // In the backward pass: overwrites dprobs (T, E) with dL/dp and returns this micro-batch's share of the
+  // loss.
+  virtual double loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment,
+                               int64_t seq_len, const BatchCounts& counts, device::View<W, 2> dprobs) = 0;
   virtual void after_step(const std::vector<double>& counts) { (void)counts; }
   virtual void save(StateDict& state, const std::string& prefix) const { (void)state, (void)prefix; }
   virtual void load(const StateDict& state, const std::string& prefix) { (void)state, (void)prefix; }
@@ -36,10 +41,10 @@ class BalanceLoss {
 };
 
 template <class T>
-using BalanceMaker = std::unique_ptr<BalanceLoss<T>> (*)(base::Section, const BalanceShape&);
+using BalanceMaker = std::unique_ptr<BalanceLoss<T>> (*)(base::Section, const BalanceShape<T>&);
 template <class T>
 const std::vector<base::Entry<BalanceMaker<T>>>& balance_table();
 template <class T>
-std::unique_ptr<BalanceLoss<T>> make_balance_loss(const MoeConfig& config, const BalanceShape& shape);
+std::unique_ptr<BalanceLoss<T>> make_balance_loss(const MoeConfig& config, const BalanceShape<T>& shape);
 
 }  // namespace cadre::moe

@@ -15,7 +15,8 @@ struct MoeConfig {
   int top_k = 2;
   int width = 192;     // hidden width H of one expert
   int num_shared = 0;  // shared experts, one dense SwiGLU of num_shared * width, for every token
-  double capacity_factor = 0;  // 0: dropless; else C = ceil(K T / E * factor) a rank's micro-batch: split_dependent
+  double capacity_factor =
+      0;  // 0: dropless; else C = ceil(K T / E * factor) a rank's micro-batch: split_dependent
   DropPolicy drop = DropPolicy::kLowestProbability;
   double z_loss = 0.001;
   YAML::Node router, balance;  // {name: ..., ...}; read by the tables in routers/ and balance/

@@ -1,6 +1,7 @@
-// A mixture-of-experts feed-forward layer: route, dispatch to the ranks that hold the chosen experts, SwiGLU experts,
-// combine. A token travels once to each rank that holds any of its experts, and the outputs of those experts are summed
-// there, so one row comes back. Shared experts, when configured, add a dense SwiGLU for every token.
+// A mixture-of-experts feed-forward layer: route, dispatch to the ranks that hold the chosen experts, SwiGLU
+// experts, combine. A token travels once to each rank that holds any of its experts, and the outputs of those
+// experts are summed there, so one row comes back. Shared experts, when configured, add a dense SwiGLU for
+// every token.
 #pragma once
 
 #include <memory>
@@ -25,11 +26,12 @@ struct MoeContext {
   double init_std = 0.02, out_init_std = 0.02;  // of w_gate/w_up and of w_down
 };
 
-// Sums over one step on this rank; the trainer reduces them.
+// Sums over one step on this rank, added in backward; the trainer reduces them.
 struct MoeStats {
   std::vector<double> expert_tokens;  // (E) slots by expert, before capacity
   double dropped = 0;
-  double aux_loss = 0, z_loss = 0;  // already divided by global counts: summing over ranks and micro-batches is right
+  double aux_loss = 0,
+         z_loss = 0;  // already divided by global counts: summing over ranks and micro-batches is right
 };
 
 template <class T>
@@ -40,16 +42,20 @@ class MoeLayer {
 
   void declare(device::ParamTable& table, const std::string& prefix, int bucket);
   void bind(device::ParamStore<T>& store);
+  // saved lives from forward to backward; scratch is used within one call, so that layers may share it.
   void reserve(device::Arena& saved, device::Arena& scratch);
 
   void begin_step();
-  // y (T, D) is overwritten. x must stay unchanged until backward. Collective over the expert group (a rank without tokens
-  // takes part), and over the data group when the balance loss needs it.
-  void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, device::View<T, 2> y, bool training);
-  // dx (T, D) is overwritten.
-  void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, device::View<const T, 2> dy,
-                const BatchCounts& counts, device::View<T, 2> dx, device::Tap<T>* tap);
-  const MoeStats& stats() const;  // since begin_step
+  // y (T, D) is overwritten. x must stay unchanged until backward. Collective over the expert group (a rank
+  // without tokens takes part), and in training over the data group when the balance loss needs it. Sequences
+  // are runs of seq_len tokens, 0 for the context's; only the sequence balance loss looks at them.
+  void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, device::View<T, 2> y,
+               bool training, int64_t seq_len = 0);
+  // Once after a forward in training, whose saved activations it consumes. dx (T, D) is overwritten.
+  void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
+                device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,
+                device::Tap<T>* tap);
+  const MoeStats& stats() const;                                     // since begin_step
   void after_step(const std::vector<double>& global_expert_tokens);  // (E), summed over data ranks
 
   void save(StateDict& state, const std::string& prefix) const;

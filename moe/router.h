@@ -1,14 +1,16 @@
-// A router turns token activations into a Routing. One file a router in routers/, one row in routers/table.cc.
-// Logits and everything after them are in wide_t<T>. Ties in a top-k go to the lower expert index.
+// A router turns token activations into a Routing. One file a router in routers/, one row in
+// routers/table.cc. Logits and everything after them are in wide_t<T>. Ties in a top-k go to the lower expert
+// index.
 #pragma once
 
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "moe/config.h"
+#include "moe/kernels.h"
 #include "moe/routing.h"
+#include "moe/state.h"
 #include "parallel/base/table.h"
 #include "parallel/device/kernels.h"
 #include "parallel/device/param_table.h"
@@ -16,14 +18,14 @@
 
 namespace cadre::moe {
 
-// Small replicated state that is not a parameter (selection biases, counts of the last batch), by global name.
-using StateDict = std::map<std::string, std::vector<double>>;
-
+template <class T>
 struct RouterShape {
-  int64_t dim = 0;          // D
-  int64_t max_tokens = 0;   // worst-case T of a micro-batch
-  int num_experts = 0;      // E
-  int top_k = 0;            // K
+  int64_t dim = 0;         // D
+  int64_t max_tokens = 0;  // worst-case T of a micro-batch
+  int num_experts = 0;     // E
+  int top_k = 0;           // K
+  const MoeKernels<T>* kernels =
+      nullptr;  // borrowed; outlives the router. Null is enough for reading the config
 };
 
 template <class T>
@@ -34,22 +36,26 @@ class Router {
 
   virtual void declare(device::ParamTable& table, const std::string& prefix, int bucket) = 0;
   virtual void bind(device::ParamStore<T>& store) = 0;
-  virtual void reserve(device::Arena& arena) = 0;  // saved activations and the views of `routing`
+  // saved: activations and the views of `routing`; scratch is used within one call only.
+  virtual void reserve(device::Arena& saved, device::Arena& scratch) = 0;
   // Width r of Routing::slot_hint; 0 when experts start from the token itself.
   virtual int64_t hint_width() const { return 0; }
   virtual int64_t max_slots() const = 0;  // A in the worst case
 
-  // x: (T, D); segment: (T), -1 is padding. The result stays valid, and x must stay unchanged, until backward.
+  // x: (T, D); segment: (T), -1 is padding. The result stays valid, and x must stay unchanged, until
+  // backward.
   virtual Routing<T>& forward(device::Queue& queue, device::View<const T, 2> x,
                               device::View<const int32_t, 1> segment, bool training) = 0;
-  // dx (T, D) += gradient; parameter gradients are added. The z-loss gradient (2 beta lse softmax(z) per token, spec 1)
-  // joins here because only the router has the logits.
+  // dx (T, D) += gradient; parameter gradients are added. The z-loss gradient (2 beta lse softmax(z) per
+  // token, spec 1) joins here because only the router has the logits.
   virtual void backward(device::Queue& queue, device::View<const T, 2> x, const RoutingGrad<T>& grad,
                         device::View<T, 2> dx, device::Tap<T>* tap) = 0;
-  // Sum over real tokens of logsumexp(logits)^2 of the last forward; 0 for routers without logits.
+  // Sum over real tokens of logsumexp(logits)^2 of the last forward; 0 for routers whose scores are not
+  // logits.
   virtual double z_sum() const { return 0; }
 
-  // After an optimizer step: tokens of each expert (E) in the global batch. Loss-free balancing updates its bias here.
+  // After an optimizer step: tokens of each expert (E) in the global batch. Loss-free balancing updates its
+  // bias here.
   virtual void after_step(const std::vector<double>& counts) { (void)counts; }
   virtual void save(StateDict& state, const std::string& prefix) const { (void)state, (void)prefix; }
   virtual void load(const StateDict& state, const std::string& prefix) { (void)state, (void)prefix; }
@@ -60,10 +66,10 @@ class Router {
 
 // ---- The table (routers/table.cc) ----
 template <class T>
-using RouterMaker = std::unique_ptr<Router<T>> (*)(base::Section, const RouterShape&);
+using RouterMaker = std::unique_ptr<Router<T>> (*)(base::Section, const RouterShape<T>&);
 template <class T>
 const std::vector<base::Entry<RouterMaker<T>>>& router_table();
 template <class T>
-std::unique_ptr<Router<T>> make_router(const MoeConfig& config, const RouterShape& shape);
+std::unique_ptr<Router<T>> make_router(const MoeConfig& config, const RouterShape<T>& shape);
 
 }  // namespace cadre::moe

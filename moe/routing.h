@@ -1,5 +1,6 @@
-// What a router decides for one micro-batch: a list of slots (token, expert, gate), sorted by expert and, within one, by
-// token. Top-k routers give K slots to each routed token; expert choice gives any number. Padding gets none.
+// What a router decides for one micro-batch: a list of slots (token, expert, gate), sorted by expert and,
+// within one, by token. Top-k routers give K slots to each routed token; expert choice gives any number.
+// Padding gets none.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +17,18 @@ struct Routing {
   int64_t num_experts = 0;  // E, global
   int64_t num_slots = 0;    // A
 
-  device::View<W, 2> probs;          // (T, E) scores normalised over E, the p of the balance losses; 0 rows for padding
+  // (T, E) scores normalised over E, the p of the balance losses; rows of padding are 0.
+  device::View<W, 2> probs;
   device::View<int64_t, 1> expert_offsets;  // (E + 1) slots of expert e are [offsets[e], offsets[e + 1])
   device::View<int32_t, 1> slot_token;      // (A max)
   device::View<W, 1> slot_gate;             // (A max) weight g of the slot's output
-  device::View<int64_t, 1> chosen;          // (E) tokens that chose each expert, before capacity dropped any: the f counts
-  int64_t dropped = 0;                      // slots that capacity removed
-  // Optional first activation of each slot, computed by the router (Autonomy of Experts): (A max, r); empty otherwise.
+  // (E) tokens that chose each expert, before capacity dropped any: the counts of f.
+  device::View<int64_t, 1> chosen;
+  // (T, K) experts by token, before capacity; -1 for padding; empty for expert choice.
+  device::View<int32_t, 2> choice;
+  int64_t dropped = 0;  // slots that capacity removed
+  // Optional first activation of each slot, computed by the router (Autonomy of Experts): (A max, r); empty
+  // otherwise.
   device::View<T, 2> slot_hint;
 };
 
@@ -33,7 +39,7 @@ struct RoutingGrad {
   device::View<const W, 1> slot_gate;  // (A) dL/dg
   device::View<const W, 2> probs;      // (T, E) dL/dp from the balance loss; empty when there is none
   device::View<const T, 2> slot_hint;  // (A, r) when the router gave hints
-  double z_scale = 0;  // dL_z/dlse^2 a token: z_loss coefficient / global real tokens
+  double z_scale = 0;                  // dL_z/dlse^2 a token: z_loss coefficient / global real tokens
 };
 
 }  // namespace cadre::moe

@@ -27,7 +27,8 @@ std::string show(const YAML::Node& node) {
   for (char& c : text) {
     if (static_cast<unsigned char>(c) < ' ') c = ' ';
   }
-  return fmt::format("'{}{}'", text, node.Scalar().size() > kMaxShown ? "..." : "");
+  const bool quoted = node.Tag() == "!";
+  return fmt::format("{}'{}{}'", quoted ? "text " : "", text, node.Scalar().size() > kMaxShown ? "..." : "");
 }
 
 // A quoted scalar is text, even when it looks like a number.
@@ -73,24 +74,6 @@ std::string describe(const char* what, NumberRange range) {
   return bounds.empty() ? what : fmt::format("{}, {}", what, fmt::join(bounds, " and "));
 }
 
-// Optimal string alignment: insertions, deletions, replacements and swaps of neighbours cost 1.
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
-  for (size_t i = 0; i <= a.size(); ++i) {
-    for (size_t j = 0; j <= b.size(); ++j) {
-      if (i == 0 || j == 0) {
-        d[i][j] = i + j;
-        continue;
-      }
-      const size_t replaced = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
-      d[i][j] = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, replaced});
-      const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-      if (swapped) d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
-    }
-  }
-  return d[a.size()][b.size()];
-}
-
 // Nodes made by Cadre from an override have no mark; those of a file have one.
 std::string location(const std::string& source, const YAML::Mark& mark) {
   return mark.is_null() ? "command line" : fmt::format("{}:{}", source, mark.line + 1);
@@ -134,8 +117,10 @@ YAML::Node Section::find(const std::string& key, const char* expected) {
 }
 
 std::string Section::where(const std::string& key) const {
-  YAML::Mark mark = node_.IsDefined() ? node_.Mark() : YAML::Mark::null_mark();
-  if (node_.IsDefined() && node_.IsMap()) {
+  if (!node_.IsDefined())
+    return fmt::format("{}: {}", source_, child_path(path_, key));  // the section is missing too
+  YAML::Mark mark = node_.Mark();
+  if (node_.IsMap()) {
     for (const auto& entry : node_) {
       if (entry.first.Scalar() != key) continue;
       // The key's line; but an override of a key of the file keeps the key and replaces the value.
@@ -267,21 +252,6 @@ void Section::finish() const {
     reject(key, near.empty() ? fmt::format("unknown key; known here: {}", join(words))
                              : fmt::format("unknown key, did you mean '{}'?", near));
   }
-}
-
-std::string nearest(const std::string& word, const std::vector<std::string>& candidates) {
-  constexpr size_t kMaxWord = 200;  // no key is this long; bounds the work on hostile input
-  if (word.size() > kMaxWord) return {};
-  std::string best;
-  size_t best_distance = std::max<size_t>(1, word.size() / 3) + 1;
-  for (const std::string& candidate : candidates) {
-    const size_t distance = edit_distance(word, candidate);
-    if (distance < best_distance) {
-      best_distance = distance;
-      best = candidate;
-    }
-  }
-  return best;
 }
 
 }  // namespace cadre::base

@@ -96,9 +96,10 @@ class Communicator::Staging {
     return block;
   }
   void give_back(Block block) { free_.push_back(std::move(block)); }
+  void abandon(Block block) { abandoned_.push_back(std::move(block)); }  // never handed out again
 
  private:
-  std::vector<Block> free_;
+  std::vector<Block> free_, abandoned_;
 };
 
 // Waits for the parts of all ranks, then adds them up.
@@ -112,9 +113,10 @@ class Communicator::Reduction : public Request::State {
         dtype_(dtype),
         op_(op),
         out_(out) {}
-  // After a timeout the transport may still write here: the memory is left to it, the process is about to
-  // end.
-  ~Reduction() override { (void)block_.data.release(); }
+  // After a timeout the transport may still write here: the memory stays with the communicator.
+  ~Reduction() override {
+    if (block_.data) staging_->abandon(std::move(block_));
+  }
   std::byte* parts() { return block_.data.get(); }
   void start(Request parts_arrive) { parts_arrive_ = std::move(parts_arrive); }
 

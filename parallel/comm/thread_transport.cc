@@ -1,14 +1,11 @@
 // Ranks as threads of one process, and the world of a single rank. A message is copied into the mailbox of
 // its receiver when it is sent, under the number of the call on its communicator, so that calls complete in
 // any order but match in call order.
-#include <atomic>
-#include <condition_variable>
 #include <cstring>
 #include <exception>
-#include <map>
-#include <mutex>
 #include <thread>
 
+#include "parallel/comm/thread_hub.h"
 #include "parallel/comm/transports.h"
 
 namespace cadre::comm {
@@ -18,56 +15,6 @@ namespace {
 class PeerFailed : public Error {
  public:
   using Error::Error;
-};
-
-struct Message {
-  const char* verb;
-  std::string label;
-  std::vector<std::byte> bytes;
-};
-
-struct Mailbox {
-  std::mutex mutex;
-  std::condition_variable arrived;
-  std::map<std::pair<uint64_t, int>, Message> messages;  // by call number and sender
-};
-
-struct ThreadGroup {
-  explicit ThreadGroup(int size) : boxes(size) {}
-  std::vector<Mailbox> boxes;  // by rank in the group
-};
-
-// What the threads of one world share.
-class Hub {
- public:
-  explicit Hub(int size) : size_(size) {}
-  int size() const { return size_; }
-  bool failed() const { return failed_; }
-
-  // The first rank to come makes the group.
-  std::shared_ptr<ThreadGroup> group(std::pair<int, int> split_and_color, int members) {
-    std::lock_guard lock(mutex_);
-    std::shared_ptr<ThreadGroup>& group = groups_[split_and_color];
-    if (!group) group = std::make_shared<ThreadGroup>(members);
-    return group;
-  }
-
-  void fail() {
-    failed_ = true;
-    std::lock_guard lock(mutex_);
-    for (auto& [key, group] : groups_) {
-      for (Mailbox& box : group->boxes) {
-        { std::lock_guard box_lock(box.mutex); }
-        box.arrived.notify_all();
-      }
-    }
-  }
-
- private:
-  const int size_;
-  std::atomic<bool> failed_ = false;
-  std::mutex mutex_;
-  std::map<std::pair<int, int>, std::shared_ptr<ThreadGroup>> groups_;
 };
 
 struct Incoming {

@@ -1,5 +1,5 @@
-// A tap sees the inputs and output gradients of every linear layer during the backward pass. Influence scores need
-// them (s = sum of b . (D a) over tokens); nothing else may depend on a tap being there.
+// A tap sees the inputs and output gradients of every linear layer during the backward pass. Influence scores
+// need them (s = sum of b . (D a) over tokens); nothing else may depend on a tap being there.
 #pragma once
 
 #include "parallel/device/view.h"
@@ -10,9 +10,14 @@ template <class T>
 class Tap {
  public:
   virtual ~Tap() = default;
-  // Row `param` of the table computed y = a W^T; b is the gradient of y. a: (R, in), b: (R, out). token[r] is the index
-  // within the micro-batch of the token of row r, or null when row r is token r. For experts, group_offsets (experts + 1)
-  // cuts the rows by local expert; else it is empty. The views are valid during the call only.
+  // Row `param` of the table computed y = a W^T; b is the gradient of y. a: (R, in), b: (R, out). token[r] is
+  // the index within the micro-batch of the token of row r, or null when row r is token r. For experts,
+  // group_offsets (experts + 1) cuts the rows by local expert; else it is empty. The views are valid during
+  // the call only. Rows of experts can come from other ranks: with an expert group of several ranks token[r]
+  // is s * max_tokens + t for token t of the group's rank s, max_tokens being the most a micro-batch may
+  // have; with one rank it is t. For an expert's last matrix a has the gate multiplied in, so that b is the
+  // gradient of the token's output. A parameter may have one more axis than a matrix (router blocks of
+  // Autonomy of Experts): out then runs over its first axes together.
   virtual void on_linear(int param, View<const T, 2> a, View<const T, 2> b, const int32_t* token,
                          View<const int64_t, 1> group_offsets) = 0;
 };

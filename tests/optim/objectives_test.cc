@@ -52,7 +52,9 @@ TEST_P(EveryObjective, GradientMatchesCentralDifferences) {
     const double down = objective->loss_and_grad(in, batch, counts, View<double, 1>(unused.data(), {18}));
     logp[i] = at;
     EXPECT_NEAR(dlogp[i], (up - down) / (2 * h), 1e-9) << "element " << i;
-    if (batch.loss_mask[i] == 0) EXPECT_EQ(dlogp[i], 0) << "masked element " << i;
+    if (batch.loss_mask[i] == 0) {
+      EXPECT_EQ(dlogp[i], 0) << "masked element " << i;
+    }
   }
 }
 TEST_P(EveryObjective, SharesOfTwoHalvesAddUpToTheWhole) {

@@ -19,14 +19,21 @@ using device::View;
 // Two matrices (one of them per-expert), a vector without decay, and an element-wise table.
 device::ParamTable small_table() {
   device::ParamTable table;
-  table.add({.name = "embed", .shape = {11, 4}, .update = device::Update::kElement, .bucket = 0});
-  table.add({.name = "norm", .shape = {7}, .decay = false, .bucket = 1});
-  table.add({.name = "tall", .shape = {12, 5}, .update = device::Update::kMatrix, .bucket = 1});
-  table.add({.name = "experts",
-             .shape = {4, 3, 8},
-             .group = Group::kExpert,
-             .update = device::Update::kMatrix,
-             .bucket = 1});
+  auto add = [&](const char* name, std::vector<int64_t> shape, Group group, bool decay, device::Update update,
+                 int bucket) {
+    device::ParamRow row;
+    row.name = name;
+    row.shape = std::move(shape);
+    row.group = group;
+    row.decay = decay;
+    row.update = update;
+    row.bucket = bucket;
+    table.add(row);
+  };
+  add("embed", {11, 4}, Group::kDense, true, device::Update::kElement, 0);
+  add("norm", {7}, Group::kDense, false, device::Update::kElement, 1);
+  add("tall", {12, 5}, Group::kDense, true, device::Update::kMatrix, 1);
+  add("experts", {4, 3, 8}, Group::kExpert, true, device::Update::kMatrix, 1);
   return table;
 }
 

@@ -2,57 +2,12 @@
 
 #include <algorithm>
 
-#include "trainer/model/block.h"
-#include "trainer/model/head.h"
-#include "trainer/model/kv_cache.h"
-#include "trainer/model/rope_table.h"
+#include "trainer/model/decoder_impl.h"
 #include "trainer/model/transfer.h"
 
 namespace cadre::trainer {
 
 using device::View;
-
-template <class T>
-struct Decoder<T>::Impl {
-  Impl(const ModelConfig& model, const std::optional<moe::MoeConfig>& experts, const ModelContext<T>& shared)
-      : config(model),
-        moe(experts),
-        context(shared),
-        head(config, context),
-        rope(config.rope, config.head_size()) {
-    for (int i = 0; i < config.layers; ++i) {
-      const bool has_experts = moe && config.is_moe(i);
-      blocks.push_back(std::make_unique<Block<T>>(config, context, has_experts ? &*moe : nullptr));
-    }
-    inputs.resize(config.layers);
-  }
-  void declare(device::ParamTable& param_table);
-  void check(const Batch& batch) const;
-  void take_in(std::span<const int32_t> token, std::span<const int32_t> segment,
-               std::span<const int32_t> position);
-  View<T, 2> embed();
-
-  const ModelConfig config;
-  const std::optional<moe::MoeConfig> moe;
-  const ModelContext<T> context;
-  const device::ParamTable* table = nullptr;
-
-  int embed_row = -1;
-  View<T, 2> embed_weight, embed_grad;
-  std::vector<std::unique_ptr<Block<T>>> blocks;
-  RmsNorm<T> final_norm;
-  Head<T> head;
-  RopeTable<W> rope;
-
-  View<int32_t, 1> token, segment, position;  // (T) saved
-  View<T, 2> embedded, normed;                // (T, D) saved: input of the first block, input of the head
-  View<T, 2> dx, dh;                          // (T, D) scratch
-  // Of the last forward:
-  MicroBatch<T> micro;
-  std::vector<View<T, 2>> inputs;  // of each block
-  View<T, 2> last;                 // output of the last block
-  bool trained = false;
-};
 
 template <class T>
 void Decoder<T>::Impl::declare(device::ParamTable& param_table) {
@@ -211,7 +166,7 @@ moe::StateDict Decoder<T>::save_state() const {
   moe::StateDict state;
   for (size_t i = 0; i < impl_->blocks.size(); ++i) {
     const Block<T>& block = *impl_->blocks[i];
-    if (block.moe() != nullptr) block.moe()->save(state, fmt::format("layers.{}.moe.", i));
+    if (block.moe() != nullptr) block.moe()->save(state, fmt::format("layers.{}.moe", i));
   }
   return state;
 }
@@ -220,7 +175,7 @@ template <class T>
 void Decoder<T>::load_state(const moe::StateDict& state) {
   for (size_t i = 0; i < impl_->blocks.size(); ++i) {
     Block<T>& block = *impl_->blocks[i];
-    if (block.moe() != nullptr) block.moe()->load(state, fmt::format("layers.{}.moe.", i));
+    if (block.moe() != nullptr) block.moe()->load(state, fmt::format("layers.{}.moe", i));
   }
 }
 
@@ -241,48 +196,6 @@ template <class T>
 const ModelConfig& Decoder<T>::config() const {
   return impl_->config;
 }
-
-// ---- Generation ----
-
-template <class T>
-std::unique_ptr<KvCache<T>, void (*)(KvCache<T>*)> Decoder<T>::make_cache(int64_t max_tokens) {
-  Impl& m = *impl_;
-  require(
-      causal(), ExitCode::kUsage,
-      "this model cannot generate: its router lets a token's experts depend on later tokens (expert choice)");
-  m.rope.cover(max_tokens, m.context.queue->kind());
-  return {new KvCache<T>(m.config.layers, max_tokens, m.config.kv_heads, m.config.head_size(),
-                         m.context.queue->kind()),
-          [](KvCache<T>* cache) { delete cache; }};
-}
-
-template <class T>
-View<const device::wide_t<T>, 1> Decoder<T>::extend(KvCache<T>& cache, const std::vector<int32_t>& tokens) {
-  Impl& m = *impl_;
-  const int64_t total = int64_t(tokens.size()), limit = m.context.max_tokens();
-  require(total > 0 && cache.layer[0].used + total <= cache.capacity, ExitCode::kUsage,
-          "found {} tokens to add to {} of a cache of {}; make a larger cache", total, cache.layer[0].used,
-          cache.capacity);
-  View<T, 2> x;
-  for (int64_t begin = 0; begin < total; begin += limit) {  // a long prompt goes in pieces
-    const int64_t count = std::min(limit, total - begin);
-    std::vector<int32_t> position(count);
-    const std::vector<int32_t> segment(count, 0);
-    for (int64_t i = 0; i < count; ++i) position[i] = int32_t(cache.layer[0].used + i);
-    m.micro.num_sequences = 1;
-    m.micro.seq_len = count;
-    m.take_in(std::span(tokens).subspan(begin, count), segment, position);
-    x = m.embed();
-    for (size_t i = 0; i < m.blocks.size(); ++i) x = m.blocks[i]->extend(x, m.micro, cache.layer[i]);
-    x = x.rows(count - 1, 1);
-  }
-  m.trained = false;
-  const View<T, 2> normed = m.normed.rows(0, 1);
-  m.final_norm.forward(m.context, x, normed);
-  return m.head.logits(normed);
-}
-
-// ---- Arithmetic ----
 
 template <class T>
 int64_t Decoder<T>::active_params() const {

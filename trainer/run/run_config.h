@@ -1,6 +1,6 @@
-// The whole of a run file (docs/design.md, "The run file"), read once and strictly. Kinds with variants keep their section,
-// which their table reads when the object is made; validate() makes each of them once, so a typo anywhere is found before
-// anything starts.
+// The whole of a run file (docs/design.md, "The run file"), read once and strictly. Kinds with variants keep
+// their section, which their table reads when the object is made; validate() makes each of them once, so a
+// typo anywhere is found before anything starts.
 #pragma once
 
 #include <filesystem>
@@ -27,15 +27,18 @@ struct TrainConfig {
   int64_t global_batch = 16;  // sequences
   int64_t micro_batch = 4;    // sequences on one rank
   double clip_norm = 1.0;     // 0: off
-  int max_skips = 5;
-  double max_minutes = 0;     // 0: no limit; else the schedule still covers `steps`, and the run ends in time
+  int max_skips = 5;          // skipped steps in a row that end the run
+  // 0: no limit. Else the run ends, with its last evaluation and checkpoint, after this wall time: once the
+  // speed is known the number of steps is cut to what fits, so that the schedule ends too. The result then
+  // depends on the machine's speed.
+  double max_minutes = 0;
 };
 struct EvalConfig {
   int64_t every = 100;  // steps; 0: only at the end
   int64_t tokens_per_domain = 20000;
 };
 struct CheckpointConfig {
-  int64_t every = 200;
+  int64_t every = 200;  // steps; 0: only at the end
   int keep = 2;
   bool async = true;
 };
@@ -60,7 +63,12 @@ struct RunConfig {
   std::string source;  // file name, for messages
 };
 
+// Reads every section and makes every kind once. The manifest may be missing here; open_dataset asks for it.
 RunConfig read_run(base::Section root);
+// One of the kinds' sections, ready for its table: kind(config, config.mixer, "mixer").
+base::Section kind(const RunConfig& config, const YAML::Node& node, const std::string& name);
+// Sets model.vocab from the tokenizer's size, or checks that it holds it.
+void set_vocab(RunConfig& config, int64_t tokenizer_vocab);
 // The run file with every default written out; what config.resolved.yaml and checkpoints hold.
 std::string resolved_yaml(const RunConfig& config);
 

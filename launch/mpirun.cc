@@ -1,0 +1,83 @@
+#include "launch/mpirun.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "parallel/base/errors.h"
+
+namespace cadre::launch {
+namespace {
+
+bool in_path(const std::string& program) {
+  const char* path = std::getenv("PATH");
+  std::istringstream folders(path ? path : "");
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    if (access((folder + "/" + program).c_str(), X_OK) == 0) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+int physical_cores() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+  std::set<std::string> cores;  // a core is known by the list of its hardware threads
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list", cpu));
+    std::string siblings;
+    if (!(file >> siblings)) siblings = std::to_string(cpu);
+    cores.insert(siblings);
+  }
+  return std::max<int>(1, int(cores.size()));
+}
+
+std::vector<std::string> mpirun_command(int num_ranks, int cores, const std::vector<std::string>& rank) {
+  if (num_ranks == 1) return rank;
+  require(in_path("mpirun"), ExitCode::kUsage,
+          "mpirun is not in PATH, so {} ranks cannot be started; install Open MPI (openmpi-bin), or use -n 1",
+          num_ranks);
+  // No binding: a rank's threads would all share the one core that Open MPI binds it to.
+  std::vector<std::string> command = {"mpirun", "-np", std::to_string(num_ranks), "--bind-to", "none"};
+  if (num_ranks > cores) command.push_back("--oversubscribe");
+  command.insert(command.end(), rank.begin(), rank.end());
+  return command;
+}
+
+std::vector<std::pair<std::string, std::string>> rank_environment(bool root) {
+  std::vector<std::pair<std::string, std::string>> environment = {{"OPENBLAS_NUM_THREADS", "1"},
+                                                                  {"OMP_NUM_THREADS", "1"}};
+  if (root) {
+    environment.emplace_back("OMPI_ALLOW_RUN_AS_ROOT", "1");
+    environment.emplace_back("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+  }
+  return environment;
+}
+
+std::string shell_line(const std::vector<std::string>& command) {
+  std::string line;
+  for (const std::string& word : command) {
+    const bool plain = !word.empty() && word.find_first_not_of(
+                                            "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                            "0123456789-_./=:,+@%") == std::string::npos;
+    if (!line.empty()) line += ' ';
+    if (plain) {
+      line += word;
+      continue;
+    }
+    line += '\'';
+    for (char c : word) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += '\'';
+  }
+  return line;
+}
+
+}  // namespace cadre::launch

@@ -1,0 +1,83 @@
+// `cadre bench`: the speed of a run's training step and the share of the SGEMM peak that it reaches.
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "launch/ranks.h"
+#include "launch/verbs.h"
+#include "trainer/run/bench.h"
+
+namespace cadre::launch {
+namespace {
+
+struct BenchArguments {
+  std::string run_file;
+  std::vector<std::string> overrides;
+  bool json = false;
+};
+
+void print_text(const trainer::BenchResult& r) {
+  fmt::print("{:.2f} M parameters, {:.2f} M active matmul parameters a token; {} rank{} of {} thread{}\n",
+             double(r.params) / 1e6, double(r.active_params) / 1e6, r.ranks, r.ranks == 1 ? "" : "s",
+             r.threads, r.threads == 1 ? "" : "s");
+  for (const trainer::PeakSample& peak : r.peaks) {
+    fmt::print("SGEMM {0} x {0} x {0}, {1} thread{2}: {3:.1f} GFLOP/s\n", peak.n, peak.threads,
+               peak.threads == 1 ? "" : "s", peak.best_flops / 1e9);
+  }
+  const double median = r.median_seconds();
+  fmt::print("step: median {:.1f} ms over {} (fastest {:.1f}, slowest {:.1f}), {:.0f} tokens/s\n",
+             1e3 * median, r.step_seconds.size(), 1e3 * r.step_seconds.front(), 1e3 * r.step_seconds.back(),
+             double(r.tokens) / median);
+  fmt::print("work: 6 x {:.2f} M + attention = {:.4f} GFLOP/token\n", double(r.active_params) / 1e6,
+             r.flops_per_token / 1e9);
+  fmt::print("speed: {:.1f} GFLOP/s of {:.1f} = {:.1f}% of the SGEMM peak\n", r.flops() / 1e9,
+             r.peak_flops / 1e9, 100 * r.flops() / r.peak_flops);
+}
+
+void print_json(const trainer::BenchResult& r) {
+  nlohmann::ordered_json peaks = nlohmann::ordered_json::array();
+  for (const trainer::PeakSample& peak : r.peaks) {
+    peaks.push_back({{"n", peak.n}, {"threads", peak.threads}, {"gflops", peak.best_flops / 1e9}});
+  }
+  const nlohmann::ordered_json root = {{"params", r.params},
+                                       {"active_params", r.active_params},
+                                       {"ranks", r.ranks},
+                                       {"threads", r.threads},
+                                       {"sgemm", peaks},
+                                       {"sgemm_peak_gflops", r.peak_flops / 1e9},
+                                       {"steps", r.step_seconds.size()},
+                                       {"step_ms_median", 1e3 * r.median_seconds()},
+                                       {"step_ms_min", 1e3 * r.step_seconds.front()},
+                                       {"step_ms_max", 1e3 * r.step_seconds.back()},
+                                       {"tokens_per_s", double(r.tokens) / r.median_seconds()},
+                                       {"gflop_per_token", r.flops_per_token / 1e9},
+                                       {"gflops", r.flops() / 1e9},
+                                       {"share_of_peak", r.flops() / r.peak_flops}};
+  fmt::print("{}\n", root.dump());
+}
+
+int bench(const BenchArguments& arguments, comm::World& world) {
+  const auto config = trainer::read_run(base::parse_run_file(arguments.run_file, arguments.overrides));
+  const trainer::Dataset dataset =
+      config.data.manifest.empty() ? trainer::random_dataset(config) : trainer::open_dataset(config);
+  const trainer::BenchResult result = trainer::bench_steps(config, dataset, world);
+  if (world.rank() == 0) arguments.json ? print_json(result) : print_text(result);
+  return int(ExitCode::kOk);
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Run& run) {
+  const auto arguments = std::make_shared<BenchArguments>();
+  CLI::App* verb = app.add_subcommand("bench", "Speed of a training step against the SGEMM peak");
+  verb->add_option("run", arguments->run_file, "The run file; without data.manifest, tokens are random")
+      ->required();
+  verb->add_option("overrides", arguments->overrides, "key.sub=value ...");
+  verb->add_flag("--json", arguments->json, "One JSON object instead of text");
+  verb->callback([arguments, &run] {
+    run = [arguments] { return run_ranks([&](comm::World& world) { return bench(*arguments, world); }); };
+  });
+}
+
+}  // namespace cadre::launch

@@ -1,0 +1,63 @@
+// `cadre train`: one rank of a run. Alone or under mpirun or srun; resuming is automatic.
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <memory>
+
+#include "launch/ranks.h"
+#include "launch/verbs.h"
+#include "parallel/base/files.h"
+#include "parallel/base/log.h"
+#include "trainer/run/loop.h"
+#include "trainer/run/stop.h"
+
+namespace cadre::launch {
+namespace {
+
+struct TrainArguments {
+  std::string run_file;
+  std::vector<std::string> overrides;
+};
+
+// mpirun passes SIGUSR1 on, and kills its ranks soon after it got a SIGTERM itself.
+bool started_by_launcher() {
+  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"}) {
+    if (std::getenv(variable) != nullptr) return true;
+  }
+  return false;
+}
+
+// The run folder and its log, on rank 0. Everything that a run writes is private: text may be confidential.
+void open_log(const trainer::RunConfig& config, int rank) {
+  umask(0077);
+  if (rank != 0) return;
+  std::error_code code;
+  std::filesystem::create_directories(config.out, code);
+  require(!code, ExitCode::kUsage, "{}: cannot create the run folder `out: {}`: {}", config.source,
+          config.out, code.message());
+  base::init_log(rank, std::filesystem::path(config.out) / "log.rank0");
+}
+
+int train_rank(const TrainArguments& arguments, comm::World& world) {
+  const auto config = trainer::read_run(base::parse_run_file(arguments.run_file, arguments.overrides));
+  trainer::install_stop_signals(!started_by_launcher());
+  open_log(config, world.rank());
+  const trainer::Dataset dataset = trainer::open_dataset(config);
+  return int(trainer::train(config, dataset, world, {}));
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, Run& run) {
+  const auto arguments = std::make_shared<TrainArguments>();
+  CLI::App* verb = app.add_subcommand("train", "Train (one rank of) a run; goes on from its last checkpoint");
+  verb->add_option("run", arguments->run_file, "The run file")->required();
+  verb->add_option("overrides", arguments->overrides, "key.sub=value ...");
+  verb->callback([arguments, &run] {
+    run = [arguments] {
+      return run_ranks([&](comm::World& world) { return train_rank(*arguments, world); });
+    };
+  });
+}
+
+}  // namespace cadre::launch

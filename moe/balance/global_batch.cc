@@ -1,0 +1,75 @@
+// Balance over the global batch (Qiu et al. 2025, arXiv 2501.11873): f from the choices of all data ranks, P
+// local. The result is the same however a micro-step is spread over ranks. With gradient accumulation f uses
+// what the step has seen so far, so the split into micro-batches matters; previous_batch is the variant
+// without that dependence.
+#include "moe/balance/load_loss.h"
+#include "moe/balance/makers.h"
+
+namespace cadre::moe {
+namespace {
+
+template <class T>
+class GlobalBatchBalance final : public LoadLoss<T> {
+ public:
+  using typename BalanceLoss<T>::W;
+  GlobalBatchBalance(double coef, const BalanceShape<T>& shape)
+      : LoadLoss<T>(coef, shape),
+        local_(shape.num_experts),
+        seen_(shape.num_experts),
+        f_(shape.num_experts) {}
+
+  void begin_step() override {
+    finish();
+    std::fill(seen_.begin(), seen_.end(), 0.0);
+  }
+  void observe(const Routing<T>& routing, device::View<const int32_t, 1>, int64_t,
+               comm::Communicator& data) override {
+    finish();
+    const int64_t experts = this->shape_.num_experts, ranks = data.size();
+    std::copy(routing.chosen.begin(), routing.chosen.end(), local_.begin());
+    all_.resize(ranks * experts);
+    std::vector<int64_t> counts(ranks, experts), begins(ranks);
+    for (int64_t r = 0; r < ranks; ++r) begins[r] = r * experts;
+    request_ = data.all_gather(local_.data(), experts, all_.data(), counts, begins, comm::Dtype::kInt64,
+                               "balance.expert_counts");
+    pending_ = true;
+  }
+  double loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment, int64_t,
+                       const BatchCounts& counts, device::View<W, 2> dprobs) override {
+    finish();
+    double slots = 0;
+    for (const double c : seen_) slots += c;
+    for (size_t e = 0; e < f_.size(); ++e) f_[e] = slots > 0 ? seen_[e] / slots : 0;
+    return this->shared_load(f_, routing, segment, counts, dprobs);
+  }
+  bool split_dependent() const override { return true; }  // over micro-batches; not over ranks
+
+ private:
+  void finish() {
+    if (!pending_) return;
+    request_.wait();
+    pending_ = false;
+    for (size_t i = 0; i < all_.size(); ++i) seen_[i % seen_.size()] += double(all_[i]);
+  }
+
+  std::vector<int64_t> local_, all_;  // (E), (ranks, E): choices of this micro-batch
+  std::vector<double> seen_, f_;      // (E) choices of the step so far on all ranks; their shares
+  comm::Request request_;             // destroyed before the buffers that it reads
+  bool pending_ = false;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<BalanceLoss<T>> make_global_batch_balance(base::Section section,
+                                                          const BalanceShape<T>& shape) {
+  const double coef = section.number("coef", 0.01, {.min = 0});
+  section.finish();
+  return std::make_unique<GlobalBatchBalance<T>>(coef, shape);
+}
+template std::unique_ptr<BalanceLoss<float>> make_global_batch_balance(base::Section,
+                                                                       const BalanceShape<float>&);
+template std::unique_ptr<BalanceLoss<double>> make_global_batch_balance(base::Section,
+                                                                        const BalanceShape<double>&);
+
+}  // namespace cadre::moe

@@ -1,0 +1,45 @@
+// Balance over each rank's micro-batch (Fedus et al. 2021, arXiv 2101.03961, eq. 4-6): f from the
+// micro-batch's own choices. Weighted by its real tokens, so that the losses of unequal micro-batches average
+// as their tokens do. f depends on how the batch is split, and so does the loss.
+#include "moe/balance/load_loss.h"
+#include "moe/balance/makers.h"
+
+namespace cadre::moe {
+namespace {
+
+template <class T>
+class MicroBatchBalance final : public LoadLoss<T> {
+ public:
+  using typename BalanceLoss<T>::W;
+  MicroBatchBalance(double coef, const BalanceShape<T>& shape)
+      : LoadLoss<T>(coef, shape), f_(shape.num_experts) {}
+
+  void observe(const Routing<T>&, device::View<const int32_t, 1>, int64_t, comm::Communicator&) override {}
+  double loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment, int64_t,
+                       const BatchCounts& counts, device::View<W, 2> dprobs) override {
+    int64_t slots = 0;  // K T
+    for (const int64_t c : routing.chosen) slots += c;
+    for (size_t e = 0; e < f_.size(); ++e) f_[e] = slots > 0 ? double(routing.chosen[e]) / double(slots) : 0;
+    return this->shared_load(f_, routing, segment, counts, dprobs);
+  }
+  bool split_dependent() const override { return true; }
+
+ private:
+  std::vector<double> f_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<BalanceLoss<T>> make_micro_batch_balance(base::Section section,
+                                                         const BalanceShape<T>& shape) {
+  const double coef = section.number("coef", 0.01, {.min = 0});
+  section.finish();
+  return std::make_unique<MicroBatchBalance<T>>(coef, shape);
+}
+template std::unique_ptr<BalanceLoss<float>> make_micro_batch_balance(base::Section,
+                                                                      const BalanceShape<float>&);
+template std::unique_ptr<BalanceLoss<double>> make_micro_batch_balance(base::Section,
+                                                                       const BalanceShape<double>&);
+
+}  // namespace cadre::moe

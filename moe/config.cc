@@ -1,0 +1,51 @@
+#include "moe/config.h"
+
+#include "moe/balance_loss.h"
+#include "moe/router.h"
+#include "parallel/base/errors.h"
+
+namespace cadre::moe {
+namespace {
+
+// Makes the router and the loss once, so that a typo in their sections is found before anything starts.
+void check_variants(const base::Section& section, const MoeConfig& config) {
+  const auto router = make_router<float>(
+      config, {.dim = 1, .max_tokens = 1, .num_experts = config.num_experts, .top_k = config.top_k});
+  const auto balance = make_balance_loss<float>(
+      config, {.num_experts = config.num_experts, .top_k = config.top_k, .max_tokens = 1});
+  // Such routers give every expert the same load, and their slots have no order over a token's experts.
+  if (!router->causal() && balance->active())
+    section.reject(
+        "balance",
+        "experts that choose their tokens are balanced by construction; set balance: {name: none}");
+  if (!router->causal() && config.capacity_factor > 0)
+    section.reject("capacity_factor",
+                   "experts that choose their tokens have their own capacity; set it to 0");
+}
+
+}  // namespace
+
+MoeConfig read_moe(base::Section section) {
+  MoeConfig c;
+  c.num_experts = int(section.integer("num_experts", c.num_experts, {.min = 1, .max = 65536}));
+  c.top_k = int(section.integer("top_k", c.top_k, {.min = 1, .max = 65536}));
+  if (c.top_k > c.num_experts)
+    section.reject("top_k",
+                   fmt::format("found {}, expected at most num_experts = {}", c.top_k, c.num_experts));
+  c.width = int(section.integer("width", c.width, {.min = 1, .max = 1 << 24}));
+  c.num_shared = int(section.integer("num_shared", c.num_shared, {.min = 0, .max = 1024}));
+  c.capacity_factor = section.number("capacity_factor", c.capacity_factor, {.min = 0});
+  const std::string drop = section.choice("drop", "lowest_probability", {"lowest_probability", "position"});
+  c.drop = drop == "position" ? DropPolicy::kPosition : DropPolicy::kLowestProbability;
+  c.z_loss = section.number("z_loss", c.z_loss, {.min = 0});
+  const base::Section router = section.section("router"), balance = section.section("balance");
+  // A missing section leaves a null node: YAML nodes that do not exist cannot be assigned.
+  if (router.node().IsDefined()) c.router = router.node();
+  if (balance.node().IsDefined()) c.balance = balance.node();
+  c.source = section.source();
+  section.finish();
+  check_variants(section, c);
+  return c;
+}
+
+}  // namespace cadre::moe

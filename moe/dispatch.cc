@@ -1,0 +1,73 @@
+#include "moe/dispatch.h"
+
+#include "moe/exchange.h"
+
+namespace cadre::moe {
+namespace {
+
+// One rank holds all experts: the slots are the routing's, the rows are the tokens.
+template <class T>
+class LocalDispatcher final : public Dispatcher<T> {
+ public:
+  using typename Dispatcher<T>::W;
+  LocalDispatcher(device::Queue& queue, const MoeKernels<T>& kernels, const DispatchShape& shape)
+      : queue_(queue), kernels_(kernels), shape_(shape) {}
+
+  void reserve(device::Arena& saved, device::Arena&) override {
+    row_offsets_ = saved.take<int32_t, 1>({shape_.max_tokens + 1});
+    row_slots_ = saved.take<int32_t, 1>({shape_.max_slots});
+  }
+  int64_t max_slots() const override { return shape_.max_slots; }
+
+  void send_tokens(device::View<const T, 2> x, const Routing<T>& routing) override {
+    slots_.rows = x;
+    slots_.offsets = routing.expert_offsets;
+    slots_.slot_row = slots_.slot_token = routing.slot_token.rows(0, routing.num_slots);
+    slots_.slot_gate = routing.slot_gate.rows(0, routing.num_slots);
+    slots_.slot_hint = {};
+    if (shape_.hint_width > 0) slots_.slot_hint = routing.slot_hint.rows(0, routing.num_slots);
+  }
+  const ExpertSlots<T>& receive_tokens() override {
+    const auto offsets = row_offsets_.rows(0, slots_.rows.dim(0) + 1);
+    kernels_.slots_by_row(queue_, slots_.slot_row, offsets, row_slots_);
+    slots_.row_offsets = offsets;
+    slots_.row_slots = row_slots_.rows(0, slots_.num_slots());
+    return slots_;
+  }
+  const ExpertSlots<T>& slots() const override { return slots_; }
+  void combine(device::View<const T, 2> slot_output, bool accumulate, device::View<T, 2> y) override {
+    kernels_.combine_rows(queue_, slot_output, slots_.row_offsets, slots_.row_slots, slots_.slot_gate,
+                          accumulate, y);
+  }
+  void send_grad(device::View<const T, 2> dy) override { dy_ = dy; }
+  device::View<const T, 2> receive_grad() override { return dy_; }
+  SlotGrads<T> combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads, bool accumulate,
+                            device::View<T, 2> dx) override {
+    kernels_.combine_rows(queue_, slot_dx, slots_.row_offsets, slots_.row_slots, {}, accumulate, dx);
+    return grads;
+  }
+
+ private:
+  device::Queue& queue_;
+  const MoeKernels<T>& kernels_;
+  DispatchShape shape_;
+  ExpertSlots<T> slots_;
+  device::View<int32_t, 1> row_offsets_, row_slots_;
+  device::View<const T, 2> dy_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKernels<T>& kernels,
+                                               comm::Communicator& group, const DispatchShape& shape) {
+  if (group.size() == 1) return std::make_unique<LocalDispatcher<T>>(queue, kernels, shape);
+  return std::make_unique<ExchangeDispatcher<T>>(queue, kernels, group, shape);
+}
+
+template std::unique_ptr<Dispatcher<float>> make_dispatcher(device::Queue&, const MoeKernels<float>&,
+                                                            comm::Communicator&, const DispatchShape&);
+template std::unique_ptr<Dispatcher<double>> make_dispatcher(device::Queue&, const MoeKernels<double>&,
+                                                             comm::Communicator&, const DispatchShape&);
+
+}  // namespace cadre::moe

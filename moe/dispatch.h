@@ -1,0 +1,74 @@
+// Moving tokens to the ranks that hold their experts, and results back. Forward: send_tokens, receive_tokens,
+// (experts), combine; backward: send_grad, receive_grad, (experts), combine_grad. Between a send and its
+// receive the caller can compute something else. All ranks of the expert group call all six, with any number
+// of tokens.
+#pragma once
+
+#include <memory>
+
+#include "moe/kernels.h"
+#include "parallel/comm/communicator.h"
+#include "parallel/device/memory.h"
+
+namespace cadre::moe {
+
+// The work of this rank's experts: R token rows, and A slots sorted by local expert that each read one row.
+template <class T>
+struct ExpertSlots {
+  using W = device::wide_t<T>;
+  device::View<const T, 2> rows;               // (R, D)
+  device::View<const int64_t, 1> offsets;      // (E_local + 1) slots of each local expert
+  device::View<const int32_t, 1> slot_row;     // (A)
+  device::View<const W, 1> slot_gate;          // (A)
+  device::View<const T, 2> slot_hint;          // (A, r), empty without hints
+  device::View<const int32_t, 1> slot_token;   // (A) for taps: expert rank * max_tokens + token on that rank
+  device::View<const int32_t, 1> row_offsets;  // (R + 1), with row_slots: slots of each row, by rising expert
+  device::View<const int32_t, 1> row_slots;    // (A)
+  int64_t num_slots() const { return slot_row.dim(0); }
+};
+
+// Gradients by slot: of this rank's experts, or, at home, of this rank's tokens.
+template <class T>
+struct SlotGrads {
+  device::View<const device::wide_t<T>, 1> gate;  // (A)
+  device::View<const T, 2> hint;                  // (A, r)
+};
+
+struct DispatchShape {
+  int64_t dim = 0;         // D
+  int64_t max_tokens = 0;  // T in the worst case
+  int64_t max_slots = 0;   // of one rank's tokens
+  int64_t num_experts = 0;
+  int64_t hint_width = 0;  // r
+};
+
+template <class T>
+class Dispatcher {
+ public:
+  using W = device::wide_t<T>;
+  virtual ~Dispatcher() = default;
+  virtual void reserve(device::Arena& saved, device::Arena& scratch) = 0;
+  virtual int64_t max_slots() const = 0;  // that this rank's experts can get
+
+  // x and routing are borrowed until combine_grad.
+  virtual void send_tokens(device::View<const T, 2> x, const Routing<T>& routing) = 0;
+  virtual const ExpertSlots<T>& receive_tokens() = 0;
+  virtual const ExpertSlots<T>& slots() const = 0;  // of the last receive_tokens, until the next send_tokens
+  // y[t] = (accumulate ? y[t] : 0) + sum of gate * output over the slots of token t: first those of one rank,
+  // by rising expert, then the ranks in order.
+  virtual void combine(device::View<const T, 2> slot_output, bool accumulate, device::View<T, 2> y) = 0;
+
+  virtual void send_grad(device::View<const T, 2> dy) = 0;
+  virtual device::View<const T, 2> receive_grad() = 0;  // (R, D), dy of each row
+  // dx[t] = (accumulate ? dx[t] : 0) + sum of slot_dx over its slots. Returns the other gradients by the
+  // routing's slots.
+  virtual SlotGrads<T> combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads,
+                                    bool accumulate, device::View<T, 2> dx) = 0;
+};
+
+// For an expert group of one rank nothing is copied or sent. Queue, kernels and group are borrowed.
+template <class T>
+std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKernels<T>& kernels,
+                                               comm::Communicator& group, const DispatchShape& shape);
+
+}  // namespace cadre::moe

@@ -1,0 +1,122 @@
+// The table of kernels that only experts need, one entry per operation; DeviceKernels has the dense ones. The
+// CPU entries are the readable reference. Shapes: T tokens, D model, E experts, K top-k, A slots, R rows, H
+// expert width, r hint width. No kernel allocates memory that grows with T. Results depend on the arguments
+// and the queue's thread count alone.
+#pragma once
+
+#include "moe/config.h"
+#include "moe/routing.h"
+#include "parallel/device/queue.h"
+#include "parallel/device/view.h"
+
+namespace cadre::moe {
+
+// How logits become scores s, and scores become gates g of the chosen set C.
+struct ScoreRule {
+  enum Kind { kSoftmax, kSigmoid } kind = kSoftmax;
+  bool share = true;  // g_i = scale * s_i / (sum of s over C + 1e-20); false: g_i = scale * s_i
+  double scale = 1;
+};
+
+// Group-limited choice: experts in `groups` equal runs; only the `kept` best groups take part (DeepSeek-V3,
+// section 2.1.2).
+struct GroupLimit {
+  int groups = 1, kept = 1;
+};
+
+// Everything that a router keeps between logits and gates, for one micro-batch. Rows of padding are 0.
+template <class T>
+struct ScoreViews {
+  using W = device::wide_t<T>;
+  device::View<W, 2> logits;  // (T, E) z
+  device::View<W, 2> scores;  // (T, E) s; the same memory as probs for softmax
+  device::View<W, 2> probs;   // (T, E) s normalised over E
+  device::View<W, 2> gates;   // (T, E) g, before capacity; 0 outside the chosen set
+  device::View<W, 1> lse;     // (T) logsumexp of z
+};
+
+template <class T>
+struct MoeKernels {
+  using W = device::wide_t<T>;
+  template <class U, int N>
+  using View = device::View<U, N>;
+  using Queue = device::Queue;
+
+  // ---- Routers ----
+  // logits (T, E) = x w^T in wide_t; w: (E, D).
+  void (*router_linear)(Queue&, View<const T, 2> x, View<const T, 2> w, View<W, 2> logits);
+  // dx += dlogits w; dw += dlogits^T x.
+  void (*router_linear_backward)(Queue&, View<const W, 2> dlogits, View<const T, 2> x, View<const T, 2> w,
+                                 View<T, 2> dx, View<T, 2> dw);
+  // Fills scores, probs and lse from logits.
+  void (*score)(Queue&, ScoreRule, View<const int32_t, 1> segment, const ScoreViews<T>&);
+  // The K best of scores + bias (bias empty: 0) in rising order of the expert; ties go to the lower index,
+  // NaN counts as -infinity. choice rows of padding are -1.
+  void (*choose_top_k)(Queue&, View<const W, 2> scores, View<const W, 1> bias, GroupLimit,
+                       View<const int32_t, 1> segment, View<int32_t, 2> choice);
+  void (*top_k_gates)(Queue&, ScoreRule, View<const int32_t, 2> choice, const ScoreViews<T>&);
+  // Slots by expert and token from choice and gates; fills expert_offsets, slot_token, slot_gate, chosen,
+  // num_slots.
+  void (*top_k_slots)(Queue&, View<const int32_t, 2> choice, View<const W, 2> gates, Routing<T>&);
+  // Expert choice: every expert takes its `capacity` best tokens of probs, g = p; ties to the lower token.
+  // order: (E, T) scratch. Fills gates and the same parts of the routing.
+  void (*expert_choice_slots)(Queue&, int64_t capacity, View<const int32_t, 1> segment,
+                              View<int32_t, 2> order, const ScoreViews<T>&, Routing<T>&);
+  // Keeps at most `capacity` slots of each expert and counts the rest in routing.dropped. order: (A) scratch.
+  void (*limit_capacity)(Queue&, int64_t capacity, DropPolicy, View<int32_t, 1> order, Routing<T>&);
+  // dlogits (T, E) from dL/dg by slot, dL/dp (empty: none) and the z-loss. Exact for the gates before
+  // capacity.
+  void (*score_backward)(Queue&, ScoreRule, const Routing<T>&, const ScoreViews<T>&, const RoutingGrad<T>&,
+                         View<W, 2> dlogits);
+  double (*sum_squares)(Queue&, View<const W, 1> values);  // in order
+
+  // ---- Hints: h (T, E, r), one block an expert ----
+  void (*block_norms)(Queue&, View<const T, 3> h, View<const int32_t, 1> segment, View<W, 2> norms);
+  void (*gather_hints)(Queue&, View<const T, 3> h, const Routing<T>&, View<T, 2> slot_hint);
+  // In place: h becomes dL/dh = dnorm * h / norm (0 where the norm is 0) + dL/dhint of the block's slot.
+  void (*block_norms_backward)(Queue&, View<const W, 2> dnorms, View<const W, 2> norms, const Routing<T>&,
+                               View<const T, 2> dslot_hint, View<T, 3> h);
+
+  // ---- Balance losses ----
+  // sums (S, E): probs summed over the tokens of each run of seq_len tokens, in double.
+  void (*sequence_sums)(Queue&, View<const W, 2> probs, int64_t seq_len, View<double, 2> sums);
+  // dprobs[t] = rate[t / seq_len] for real tokens, 0 for padding.
+  void (*sequence_grads)(Queue&, View<const double, 2> rate, View<const int32_t, 1> segment, int64_t seq_len,
+                         View<W, 2> dprobs);
+
+  // ---- Rows ----
+  void (*gather_rows)(Queue&, View<const T, 2> x, View<const int32_t, 1> index, View<T, 2> out);
+  // out[i] = (accumulate ? out[i] : 0) + sum over j in [offsets[i], offsets[i + 1]) of weight[index[j]] *
+  // rows[index[j]], in the order of j; an empty weight means 1.
+  void (*combine_rows)(Queue&, View<const T, 2> rows, View<const int32_t, 1> offsets,
+                       View<const int32_t, 1> index, View<const W, 1> weight, bool accumulate,
+                       View<T, 2> out);
+
+  // The inverse of slot_row: slots of row i, rising, are row_slots[row_offsets[i] .. row_offsets[i + 1]).
+  void (*slots_by_row)(Queue&, View<const int32_t, 1> slot_row, View<int32_t, 1> row_offsets,
+                       View<int32_t, 1> row_slots);
+
+  // ---- Experts: rows [offsets[e], offsets[e + 1]) belong to local expert e ----
+  // y = a w^T; a: (A, in), w: (E, out, in), y: (A, out).
+  void (*grouped_gemm)(Queue&, View<const T, 2> a, View<const T, 3> w, View<const int64_t, 1> offsets,
+                       View<T, 2> y);
+  // da = (accumulate ? da : 0) + b w.
+  void (*grouped_dgrad)(Queue&, View<const T, 2> b, View<const T, 3> w, View<const int64_t, 1> offsets,
+                        bool accumulate, View<T, 2> da);
+  // dw[e] += b^T a over the rows of e; nothing for an expert without rows.
+  void (*grouped_wgrad)(Queue&, View<const T, 2> b, View<const T, 2> a, View<const int64_t, 1> offsets,
+                        View<T, 3> dw);
+  // Back through the gate factor and the activation a = silu(gate) * up, in one pass. On entry out is
+  // dL/d(weight * a) = W_down^T dY. Then dweight[i] = <out[i], a[i]> (so the experts' outputs need not be
+  // kept), gate and up become their gradients, and out becomes weight * a, the factor of W_down's gradient.
+  void (*swiglu_gate_backward)(Queue&, View<const W, 1> weight, View<T, 2> gate, View<T, 2> up,
+                               View<T, 2> out, View<W, 1> dweight);
+};
+
+template <class T>
+const MoeKernels<T>& cpu_moe_kernels();
+// The table for a device; throws Error(kUsage) when this build has none for it.
+template <class T>
+const MoeKernels<T>& moe_kernels(device::DeviceKind device);
+
+}  // namespace cadre::moe

@@ -1,0 +1,241 @@
+#include "moe/moe_layer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "moe/dispatch.h"
+#include "moe/expert_ffn.h"
+#include "parallel/base/errors.h"
+
+namespace cadre::moe {
+namespace {
+
+// C = ceil(K T / E * factor). The product may be a whole number in exact arithmetic and a little more in
+// doubles.
+int64_t expert_capacity(const MoeConfig& config, int64_t real_tokens) {
+  const double exact =
+      double(config.top_k) * double(real_tokens) * config.capacity_factor / config.num_experts;
+  return int64_t(std::ceil(exact * (1 - 1e-12)));
+}
+
+template <class T>
+void check(const MoeConfig& config, const MoeContext<T>& context) {
+  const int ep = context.mesh->expert().size();
+  require(config.num_experts % ep == 0, ExitCode::kUsage,
+          "moe.num_experts = {} does not divide by mesh.ep = {}; change one so that every rank holds as many "
+          "experts",
+          config.num_experts, ep);
+}
+
+}  // namespace
+
+template <class T>
+struct MoeLayer<T>::Impl {
+  using W = device::wide_t<T>;
+  Impl(const MoeConfig& config, const MoeContext<T>& context);
+  void reserve(device::Arena& saved, device::Arena& scratch);
+  void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, device::View<T, 2> y,
+               bool training, int64_t seq_len);
+  void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
+                device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,
+                device::Tap<T>* tap);
+  RoutingGrad<T> routing_grad(device::View<const int32_t, 1> segment, const BatchCounts& counts,
+                              const SlotGrads<T>& slots);
+
+  MoeConfig config;
+  MoeContext<T> context;
+  const MoeKernels<T>& kernels;
+  std::unique_ptr<Router<T>> router;
+  std::unique_ptr<BalanceLoss<T>> balance;
+  std::unique_ptr<Dispatcher<T>> dispatcher;
+  std::optional<ExpertFfn<T>> experts;
+  std::optional<SharedFfn<T>> shared;
+  Routing<T>* routing = nullptr;  // the router's, of the last forward
+  int64_t seq_len = 0;
+  MoeStats stats;
+  device::View<int32_t, 1> drop_order;  // scratch
+  device::View<W, 2> dprobs;            // scratch
+};
+
+template <class T>
+MoeLayer<T>::Impl::Impl(const MoeConfig& config_in, const MoeContext<T>& context_in)
+    : config(config_in), context(context_in), kernels(moe_kernels<T>(context.queue->kind())) {
+  check(config, context);
+  const int64_t tokens = context.max_tokens;
+  router = make_router<T>(config, {.dim = context.dim,
+                                   .max_tokens = tokens,
+                                   .num_experts = config.num_experts,
+                                   .top_k = config.top_k,
+                                   .kernels = &kernels});
+  balance = make_balance_loss<T>(config, {.num_experts = config.num_experts,
+                                          .top_k = config.top_k,
+                                          .max_tokens = tokens,
+                                          .queue = context.queue,
+                                          .kernels = &kernels});
+  dispatcher = make_dispatcher<T>(*context.queue, kernels, context.mesh->expert(),
+                                  {.dim = context.dim,
+                                   .max_tokens = tokens,
+                                   .max_slots = router->max_slots(),
+                                   .num_experts = config.num_experts,
+                                   .hint_width = router->hint_width()});
+  ExpertShape shape{.dim = context.dim,
+                    .width = config.width,
+                    .num_experts = config.num_experts,
+                    .hint_width = router->hint_width(),
+                    .max_slots = dispatcher->max_slots(),
+                    .init_std = context.init_std,
+                    .out_init_std = context.out_init_std};
+  experts.emplace(*context.queue, *context.kernels, kernels, shape);
+  shape.width = int64_t(config.width) * config.num_shared;
+  if (config.num_shared > 0) shared.emplace(*context.queue, *context.kernels, shape, tokens);
+  stats.expert_tokens.assign(config.num_experts, 0);
+}
+
+template <class T>
+void MoeLayer<T>::Impl::reserve(device::Arena& saved, device::Arena& scratch) {
+  dispatcher->reserve(saved, scratch);
+  dprobs = scratch.take<W, 2>({context.max_tokens, config.num_experts});
+  // These are done with their scratch before the experts start, or start after them.
+  const size_t mark = scratch.mark();
+  router->reserve(saved, scratch);
+  drop_order = scratch.take<int32_t, 1>({router->max_slots()});
+  scratch.release(mark);
+  balance->reserve(scratch);
+  scratch.release(mark);
+  if (shared) shared->reserve(saved, scratch);
+  scratch.release(mark);
+  experts->reserve(saved, scratch);
+}
+
+template <class T>
+void MoeLayer<T>::Impl::forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
+                                device::View<T, 2> y, bool training, int64_t seq_len_in) {
+  seq_len = seq_len_in > 0 ? seq_len_in : context.seq_len;
+  routing = &router->forward(*context.queue, x, segment, training);
+  if (config.capacity_factor > 0) {
+    const int64_t real = std::count_if(segment.begin(), segment.end(), [](int32_t s) { return s >= 0; });
+    kernels.limit_capacity(*context.queue, expert_capacity(config, real), config.drop, drop_order, *routing);
+  }
+  if (training && balance->active()) balance->observe(*routing, segment, seq_len, context.mesh->data());
+  dispatcher->send_tokens(x, *routing);
+  if (shared) shared->forward(x, y);
+  const auto& slots = dispatcher->receive_tokens();
+  dispatcher->combine(experts->forward(slots), shared.has_value(), y);
+}
+
+template <class T>
+RoutingGrad<T> MoeLayer<T>::Impl::routing_grad(device::View<const int32_t, 1> segment,
+                                               const BatchCounts& counts, const SlotGrads<T>& slots) {
+  RoutingGrad<T> grad{.slot_gate = slots.gate, .probs = {}, .slot_hint = slots.hint};
+  if (balance->active()) {
+    const auto to = dprobs.rows(0, routing->num_tokens);
+    stats.aux_loss += balance->loss_and_grad(*routing, segment, seq_len, counts, to);
+    grad.probs = to;
+  }
+  if (config.z_loss > 0 && counts.real_tokens > 0) {
+    grad.z_scale = config.z_loss / double(counts.real_tokens);
+    stats.z_loss += grad.z_scale * router->z_sum();
+  }
+  return grad;
+}
+
+template <class T>
+void MoeLayer<T>::Impl::backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
+                                 device::View<const T, 2> dy, const BatchCounts& counts,
+                                 device::View<T, 2> dx, device::Tap<T>* tap) {
+  for (int e = 0; e < config.num_experts; ++e) stats.expert_tokens[e] += double(routing->chosen[e]);
+  stats.dropped += double(routing->dropped);
+  dispatcher->send_grad(dy);
+  if (shared) shared->backward(x, dy, dx, tap);
+  const auto drows = dispatcher->receive_grad();
+  // The slots of the forward pass: the dispatcher keeps them.
+  const auto grads = experts->backward(dispatcher->slots(), drows, tap);
+  const auto slots = dispatcher->combine_grad(grads.dx, grads.slots, shared.has_value(), dx);
+  router->backward(*context.queue, x, routing_grad(segment, counts, slots), dx, tap);
+}
+
+template <class T>
+MoeLayer<T>::MoeLayer(const MoeConfig& config, const MoeContext<T>& context)
+    : impl_(std::make_unique<Impl>(config, context)) {}
+template <class T>
+MoeLayer<T>::~MoeLayer() = default;
+
+template <class T>
+void MoeLayer<T>::declare(device::ParamTable& table, const std::string& prefix, int bucket) {
+  impl_->router->declare(table, prefix, bucket);
+  impl_->experts->declare(table, prefix, bucket);
+  if (impl_->shared) impl_->shared->declare(table, prefix, bucket);
+}
+
+template <class T>
+void MoeLayer<T>::bind(device::ParamStore<T>& store) {
+  impl_->router->bind(store);
+  impl_->experts->bind(store);
+  if (impl_->shared) impl_->shared->bind(store);
+}
+
+template <class T>
+void MoeLayer<T>::reserve(device::Arena& saved, device::Arena& scratch) {
+  impl_->reserve(saved, scratch);
+}
+
+template <class T>
+void MoeLayer<T>::begin_step() {
+  impl_->stats = {};
+  impl_->stats.expert_tokens.assign(impl_->config.num_experts, 0);
+  impl_->balance->begin_step();
+}
+
+template <class T>
+void MoeLayer<T>::forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
+                          device::View<T, 2> y, bool training, int64_t seq_len) {
+  impl_->forward(x, segment, y, training, seq_len);
+}
+
+template <class T>
+void MoeLayer<T>::backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
+                           device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,
+                           device::Tap<T>* tap) {
+  impl_->backward(x, segment, dy, counts, dx, tap);
+}
+
+template <class T>
+const MoeStats& MoeLayer<T>::stats() const {
+  return impl_->stats;
+}
+
+template <class T>
+void MoeLayer<T>::after_step(const std::vector<double>& global_expert_tokens) {
+  assert(int(global_expert_tokens.size()) == impl_->config.num_experts);
+  impl_->router->after_step(global_expert_tokens);
+  impl_->balance->after_step(global_expert_tokens);
+}
+
+template <class T>
+void MoeLayer<T>::save(StateDict& state, const std::string& prefix) const {
+  impl_->router->save(state, prefix);
+  impl_->balance->save(state, prefix);
+}
+
+template <class T>
+void MoeLayer<T>::load(const StateDict& state, const std::string& prefix) {
+  impl_->router->load(state, prefix);
+  impl_->balance->load(state, prefix);
+}
+
+template <class T>
+bool MoeLayer<T>::causal() const {
+  return impl_->router->causal();
+}
+
+template <class T>
+bool MoeLayer<T>::split_dependent() const {
+  const MoeConfig& config = impl_->config;
+  return impl_->router->split_dependent() || impl_->balance->split_dependent() || config.capacity_factor > 0;
+}
+
+template class MoeLayer<float>;
+template class MoeLayer<double>;
+
+}  // namespace cadre::moe

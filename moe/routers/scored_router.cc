@@ -1,0 +1,104 @@
+#include "moe/routers/scored_router.h"
+
+#include "parallel/base/errors.h"
+
+namespace cadre::moe {
+
+template <class T>
+void ScoredRouter<T>::reserve(device::Arena& saved, device::Arena& scratch) {
+  const int64_t tokens = shape_.max_tokens, experts = shape_.num_experts;
+  worst_.logits = saved.take<W, 2>({tokens, experts});
+  worst_.probs = saved.take<W, 2>({tokens, experts});
+  worst_.scores = rule_.kind == ScoreRule::kSoftmax ? worst_.probs : saved.take<W, 2>({tokens, experts});
+  worst_.gates = saved.take<W, 2>({tokens, experts});
+  worst_.lse = saved.take<W, 1>({tokens});
+  choice_ = saved.take<int32_t, 2>({tokens, shape_.top_k});
+  dlogits_ = scratch.take<W, 2>({tokens, experts});
+  routing_.expert_offsets = saved.take<int64_t, 1>({experts + 1});
+  routing_.chosen = saved.take<int64_t, 1>({experts});
+  routing_.slot_token = saved.take<int32_t, 1>({this->max_slots()});
+  routing_.slot_gate = saved.take<W, 1>({this->max_slots()});
+}
+
+template <class T>
+Routing<T>& ScoredRouter<T>::forward(device::Queue& queue, device::View<const T, 2> x,
+                                     device::View<const int32_t, 1> segment, bool) {
+  const int64_t tokens = x.dim(0);
+  require(tokens <= shape_.max_tokens, ExitCode::kUsage,
+          "a micro-batch of {} tokens came to a router sized for {}", tokens, shape_.max_tokens);
+  auto cut = [&](const device::View<W, 2>& view) { return view.rows(0, tokens); };
+  views_ = {cut(worst_.logits), cut(worst_.scores), cut(worst_.probs), cut(worst_.gates),
+            worst_.lse.rows(0, tokens)};
+  routing_.num_tokens = tokens;
+  routing_.num_experts = shape_.num_experts;
+  routing_.probs = views_.probs;
+  write_logits(queue, x, segment, views_.logits);
+  kernels().score(queue, rule_, segment, views_);
+  choose(queue, segment, views_, routing_);
+  z_sum_ = has_z_loss() ? kernels().sum_squares(queue, views_.lse) : 0;
+  return routing_;
+}
+
+template <class T>
+void ScoredRouter<T>::choose(device::Queue& queue, device::View<const int32_t, 1> segment,
+                             const ScoreViews<T>& views, Routing<T>& routing) {
+  choose_top_k(queue, segment, views, {}, {}, routing);
+}
+
+template <class T>
+void ScoredRouter<T>::choose_top_k(device::Queue& queue, device::View<const int32_t, 1> segment,
+                                   const ScoreViews<T>& views, device::View<const W, 1> bias,
+                                   GroupLimit limit, Routing<T>& routing) {
+  routing.choice = choice_.rows(0, routing.num_tokens);
+  kernels().choose_top_k(queue, views.scores, bias, limit, segment, routing.choice);
+  kernels().top_k_gates(queue, rule_, routing.choice, views);
+  kernels().top_k_slots(queue, routing.choice, views.gates, routing);
+}
+
+template <class T>
+void ScoredRouter<T>::backward(device::Queue& queue, device::View<const T, 2> x, const RoutingGrad<T>& grad,
+                               device::View<T, 2> dx, device::Tap<T>* tap) {
+  const auto dlogits = dlogits_.rows(0, x.dim(0));
+  RoutingGrad<T> used = grad;
+  if (!has_z_loss()) used.z_scale = 0;
+  kernels().score_backward(queue, rule_, routing_, views_, used, dlogits);
+  logits_backward(queue, x, dlogits, grad, dx, tap);
+}
+
+template <class T>
+void LinearRouter<T>::declare(device::ParamTable& table, const std::string& prefix, int bucket) {
+  row_ = table.add({.name = prefix + ".router.weight",
+                    .shape = {this->shape_.num_experts, this->shape_.dim},
+                    .group = device::Group::kDense,
+                    .init = {device::Init::kNormal, kRouterInitStd},
+                    .decay = true,
+                    .update = device::Update::kElement,
+                    .bucket = bucket});
+}
+
+template <class T>
+void LinearRouter<T>::bind(device::ParamStore<T>& store) {
+  weight_ = store.template value<2>(row_);
+  dweight_ = store.template grad<2>(row_);
+}
+
+template <class T>
+void LinearRouter<T>::write_logits(device::Queue& queue, device::View<const T, 2> x,
+                                   device::View<const int32_t, 1>, device::View<W, 2> logits) {
+  this->kernels().router_linear(queue, x, weight_, logits);
+}
+
+template <class T>
+void LinearRouter<T>::logits_backward(device::Queue& queue, device::View<const T, 2> x,
+                                      device::View<const W, 2> dlogits, const RoutingGrad<T>&,
+                                      device::View<T, 2> dx, device::Tap<T>* tap) {
+  if (tap) tap->on_linear(row_, x, dlogits, nullptr, {});
+  this->kernels().router_linear_backward(queue, dlogits, x, weight_, dx, dweight_);
+}
+
+template class ScoredRouter<float>;
+template class ScoredRouter<double>;
+template class LinearRouter<float>;
+template class LinearRouter<double>;
+
+}  // namespace cadre::moe

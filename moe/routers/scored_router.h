@@ -1,0 +1,83 @@
+// What routers share that turn a (T, E) matrix of logits into gates: buffers, the way from logits to slots
+// and back. A variant says how logits are made and, when it is not a plain top-k, who chooses.
+#pragma once
+
+#include "moe/router.h"
+
+namespace cadre::moe {
+
+template <class T>
+class ScoredRouter : public Router<T> {
+ public:
+  using W = device::wide_t<T>;
+
+  void reserve(device::Arena& saved, device::Arena& scratch) override;
+  int64_t max_slots() const override { return shape_.max_tokens * shape_.top_k; }
+  Routing<T>& forward(device::Queue& queue, device::View<const T, 2> x,
+                      device::View<const int32_t, 1> segment, bool training) override;
+  void backward(device::Queue& queue, device::View<const T, 2> x, const RoutingGrad<T>& grad,
+                device::View<T, 2> dx, device::Tap<T>* tap) override;
+  double z_sum() const override { return z_sum_; }
+
+ protected:
+  ScoredRouter(const RouterShape<T>& shape, ScoreRule rule) : shape_(shape), rule_(rule) {}
+  const MoeKernels<T>& kernels() const { return *shape_.kernels; }
+
+  // Overwrites logits (T, E).
+  virtual void write_logits(device::Queue& queue, device::View<const T, 2> x,
+                            device::View<const int32_t, 1> segment, device::View<W, 2> logits) = 0;
+  // dx += gradient, parameter gradients added. dlogits rows of padding are 0.
+  virtual void logits_backward(device::Queue& queue, device::View<const T, 2> x,
+                               device::View<const W, 2> dlogits, const RoutingGrad<T>& grad,
+                               device::View<T, 2> dx, device::Tap<T>* tap) = 0;
+  // Fills views.gates and the slots. Here: top-k of scores + bias.
+  virtual void choose(device::Queue& queue, device::View<const int32_t, 1> segment,
+                      const ScoreViews<T>& views, Routing<T>& routing);
+  void choose_top_k(device::Queue& queue, device::View<const int32_t, 1> segment, const ScoreViews<T>& views,
+                    device::View<const W, 1> bias, GroupLimit limit, Routing<T>& routing);
+  // False where the scores are not logits that a z-loss may pull to zero.
+  virtual bool has_z_loss() const { return true; }
+  const Routing<T>& routing() const { return routing_; }
+
+  RouterShape<T> shape_;
+  ScoreRule rule_;
+
+ private:
+  ScoreViews<T> worst_;  // reserved, max_tokens rows
+  ScoreViews<T> views_;  // of this micro-batch
+  device::View<int32_t, 2> choice_;
+  device::View<W, 2> dlogits_;
+  Routing<T> routing_;
+  double z_sum_ = 0;
+};
+
+// Logits z = W_r x with one parameter, <prefix>.router.weight (E, D).
+template <class T>
+class LinearRouter : public ScoredRouter<T> {
+ public:
+  using W = device::wide_t<T>;
+  void declare(device::ParamTable& table, const std::string& prefix, int bucket) override;
+  void bind(device::ParamStore<T>& store) override;
+
+ protected:
+  using ScoredRouter<T>::ScoredRouter;
+  void write_logits(device::Queue& queue, device::View<const T, 2> x, device::View<const int32_t, 1> segment,
+                    device::View<W, 2> logits) override;
+  void logits_backward(device::Queue& queue, device::View<const T, 2> x, device::View<const W, 2> dlogits,
+                       const RoutingGrad<T>& grad, device::View<T, 2> dx, device::Tap<T>* tap) override;
+
+ private:
+  int row_ = -1;
+  device::View<T, 2> weight_, dweight_;  // (E, D)
+};
+
+// Router matrices start small and alike in every variant, so that all experts are nearly equally likely at
+// first.
+inline constexpr double kRouterInitStd = 0.02;
+
+extern template class ScoredRouter<float>;
+extern template class ScoredRouter<double>;
+extern template class LinearRouter<float>;
+extern template class LinearRouter<double>;
+
+}  // namespace cadre::moe

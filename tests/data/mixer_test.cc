@@ -1,0 +1,117 @@
+// Every row of the mixers' table, and the closed forms of each.
+#include "data/mixer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "data/curriculum.h"
+#include "data/planner.h"
+#include "tests/data/feed_fixtures.h"
+
+namespace cadre::data {
+namespace {
+
+std::unique_ptr<Mixer> make(const std::string& yaml, const MixerContext& context) {
+  return make_mixer(base::parse_run_text("mixer: " + yaml, "test.yaml", {}).section("mixer"), context);
+}
+
+std::vector<double> weights_of(const std::string& yaml, std::vector<int64_t> sizes, int64_t total) {
+  const MixerContext context{std::vector<std::string>(sizes.size(), "d"), sizes, total};
+  return make(yaml, context)->weights({});
+}
+
+TEST(MixerTable, EveryRowGivesWeightsAndComesBackFromItsState) {
+  const MixerContext context{{"a", "b", "c", "empty"}, {1000, 50, 200000, 0}, 30000};
+  for (const auto& row : mixer_table()) {
+    const auto mixer = make(fmt::format("{{name: {}}}", row.name), context);
+    const auto twin = make(fmt::format("{{name: {}}}", row.name), context);
+    for (uint64_t step = 0; step < 20; ++step) {
+      const Progress progress{.step = step, .tokens = step * 1000, .total_steps = 20, .total_tokens = 30000};
+      const std::vector<double> w = mixer->weights(progress);
+      ASSERT_EQ(w.size(), 4u) << row.name;
+      EXPECT_NEAR(std::accumulate(w.begin(), w.end(), 0.0), 1, 1e-12) << row.name;
+      for (const double x : w) EXPECT_GE(x, 0) << row.name;
+      EXPECT_EQ(w[3], 0) << row.name << " gives weight to a domain without text";
+      twin->load(nlohmann::json::parse(mixer->save().dump()));
+      EXPECT_EQ(twin->weights(progress), w) << row.name;
+      mixer->observe(progress, {{1.0 + double(step), 2, 3, 0}, {10, 10, 10, 0}});
+    }
+  }
+}
+
+TEST(MixerTable, UnknownNamesAndKeysAreRefused) {
+  const MixerContext context{{"a"}, {10}, 5};
+  try {
+    make("{name: unimix}", context);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("'unimax'"), std::string::npos) << e.what();
+  }
+  EXPECT_THROW(make("{name: natural, tau: 2}", context), Error);
+  EXPECT_THROW(make("{name: temperature, tau: 0}", context), Error);
+  EXPECT_THROW(make("{name: natural}", {{"a"}, {0}, 5}), Error);
+}
+
+TEST(Mixers, NaturalUniformAndTemperatureFollowTheirFormulas) {
+  EXPECT_EQ(weights_of("natural", {100, 300}, 10), (std::vector<double>{0.25, 0.75}));
+  EXPECT_EQ(weights_of("uniform", {100, 300}, 10), (std::vector<double>{0.5, 0.5}));
+  const auto w = weights_of("{name: temperature, tau: 2}", {100, 400}, 10);  // square roots: 10 and 20
+  EXPECT_NEAR(w[0], 1.0 / 3, 1e-15);
+  EXPECT_NEAR(weights_of("{name: temperature, tau: 1}", {100, 300}, 10)[0], 0.25, 1e-15);
+  EXPECT_NEAR(weights_of("{name: temperature, tau: 1e9}", {100, 300}, 10)[0], 0.5, 1e-6);
+  EXPECT_TRUE(std::isfinite(weights_of("{name: temperature, tau: 0.001}", {100, 3000000000}, 10)[1]));
+}
+
+TEST(Mixers, UnimaxCapsSmallDomainsAndSharesTheRest) {
+  // Budget 1000, two epochs: 10 -> 20, then 980 is shared by two: 100 -> 200, and 780 is left.
+  const auto w = weights_of("{name: unimax, max_epochs: 2}", {100, 10, 5000}, 1000);
+  EXPECT_NEAR(w[0], 0.2, 1e-15);
+  EXPECT_NEAR(w[1], 0.02, 1e-15);
+  EXPECT_NEAR(w[2], 0.78, 1e-15);
+  const auto uniform = weights_of("{name: unimax, max_epochs: 2}", {1000, 1000, 5000}, 900);
+  for (const double x : uniform) EXPECT_NEAR(x, 1.0 / 3, 1e-15);
+  const auto full = weights_of("{name: unimax, max_epochs: 2}", {100, 300}, 800);  // the largest budget
+  EXPECT_NEAR(full[0], 0.25, 1e-15);
+  try {
+    weights_of("{name: unimax, max_epochs: 2}", {100, 300}, 801);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::kUsage);
+    EXPECT_NE(std::string(e.what()).find("at most 800"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Mixers, UnimaxsLargestBudgetCanBePlannedToTheLastBatch) {
+  const auto corpus = testing::numbered_corpus({5, 21, 160}, 50);
+  MixerContext context = mixer_context(*corpus, 1);
+  const int64_t sequence = 32, batch = 4;
+  const int64_t all =
+      3 * std::accumulate(context.domain_tokens.begin(), context.domain_tokens.end(), int64_t{0});
+  const int64_t steps = all / (sequence * batch);
+  context.total_tokens = steps * sequence * batch;
+  const auto mixer = make("{name: unimax, max_epochs: 3}", context);
+  const Curriculum none;
+  Planner planner({.seed = 4, .global_batch = batch, .seq_len = sequence, .max_epochs = mixer->max_epochs()},
+                  *corpus, none);
+  for (int64_t step = 0; step < steps; ++step) planner.next(mixer->weights({}));
+}
+
+TEST(CurriculumTable, EveryRowsQuotaSumsToOne) {
+  for (const auto& row : curriculum_table()) {
+    const auto c = make_curriculum(
+        base::parse_run_text(fmt::format("curriculum: {{name: {}}}", row.name), "test.yaml", {})
+            .section("curriculum"));
+    for (const double u : {0.0, 0.3, 1.0}) {
+      const auto q = c->quota(u, 0);
+      ASSERT_EQ(int(q.size()), c->num_buckets()) << row.name;
+      EXPECT_NEAR(std::accumulate(q.begin(), q.end(), 0.0), 1, 1e-12) << row.name;
+    }
+    const auto state = c->save();
+    c->load(state);
+  }
+}
+
+}  // namespace
+}  // namespace cadre::data

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# What the command line answers before and instead of any work: exit codes, hints, and one message for a mistake of all ranks.
+#   command_line_test.sh CADRE MPIRUN
+set -euo pipefail
+cadre=$1 mpirun=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+fail() { echo "command_line_test: $*" >&2; cat "$work/output" >&2; exit 1; }
+# ends_with CODE COMMAND...: leaves what it printed in $work/output
+ends_with() {
+  local expected=$1 code=0
+  shift
+  "$@" >"$work/output" 2>&1 || code=$?
+  [ $code = "$expected" ] || fail "exit code $code, expected $expected: $*"
+}
+says() { grep -q -- "$1" "$work/output" || fail "expected a line with '$1'"; }
+
+ends_with 0 "$cadre" --version
+says '^cadre [0-9]'
+ends_with 0 "$cadre" --help
+verbs="prepare train launch plan eval generate inspect bench"
+for verb in $verbs; do says "^  $verb "; done
+for verb in $verbs; do ends_with 0 "$cadre" "$verb" --help; done
+
+ends_with 2 "$cadre"
+ends_with 2 "$cadre" trian
+says "unknown verb 'trian', did you mean 'train'?"
+ends_with 2 "$cadre" train --bogus
+ends_with 2 "$cadre" train "$work/none.yaml"
+says '^cadre: '
+
+# All ranks find the same mistake; the user reads it once, and mpirun returns its code.
+ends_with 2 "$mpirun" -np 3 "$cadre" train "$work/none.yaml"
+[ "$(grep -c '^cadre: ' "$work/output")" = 1 ] || fail "expected one line for one mistake"
+says '^cadre: rank 0 of 3: '
+echo "command_line_test: passed"

@@ -1,0 +1,177 @@
+// Dispatch and combine alone, with experts that do something simple.
+#include <algorithm>
+#include <mutex>
+
+#include "moe/dispatch.h"
+#include "tests/moe/rig.h"
+
+namespace cadre::moe {
+namespace {
+
+constexpr int64_t kTokens = 9, kDim = 3, kHint = 2;
+constexpr int kExperts = 4;
+
+// A rank's random routing: any set of experts for a token, the empty one too; gates sum to 1 when it is not
+// empty.
+struct RandomRouting {
+  explicit RandomRouting(uint64_t key) {
+    const base::Philox random(key);
+    offsets.push_back(0);
+    std::vector<double> total(kTokens);
+    for (int e = 0; e < kExperts; ++e) {
+      for (int64_t t = 0; t < kTokens; ++t) {
+        if (random.uniform(e * kTokens + t) > 0.4) continue;
+        tokens.push_back(int32_t(t));
+        gates.push_back(0.1 + random.uniform(e * kTokens + t, 1));
+        total[t] += gates.back();
+      }
+      offsets.push_back(int64_t(tokens.size()));
+    }
+    for (size_t a = 0; a < tokens.size(); ++a) gates[a] /= total[tokens[a]];
+    for (const double sum : total) routed.push_back(sum > 0);
+    hints = normals<double>(tokens.size() * kHint, key);
+    const int64_t n = int64_t(tokens.size());
+    routing.num_tokens = kTokens;
+    routing.num_experts = kExperts;
+    routing.num_slots = n;
+    routing.expert_offsets = view(offsets, {kExperts + 1});
+    routing.slot_token = view(tokens, {n});
+    routing.slot_gate = view(gates, {n});
+    routing.slot_hint = view(hints, {n, kHint});
+  }
+  std::vector<int64_t> offsets;
+  std::vector<int32_t> tokens;
+  std::vector<double> gates, hints;
+  std::vector<bool> routed;
+  Routing<double> routing;
+};
+
+struct DispatchRig {
+  explicit DispatchRig(comm::Communicator& group)
+      : dispatcher(make_dispatcher<double>(queue, cpu_moe_kernels<double>(), group,
+                                           {.dim = kDim,
+                                            .max_tokens = kTokens,
+                                            .max_slots = kTokens * kExperts,
+                                            .num_experts = kExperts,
+                                            .hint_width = kHint})) {
+    dispatcher->reserve(saved, scratch);
+    saved.allocate();
+    scratch.allocate();
+    scratch.release(0);
+    dispatcher->reserve(saved, scratch);
+  }
+  device::CpuQueue queue{1};
+  device::Arena saved{"saved", device::DeviceKind::kCpu}, scratch{"scratch", device::DeviceKind::kCpu};
+  std::unique_ptr<Dispatcher<double>> dispatcher;
+};
+
+class EveryDegree : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Degrees, EveryDegree, testing::Values(1, 2, 4));
+
+// Expert e returns (e + 1) times its row: y[t] = x[t] * sum of g (e + 1), and with identity experts y = x.
+TEST_P(EveryDegree, CombineUndoesDispatchForAnyRouting) {
+  comm::run_threads(GetParam(), [&](comm::World& world) {
+    comm::Mesh mesh(world, {.ep = GetParam()});
+    DispatchRig rig(mesh.expert());
+    for (uint64_t round = 0; round < 20; ++round) {
+      RandomRouting random(base::mix(round, world.rank()));
+      if (round == 3 && world.rank() == 0) random.routing.num_tokens = 0;  // no tokens at all on this rank
+      const int64_t tokens = random.routing.num_tokens;
+      if (tokens == 0) {
+        std::fill(random.offsets.begin(), random.offsets.end(), 0);
+        random.routing.num_slots = 0;
+      }
+      const auto x = normals<double>(tokens * kDim, round);
+      rig.dispatcher->send_tokens(view(x, {tokens, kDim}), random.routing);
+      const auto& slots = rig.dispatcher->receive_tokens();
+      std::vector<double> out;
+      for (int64_t a = 0; a < slots.num_slots(); ++a)
+        for (const double v : slots.rows[slots.slot_row[a]]) out.push_back(v);
+      std::vector<double> y(tokens * kDim, 5);
+      rig.dispatcher->combine(view(std::as_const(out), {slots.num_slots(), kDim}), true,
+                              view(y, {tokens, kDim}));
+      for (int64_t i = 0; i < tokens * kDim; ++i)
+        ASSERT_NEAR(y[i], 5 + (random.routed[i / kDim] ? x[i] : 0), 1e-14)
+            << "round " << round << " element " << i;
+    }
+  });
+}
+
+// What every slot's gate, hint and row should be is known at home; the expert side returns them as gradients.
+TEST_P(EveryDegree, GradientsComeBackToTheSlotsTheyBelongTo) {
+  comm::run_threads(GetParam(), [&](comm::World& world) {
+    comm::Mesh mesh(world, {.ep = GetParam()});
+    DispatchRig rig(mesh.expert());
+    for (uint64_t round = 0; round < 20; ++round) {
+      RandomRouting random(base::mix(round, world.rank()));
+      const auto x = normals<double>(kTokens * kDim, round),
+                 dy = normals<double>(kTokens * kDim, round + 100);
+      rig.dispatcher->send_tokens(view(x, {kTokens, kDim}), random.routing);
+      const auto& slots = rig.dispatcher->receive_tokens();
+      const int64_t n = slots.num_slots();
+      std::vector<double> out(n * kDim, 0), y(kTokens * kDim);
+      rig.dispatcher->combine(view(std::as_const(out), {n, kDim}), false, view(y, {kTokens, kDim}));
+      rig.dispatcher->send_grad(view(dy, {kTokens, kDim}));
+      const auto drows = rig.dispatcher->receive_grad();
+      // dgate: local expert number * 100 + gate * <dy row, x row>; dhint: -hint; dx: dy.
+      std::vector<double> dgate, dhint, dx;
+      for (int64_t e = 0; e + 1 < slots.offsets.dim(0); ++e) {
+        for (int64_t a = slots.offsets[e]; a < slots.offsets[e + 1]; ++a) {
+          double dot = 0;
+          for (int d = 0; d < kDim; ++d) {
+            dot += drows[slots.slot_row[a]][d] * slots.rows[slots.slot_row[a]][d];
+            dx.push_back(drows[slots.slot_row[a]][d]);
+          }
+          dgate.push_back(100.0 * double(e) + slots.slot_gate[a] * dot);
+          for (int i = 0; i < kHint; ++i) dhint.push_back(-slots.slot_hint[a][i]);
+        }
+      }
+      std::vector<double> dx_home(kTokens * kDim, 99);
+      const auto home = rig.dispatcher->combine_grad(
+          view(std::as_const(dx), {n, kDim}),
+          {view(std::as_const(dgate), {n}), view(std::as_const(dhint), {n, kHint})}, false,
+          view(dx_home, {kTokens, kDim}));
+      std::vector<double> picked(kTokens);
+      const int local = kExperts / GetParam();
+      for (int e = 0; e < kExperts; ++e) {
+        for (int64_t a = random.offsets[e]; a < random.offsets[e + 1]; ++a) {
+          const int64_t t = random.tokens[a];
+          ++picked[t];
+          double dot = 0;
+          for (int d = 0; d < kDim; ++d) dot += x[t * kDim + d] * dy[t * kDim + d];
+          ASSERT_NEAR(home.gate[a], 100.0 * (e % local) + random.gates[a] * dot, 1e-12);
+          for (int i = 0; i < kHint; ++i) ASSERT_EQ(home.hint[a][i], -random.hints[a * kHint + i]);
+        }
+      }
+      for (int64_t i = 0; i < kTokens * kDim; ++i) ASSERT_NEAR(dx_home[i], picked[i / kDim] * dy[i], 1e-12);
+    }
+  });
+}
+
+// Row and slot counts of the exchange: a token's row comes once however many of its experts live there.
+TEST(Dispatch, SendsATokenOncePerDestinationRank) {
+  comm::run_threads(2, [&](comm::World& world) {
+    comm::Mesh mesh(world, {.ep = 2});
+    DispatchRig rig(mesh.expert());
+    // Every token takes all four experts.
+    RandomRouting all(1);
+    all.offsets = {0, 9, 18, 27, 36};
+    all.tokens.clear();
+    for (int a = 0; a < 36; ++a) all.tokens.push_back(a % 9);
+    all.gates.assign(36, 0.25);
+    all.hints.assign(36 * kHint, 0);
+    all.routing.num_slots = 36;
+    all.routing.expert_offsets = view(all.offsets, {5});
+    all.routing.slot_token = view(all.tokens, {36});
+    all.routing.slot_gate = view(all.gates, {36});
+    all.routing.slot_hint = view(all.hints, {36, kHint});
+    const auto x = normals<double>(kTokens * kDim, 1);
+    rig.dispatcher->send_tokens(view(x, {kTokens, kDim}), all.routing);
+    const auto& slots = rig.dispatcher->receive_tokens();
+    EXPECT_EQ(slots.rows.dim(0), 2 * kTokens);  // 9 of each rank, not 18
+    EXPECT_EQ(slots.num_slots(), 2 * 2 * kTokens);
+  });
+}
+
+}  // namespace
+}  // namespace cadre::moe

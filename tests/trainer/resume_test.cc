@@ -1,0 +1,258 @@
+// Stopping and going on: bitwise on the same layout, on the same curve on another one, and past damaged
+// checkpoints.
+#include <cerrno>
+#include <fstream>
+
+#include "parallel/base/files.h"
+#include "tests/trainer/run_fixture.h"
+#include "trainer/run/stop.h"
+
+namespace cadre::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::losses;
+using testing::run_steps;
+using testing::TempFolder;
+
+// Runs the whole loop on threads; returns rank 0's exit code.
+ExitCode run_loop(int ranks, const fs::path& out, std::vector<std::string> overrides) {
+  static const Dataset dataset = testing::tiny_dataset();
+  overrides.push_back("out=" + out.string());
+  ExitCode code{};
+  comm::run_threads(ranks, [&](comm::World& world) {
+    const ExitCode own =
+        train(testing::tiny_run(overrides), dataset, world, {.console = false, .measure_peak = false});
+    if (world.rank() == 0) code = own;
+  });
+  return code;
+}
+
+std::vector<nlohmann::json> metrics(const fs::path& out, const std::string& kind) {
+  std::vector<nlohmann::json> lines;
+  std::ifstream file(out / "metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    lines.push_back(nlohmann::json::parse(line));
+    if (lines.back()["kind"] != kind) lines.pop_back();
+  }
+  return lines;
+}
+std::vector<std::pair<uint64_t, double>> curve(const fs::path& out) {
+  std::vector<std::pair<uint64_t, double>> points;
+  for (const auto& line : metrics(out, "train")) points.emplace_back(line["step"], line["loss"]);
+  return points;
+}
+// Hashes of the ranks' files: equal only when every value and every optimizer state has the same bits.
+std::map<std::string, std::string> hashes(const fs::path& out, uint64_t step) {
+  std::map<std::string, std::string> all;
+  for (const auto& [name, info] : read_index(out / "checkpoints" / checkpoint_name(step)).files)
+    all[name] = info.sha256;
+  return all;
+}
+void flip_byte(const fs::path& path, std::streamoff at) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(at);
+  const char byte = char(file.get() ^ 0x10);
+  file.seekp(at);
+  file.put(byte);
+}
+
+struct ResumeCase {
+  int ranks;
+  std::vector<std::string> overrides;
+};
+class Resume : public ::testing::TestWithParam<ResumeCase> {};
+
+// As after a kill: the checkpoints past step 5 are lost, and the run goes on from there.
+TEST_P(Resume, FromACheckpointIsBitwise) {
+  TempFolder folder;
+  const fs::path whole = folder.path() / "whole", cut = folder.path() / "cut";
+  auto overrides = GetParam().overrides;
+  overrides.insert(overrides.end(), {"train.steps=12", "checkpoint.every=5", "eval.every=4"});
+  EXPECT_EQ(run_loop(GetParam().ranks, whole, overrides), ExitCode::kOk);
+  fs::copy(whole, cut, fs::copy_options::recursive);
+  fs::remove_all(cut / "checkpoints" / checkpoint_name(10));
+  fs::remove_all(cut / "checkpoints" / checkpoint_name(12));
+  std::ofstream(cut / "metrics.jsonl", std::ios::app) << "{\"kind\": \"train\", \"st";  // cut by the crash
+  EXPECT_EQ(run_loop(GetParam().ranks, cut, overrides), ExitCode::kOk);
+  EXPECT_EQ(hashes(cut, 10), hashes(whole, 10));
+  EXPECT_EQ(hashes(cut, 12), hashes(whole, 12));
+  EXPECT_EQ(curve(cut), curve(whole)) << "metrics.jsonl must read as one run";
+  EXPECT_EQ(metrics(cut, "eval"), metrics(whole, "eval"));
+}
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, Resume,
+    ::testing::Values(ResumeCase{1, {"checkpoint.async=false"}},
+                      ResumeCase{1, {"checkpoint.async=true", "data.prefetch=0"}},
+                      ResumeCase{4, {"mesh.ep=2", "train.micro_batch=1"}},
+                      ResumeCase{2, {"mesh.ep=2", "mesh.zero=0"}},
+                      ResumeCase{2, {"optim={name: muon, lr: 0.003}"}},
+                      ResumeCase{2, {"moe.router={name: sigmoid_bias}", "moe.balance={name: none}"}}));
+
+TEST(Stop, OnRequestSavesAndGoesOnBitwise) {
+  TempFolder folder;
+  const fs::path whole = folder.path() / "whole", cut = folder.path() / "cut";
+  EXPECT_EQ(run_loop(2, whole, {"train.steps=6"}), ExitCode::kOk);
+  request_stop(true);
+  EXPECT_EQ(run_loop(2, cut, {"train.steps=6"}), ExitCode::kStopped);
+  EXPECT_EQ(list_checkpoints(cut / "checkpoints"), (std::vector<uint64_t>{1}));
+  EXPECT_EQ(run_loop(2, cut, {"train.steps=6"}), ExitCode::kStopped);
+  request_stop(false);
+  EXPECT_EQ(run_loop(2, cut, {"train.steps=6"}), ExitCode::kOk);
+  EXPECT_EQ(hashes(cut, 6), hashes(whole, 6));
+  EXPECT_EQ(curve(cut), curve(whole));
+}
+
+TEST(Reshard, AnyLayoutContinuesTheSameCurve) {
+  const std::vector<std::string> base = {"moe.balance={name: none}"};
+  const auto expected = losses(run_steps(1, base, 20));
+  struct Leg {
+    int ranks, ep, zero;
+  };
+  for (const std::vector<Leg>& legs : {std::vector<Leg>{{1, 1, 1}, {2, 2, 1}, {4, 4, 1}, {1, 1, 1}},
+                                       std::vector<Leg>{{4, 2, 1}, {2, 1, 0}, {4, 1, 1}, {2, 2, 0}}}) {
+    TempFolder folder;
+    std::vector<double> got;
+    for (size_t i = 0; i < legs.size(); ++i) {
+      auto overrides = base;
+      overrides.push_back(fmt::format("mesh.ep={}", legs[i].ep));
+      overrides.push_back(fmt::format("mesh.zero={}", legs[i].zero));
+      const auto part = losses(run_steps(legs[i].ranks, overrides, 5 * (i + 1), folder.path()));
+      got.insert(got.end(), part.begin(), part.end());
+    }
+    testing::expect_same_curve(got, expected, fmt::format("starting on {} ranks", legs[0].ranks));
+  }
+}
+
+// The same values, whatever layout saved them.
+TEST(Reshard, LoadsEveryElementOfEveryTensorExactly) {
+  TempFolder folder;
+  run_steps(4, {"mesh.ep=4"}, 3, folder.path() / "a");
+  fs::copy(folder.path() / "a", folder.path() / "b", fs::copy_options::recursive);
+  run_steps(1, {}, 3, folder.path() / "b");  // loads and saves again, without a step
+  TensorReader a(folder.path() / "a" / checkpoint_name(3)), b(folder.path() / "b" / checkpoint_name(3));
+  ASSERT_EQ(a.index().tensors.size(), b.index().tensors.size());
+  EXPECT_NE(a.index().files.size(), b.index().files.size());
+  for (const auto& [name, info] : a.index().tensors) {
+    std::vector<float> x(size_t(info.numel())), y(x.size());
+    a.read(name, info.shape, 0, x);
+    b.read(name, info.shape, 0, y);
+    EXPECT_EQ(x, y) << name;
+  }
+}
+
+class Damage : public ::testing::TestWithParam<std::pair<const char*, std::function<void(const fs::path&)>>> {
+};
+
+TEST_P(Damage, UsesThePreviousCheckpointAndNeverStartsOver) {
+  TempFolder folder;
+  run_steps(2, {"mesh.ep=2"}, 2, folder.path());
+  run_steps(2, {"mesh.ep=2"}, 4, folder.path());
+  GetParam().second(folder.path() / checkpoint_name(4));
+  comm::run_threads(2, [&](comm::World& world) {
+    comm::Mesh mesh(world, {});
+    EXPECT_EQ(newest_checkpoint(folder.path(), mesh.data()), folder.path() / checkpoint_name(2));
+  });
+  EXPECT_EQ(find_checkpoint(folder.path()), folder.path() / checkpoint_name(2));
+  GetParam().second(folder.path() / checkpoint_name(2));
+  comm::run_threads(2, [&](comm::World& world) {
+    comm::Mesh mesh(world, {});
+    try {
+      newest_checkpoint(folder.path(), mesh.data());
+      ADD_FAILURE() << "all are damaged";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kCheckpoint) << error.what();
+    }
+  });
+}
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, Damage,
+    ::testing::Values(
+        std::pair{"ByteFlipped", [](const fs::path& p) { flip_byte(p / "rank-00001.bin", 1000); }},
+        std::pair{"FileTruncated", [](const fs::path& p) { fs::resize_file(p / "rank-00000.bin", 100); }},
+        std::pair{"FileMissing", [](const fs::path& p) { fs::remove(p / "rank-00001.bin"); }},
+        std::pair{"IndexTruncated", [](const fs::path& p) { fs::resize_file(p / kIndexFile, 200); }},
+        std::pair{"IndexByteFlipped", [](const fs::path& p) { flip_byte(p / kIndexFile, 300); }},
+        std::pair{"IndexMissing", [](const fs::path& p) { fs::remove(p / kIndexFile); }},
+        std::pair{"HashMissing", [](const fs::path& p) { fs::remove(p / kIndexHashFile); }}),
+    [](const auto& info) { return info.param.first; });
+
+TEST(FullDisk, DuringACheckpointIsReportedAndTrainingGoesOn) {
+  for (const char* async : {"true", "false"}) {
+    TempFolder folder;
+    // The disk is full while step 4 is saved: at once, inside a rank's file, and inside the index.
+    for (const auto& [part, bytes] : {std::pair{".tmp-step-00000004/rank-00001", 0},
+                                      {".tmp-step-00000004/rank-00000", 5000},
+                                      {".tmp-step-00000004/index", 100}}) {
+      const fs::path out = folder.path() / fmt::format("{}-{}", async, bytes);
+      base::testing::fail_writes(part, uint64_t(bytes), ENOSPC);
+      const ExitCode code = run_loop(
+          2, out, {"train.steps=6", "checkpoint.every=2", fmt::format("checkpoint.async={}", async)});
+      base::testing::fail_writes("", 0, 0);
+      EXPECT_EQ(code, ExitCode::kOk);
+      EXPECT_EQ(list_checkpoints(out / "checkpoints"), (std::vector<uint64_t>{2, 6})) << part;
+      int failures = 0;
+      for (const auto& line : metrics(out, "event")) failures += line["event"] == "checkpoint_failed";
+      EXPECT_EQ(failures, 1) << part;
+      for (const auto& entry : fs::directory_iterator(out / "checkpoints")) {
+        EXPECT_FALSE(entry.path().filename().string().starts_with(".tmp")) << entry.path();
+      }
+    }
+  }
+}
+
+TEST(FullDisk, AtTheLastCheckpointIsAnError) {
+  TempFolder folder;
+  base::testing::fail_writes(".tmp-step-00000003", 0, ENOSPC);
+  try {
+    run_loop(2, folder.path(), {"train.steps=3"});
+    ADD_FAILURE() << "the result is lost, which must not look like success";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kCheckpoint);
+    EXPECT_NE(std::string(error.what()).find("No space left"), std::string::npos) << error.what();
+  }
+  base::testing::fail_writes("", 0, 0);
+}
+
+TEST(Keep, OnlyTheNewestRemainAndFilesArePrivate) {
+  TempFolder folder;
+  run_loop(1, folder.path(), {"train.steps=7", "checkpoint.every=2", "checkpoint.keep=2"});
+  EXPECT_EQ(list_checkpoints(folder.path() / "checkpoints"), (std::vector<uint64_t>{6, 7}));
+  const fs::path last = folder.path() / "checkpoints" / checkpoint_name(7);
+  EXPECT_EQ(fs::status(last).permissions(), fs::perms::owner_all);
+  EXPECT_EQ(fs::status(last / "rank-00000.bin").permissions(),
+            fs::perms::owner_read | fs::perms::owner_write);
+}
+
+TEST(Refuse, AnotherModelOrOptimizerInTheSameFolder) {
+  TempFolder folder;
+  run_loop(1, folder.path(), {"train.steps=1"});
+  const std::vector<std::pair<std::string, std::string>> changes = {{"model.dim=32", "model.dim"},
+                                                                    {"moe.num_experts=8", "moe.num_experts"},
+                                                                    {"optim.name=muon", "optim.name"}};
+  for (const auto& [change, named] : changes) {
+    try {
+      run_loop(1, folder.path(), {"train.steps=2", change});
+      ADD_FAILURE() << change << " was accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kUsage);
+      EXPECT_NE(std::string(error.what()).find(named), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(MaxMinutes, EndsInTimeWithACompleteSchedule) {
+  TempFolder folder;
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(
+      run_loop(1, folder.path(), {"train.steps=1000000", "mixer={name: natural}", "train.max_minutes=0.03"}),
+      ExitCode::kOk);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  const auto lines = metrics(folder.path(), "train");
+  ASSERT_FALSE(lines.empty());
+  EXPECT_LT(double(lines.back()["lr"]), 0.5 * 3e-3) << "the decay must have begun before time was over";
+  EXPECT_FALSE(list_checkpoints(folder.path() / "checkpoints").empty());
+}
+
+}  // namespace
+}  // namespace cadre::trainer

@@ -1,0 +1,75 @@
+// The run file is strict, and what is written out reads back as the same run.
+#include "tests/trainer/run_fixture.h"
+
+namespace cadre::trainer {
+namespace {
+
+std::string error_of(const std::vector<std::string>& overrides) {
+  try {
+    testing::tiny_run(overrides);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage) << error.what();
+    return error.what();
+  }
+  return "";
+}
+
+TEST(RunFile, MistakesAreNamedWithTheirKey) {
+  const std::vector<std::pair<std::string, std::string>> mistakes = {
+      {"train.steps=many", "train.steps"},              // wrong type
+      {"train.global_batch=-4", "train.global_batch"},  // negative size
+      {"data.seq_len=0", "data.seq_len"},
+      {"train.stepz=3", "did you mean"},  // unknown key, near a known one
+      {"colour=blue", "colour"},
+      {"data.verify=never", "always"},
+      {"optim.betas=[0.9]", "betas"},
+      {"optim.learning_rate=1", "learning_rate"},
+      {"schedule.name=cosin", "cosine"},
+      {"mixer={name: natural, tau: 2}", "tau"},
+      {"moe.router={name: softmax_topk, normalise: true}", "normalise"},
+      {"mesh.cp=2", "cp"},
+      {"log.tensorboard=true", "tensorboard"},
+      {"device=cuda", "device"},
+  };
+  for (const auto& [change, named] : mistakes) {
+    const std::string message = error_of({change});
+    EXPECT_NE(message.find(named), std::string::npos) << change << " gave: '" << message << "'";
+  }
+}
+
+TEST(RunFile, ResolvedFileReadsBackAsItself) {
+  for (const std::vector<std::string>& overrides : {std::vector<std::string>{},
+                                                    {"optim={name: muon, lr: 0.01}", "train.max_minutes=2.5",
+                                                     "moe.drop=position", "model.norm_eps=1.0e-6"}}) {
+    const std::string text = resolved_yaml(testing::tiny_run(overrides));
+    EXPECT_EQ(resolved_yaml(read_run(base::parse_run_text(text, "resolved.yaml", {}))), text);
+  }
+}
+
+TEST(RunFile, DefaultsNeedNoSections) {
+  const RunConfig config = read_run(base::parse_run_text("seed: 3", "short.yaml", {}));
+  EXPECT_FALSE(config.moe.has_value());
+  EXPECT_EQ(resolved_yaml(read_run(base::parse_run_text(resolved_yaml(config), "r.yaml", {}))),
+            resolved_yaml(config));
+}
+
+TEST(Vocab, ComesFromTheTokenizerAndMustHoldIt) {
+  RunConfig config = testing::tiny_run({});
+  set_vocab(config, 77);
+  EXPECT_EQ(config.model.vocab, 77);
+  RunConfig padded = testing::tiny_run({"model.vocab=128"});
+  set_vocab(padded, 77);
+  EXPECT_EQ(padded.model.vocab, 128);
+  RunConfig small = testing::tiny_run({"model.vocab=16"});
+  EXPECT_THROW(set_vocab(small, 77), Error);
+}
+
+TEST(Threads, ShareTheHostUnlessGiven) {
+  RunConfig config = testing::tiny_run({"threads=0"});
+  EXPECT_GE(threads_per_rank(config, 1000), 1);
+  config.threads = 3;
+  EXPECT_EQ(threads_per_rank(config, 1), 3);
+}
+
+}  // namespace
+}  // namespace cadre::trainer

@@ -1,0 +1,58 @@
+// What a Decoder is made of; shared by the files that implement it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "trainer/model/block.h"
+#include "trainer/model/decoder.h"
+#include "trainer/model/head.h"
+#include "trainer/model/rope_table.h"
+
+namespace cadre::trainer {
+
+template <class T>
+struct Decoder<T>::Impl {
+  Impl(const ModelConfig& model, const std::optional<moe::MoeConfig>& experts, const ModelContext<T>& shared)
+      : config(model),
+        moe(experts),
+        context(shared),
+        head(config, context),
+        rope(config.rope, config.head_size()) {
+    for (int i = 0; i < config.layers; ++i) {
+      const bool has_experts = moe && config.is_moe(i);
+      blocks.push_back(std::make_unique<Block<T>>(config, context, has_experts ? &*moe : nullptr));
+    }
+    inputs.resize(config.layers);
+  }
+  void declare(device::ParamTable& param_table);
+  void check(const Batch& batch) const;
+  void take_in(std::span<const int32_t> token, std::span<const int32_t> segment,
+               std::span<const int32_t> position);
+  device::View<T, 2> embed();
+
+  const ModelConfig config;
+  const std::optional<moe::MoeConfig> moe;
+  const ModelContext<T> context;
+  const device::ParamTable* table = nullptr;
+
+  int embed_row = -1;
+  device::View<T, 2> embed_weight, embed_grad;
+  std::vector<std::unique_ptr<Block<T>>> blocks;
+  RmsNorm<T> final_norm;
+  Head<T> head;
+  RopeTable<W> rope;
+
+  device::View<int32_t, 1> token, segment, position;  // (T) saved
+  device::View<T, 2> embedded, normed;  // (T, D) saved: input of the first block, input of the head
+  device::View<T, 2> dx, dh;            // (T, D) scratch
+  // Of the last forward:
+  MicroBatch<T> micro;
+  std::vector<device::View<T, 2>> inputs;  // of each block
+  device::View<T, 2> last;                 // output of the last block
+  bool trained = false;
+};
+
+}  // namespace cadre::trainer

@@ -1,0 +1,54 @@
+// Generation: the decoder fed a few tokens at a time, with the keys and values of earlier ones in a cache.
+#include <algorithm>
+
+#include "trainer/model/decoder_impl.h"
+#include "trainer/model/kv_cache.h"
+
+namespace cadre::trainer {
+
+using device::View;
+
+template <class T>
+std::unique_ptr<KvCache<T>, void (*)(KvCache<T>*)> Decoder<T>::make_cache(int64_t max_tokens) {
+  Impl& m = *impl_;
+  require(
+      causal(), ExitCode::kUsage,
+      "this model cannot generate: its router lets a token's experts depend on later tokens (expert choice)");
+  m.rope.cover(max_tokens, m.context.queue->kind());
+  return {new KvCache<T>(m.config.layers, max_tokens, m.config.kv_heads, m.config.head_size(),
+                         m.context.queue->kind()),
+          [](KvCache<T>* cache) { delete cache; }};
+}
+
+template <class T>
+View<const device::wide_t<T>, 1> Decoder<T>::extend(KvCache<T>& cache, const std::vector<int32_t>& tokens) {
+  Impl& m = *impl_;
+  const int64_t total = int64_t(tokens.size()), limit = m.context.max_tokens();
+  require(total > 0 && cache.layer[0].used + total <= cache.capacity, ExitCode::kUsage,
+          "found {} tokens to add to {} of a cache of {}; make a larger cache", total, cache.layer[0].used,
+          cache.capacity);
+  View<T, 2> x;
+  for (int64_t begin = 0; begin < total; begin += limit) {  // a long prompt goes in pieces
+    const int64_t count = std::min(limit, total - begin);
+    std::vector<int32_t> position(count);
+    const std::vector<int32_t> segment(count, 0);
+    for (int64_t i = 0; i < count; ++i) position[i] = int32_t(cache.layer[0].used + i);
+    m.micro.num_sequences = 1;
+    m.micro.seq_len = count;
+    m.take_in(std::span(tokens).subspan(begin, count), segment, position);
+    x = m.embed();
+    for (size_t i = 0; i < m.blocks.size(); ++i) x = m.blocks[i]->extend(x, m.micro, cache.layer[i]);
+    x = x.rows(count - 1, 1);
+  }
+  m.trained = false;
+  const View<T, 2> normed = m.normed.rows(0, 1);
+  m.final_norm.forward(m.context, x, normed);
+  return m.head.logits(normed);
+}
+
+template std::unique_ptr<KvCache<float>, void (*)(KvCache<float>*)> Decoder<float>::make_cache(int64_t);
+template std::unique_ptr<KvCache<double>, void (*)(KvCache<double>*)> Decoder<double>::make_cache(int64_t);
+template View<const float, 1> Decoder<float>::extend(KvCache<float>&, const std::vector<int32_t>&);
+template View<const double, 1> Decoder<double>::extend(KvCache<double>&, const std::vector<int32_t>&);
+
+}  // namespace cadre::trainer

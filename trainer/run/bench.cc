@@ -1,0 +1,77 @@
+#include "trainer/run/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <span>
+
+#include "parallel/base/rng.h"
+#include "trainer/run/peak.h"
+#include "trainer/run/step.h"
+
+namespace cadre::trainer {
+namespace {
+
+constexpr int kWarmUpSteps = 2;
+constexpr int64_t kPeakSizes[] = {1024, 2048};
+constexpr int64_t kPeakRounds = 4;  // spread over the run
+
+void sample_peaks(std::vector<PeakSample>& peaks, comm::Communicator& data) {
+  data.barrier("bench peak");
+  for (PeakSample& sample : peaks) {
+    sample.best_flops = std::max(sample.best_flops, sgemm_flops(sample.n, sample.threads, 2));
+  }
+}
+
+}  // namespace
+
+Dataset random_dataset(const RunConfig& config) {
+  require(config.model.vocab > 1, ExitCode::kUsage,
+          "{}: without data.manifest the benchmark makes random tokens and needs model.vocab", config.source);
+  const int64_t count = 4 * config.train.global_batch;
+  std::vector<data::MemoryDocument> documents;
+  for (int64_t d = 0; d < count; ++d) {
+    data::MemoryDocument document;
+    for (int64_t i = 0; i <= config.data.seq_len; ++i) {
+      const uint64_t bits = base::Philox(config.seed).bits(uint64_t(i), uint64_t(d));
+      document.tokens.push_back(int32_t(bits % uint64_t(config.model.vocab)));
+    }
+    document.bytes = int64_t(document.tokens.size());
+    documents.push_back(std::move(document));
+  }
+  Dataset set;
+  set.train = data::make_memory_corpus({"random"}, std::move(documents));
+  set.vocab = config.model.vocab;
+  return set;
+}
+
+BenchResult bench_steps(const RunConfig& config, const Dataset& dataset, comm::World& world) {
+  TrainState state(config, dataset, world);
+  comm::Communicator& data = state.model.mesh.data();
+  BenchResult result;
+  result.ranks = data.size();
+  result.threads = state.model.queue.num_threads();
+  result.params = state.model.table.numel();
+  result.active_params = state.model.decoder.active_params();
+  for (int64_t n : kPeakSizes) {
+    for (int threads = 1; threads <= result.threads; ++threads) result.peaks.push_back({n, threads, 0});
+  }
+  for (int i = 0; i < kWarmUpSteps; ++i) train_step(state, {});
+  const int64_t every = std::max<int64_t>(1, config.train.steps / kPeakRounds);
+  for (int64_t step = 0; step < config.train.steps; ++step) {
+    if (step % every == 0) sample_peaks(result.peaks, data);
+    data.barrier("bench step");
+    const auto start = std::chrono::steady_clock::now();
+    const StepReport report = train_step(state, {});
+    result.step_seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    result.tokens = report.counts.real_tokens;
+    result.flops_per_token = state.model.decoder.flops_per_token(report.piece_length);
+  }
+  std::sort(result.step_seconds.begin(), result.step_seconds.end());
+  for (const PeakSample& sample : result.peaks)
+    result.peak_flops = std::max(result.peak_flops, sample.best_flops);
+  result.peak_flops = data.all_reduce(result.peak_flops, comm::ReduceOp::kSum, "bench peak");
+  return result;
+}
+
+}  // namespace cadre::trainer

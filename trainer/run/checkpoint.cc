@@ -1,0 +1,191 @@
+#include "trainer/run/checkpoint.h"
+
+#include <algorithm>
+
+#include "parallel/base/log.h"
+#include "trainer/run/checkpoint_folder.h"
+#include "trainer/run/run_record.h"
+
+namespace cadre::trainer {
+namespace {
+
+using device::Group;
+using nlohmann::json;
+
+std::string state_tensor(const std::string& state, const std::string& row) {
+  return fmt::format("optimizer.{}.{}", state, row);
+}
+
+std::string optimizer_name(const RunConfig& config) {
+  return kind(config, config.optim, "optim").text("name", "adamw");
+}
+
+// Calls body(tensor name, row, piece, view of the rank's memory) for every optimizer state of every piece.
+template <class Body>
+void for_each_state(TrainState& state, const Body& body) {
+  for (int g = 0; g < device::kNumGroups; ++g) {
+    for (const std::string& name : state.optimizer->state_names()) {
+      const auto memory = state.optimizer->state(name, Group(g));
+      for (const comm::Piece& piece : state.optimizer_context.pieces[g]) {
+        const device::ParamRow& row = state.model.table.row(piece.row);
+        if (!state.optimizer->has_state(name, row)) continue;
+        body(state_tensor(name, row.name), row, piece, memory.rows(piece.state_offset, piece.count));
+      }
+    }
+  }
+}
+
+// Keys of `model` and `moe` that a checkpoint cannot change, with the checkpoint's values where they differ.
+void require_same_model(const RunConfig& config, const CheckpointIndex& index) {
+  const YAML::Node ours = YAML::Load(resolved_yaml(config)), theirs = YAML::Load(index.config);
+  const std::map<std::string, std::vector<std::string>> free = {
+      {"model", {"init_std"}}, {"moe", {"balance", "z_loss", "capacity_factor", "drop"}}};
+  for (const auto& [section, ignored] : free) {
+    const YAML::Node a = ours[section], b = theirs[section];
+    require(a.IsDefined() == b.IsDefined(), ExitCode::kUsage,
+            "{}: the run file {} a {} section, the checkpoint's {}. Give another `out`, or the old run file",
+            config.source, a ? "has" : "has no", section, b ? "has one" : "has none");
+    if (!a) continue;
+    for (const auto& entry : a) {
+      const std::string key = entry.first.Scalar();
+      const std::string mine = YAML::Dump(a[key]), saved = YAML::Dump(b[key]);
+      if (mine == saved) continue;
+      if (std::find(ignored.begin(), ignored.end(), key) == ignored.end()) {
+        fail(ExitCode::kUsage,
+             "{}: {}.{} is {}, but the checkpoint in {} was trained with {}. Give another `out`, or the old "
+             "value",
+             config.source, section, key, mine, config.out, saved);
+      }
+      spdlog::warn("{}.{} changes from {} to {}", section, key, saved, mine);
+    }
+  }
+}
+
+void require_same_optimizer(const TrainState& state, const json& saved) {
+  const std::string name = saved.at("name").get<std::string>();
+  require(name == optimizer_name(state.config()), ExitCode::kUsage,
+          "{}: optim.name is {}, but the checkpoint in {} was trained with {}. Give another `out`, or the "
+          "old value",
+          state.config().source, optimizer_name(state.config()), state.config().out, name);
+}
+
+void restore_progress(TrainState& state, const json& saved) {
+  state.progress.step = saved.at("step").get<uint64_t>();
+  state.progress.tokens = saved.at("tokens").get<uint64_t>();
+  state.counters.skips_in_row = saved.at("skips_in_row").get<int64_t>();
+  state.counters.skipped_steps = saved.at("skipped_steps").get<int64_t>();
+  state.counters.train_seconds = saved.at("train_seconds").get<double>();
+  // Steps that max_minutes has cut stay cut; else the run file may lengthen a run.
+  if (state.config().train.max_minutes > 0 && saved.at("total_fixed").get<bool>()) {
+    state.counters.total_fixed = true;
+    state.progress.total_steps = saved.at("total_steps").get<uint64_t>();
+  }
+}
+
+}  // namespace
+
+std::vector<Slice> owned_slices(TrainState& state) {
+  std::vector<Slice> slices;
+  const device::ParamLayout& layout = state.model.layout;
+  for (int g = 0; g < device::kNumGroups; ++g) {
+    if (!state.optimizer_context.in_norm[g]) continue;  // another rank saves the same elements
+    for (const comm::Piece& piece : state.optimizer_context.pieces[g]) {
+      const device::ParamRow& row = state.model.table.row(piece.row);
+      slices.push_back({row.name, row.shape, layout.at(piece.row).global_begin + piece.row_begin,
+                        state.model.store.values(Group(g)).rows(piece.group_offset, piece.count)});
+    }
+  }
+  for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row, const comm::Piece& piece,
+                            device::View<Real, 1> data) {
+    if (!state.optimizer_context.in_norm[int(row.group)]) return;
+    slices.push_back({tensor, row.shape, layout.at(piece.row).global_begin + piece.row_begin, data});
+  });
+  return slices;
+}
+
+CheckpointIndex describe(const TrainState& state) {
+  CheckpointIndex index;
+  index.step = state.progress.step;
+  index.config = resolved_yaml(state.config());
+  index.manifest_hash = state.dataset.manifest_hash;
+  index.run = run_record(state);
+  index.state = {
+      {"progress",
+       {{"step", state.progress.step},
+        {"tokens", state.progress.tokens},
+        {"total_steps", state.progress.total_steps},
+        {"total_fixed", state.counters.total_fixed},
+        {"skips_in_row", state.counters.skips_in_row},
+        {"skipped_steps", state.counters.skipped_steps},
+        {"train_seconds", state.counters.train_seconds}}},
+      {"optimizer", {{"name", optimizer_name(state.config())}, {"updates", state.optimizer->updates()}}},
+      {"feed", state.feed.save()},
+      {"model", state.model.decoder.save_state()}};
+  return index;
+}
+
+TensorReader::TensorReader(std::filesystem::path folder)
+    : folder_(std::move(folder)), index_(read_index(folder_)) {}
+
+void TensorReader::read(const std::string& tensor, const std::vector<int64_t>& shape, int64_t begin,
+                        std::span<Real> out) {
+  const auto found = index_.tensors.find(tensor);
+  require(found != index_.tensors.end(), ExitCode::kCheckpoint, "{}: no tensor '{}'", folder_.string(),
+          tensor);
+  const TensorInfo& info = found->second;
+  require(info.shape == shape, ExitCode::kCheckpoint, "{}: tensor '{}' has shape ({}), expected ({})",
+          folder_.string(), tensor, fmt::join(info.shape, ", "), fmt::join(shape, ", "));
+  const int64_t end = begin + int64_t(out.size());
+  for (const TensorPiece& piece : info.pieces) {
+    const int64_t from = std::max(begin, piece.begin), to = std::min(end, piece.begin + piece.count);
+    if (from >= to) continue;
+    std::ifstream& file = open_[piece.file];
+    if (!file.is_open()) file.open(folder_ / piece.file, std::ios::binary);
+    file.seekg(std::streamoff(piece.offset + uint64_t(from - piece.begin) * sizeof(Real)));
+    file.read(reinterpret_cast<char*>(out.data() + (from - begin)),
+              std::streamsize(size_t(to - from) * sizeof(Real)));
+    require(bool(file), ExitCode::kCheckpoint, "cannot read tensor '{}' from {}", tensor,
+            (folder_ / piece.file).string());
+  }
+}
+
+void restore_model(ModelState& model, TensorReader& reader) {
+  for (int id = 0; id < int(model.table.rows().size()); ++id) {
+    const device::ParamRow& row = model.table.row(id);
+    const device::Placement& place = model.layout.at(id);
+    const auto values = model.store.values(place.group).rows(place.offset, place.count);
+    reader.read(row.name, row.shape, place.global_begin, {values.data(), size_t(values.size())});
+  }
+  model.decoder.load_state(reader.index().state.at("model").get<moe::StateDict>());
+}
+
+void restore(TrainState& state, TensorReader& reader) {
+  const CheckpointIndex& index = reader.index();
+  try {
+    require_same_model(state.config(), index);
+    require_same_optimizer(state, index.state.at("optimizer"));
+    restore_model(state.model, reader);
+    for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row,
+                              const comm::Piece& piece, device::View<Real, 1> data) {
+      reader.read(tensor, row.shape, state.model.layout.at(piece.row).global_begin + piece.row_begin,
+                  {data.data(), size_t(data.size())});
+    });
+    state.optimizer->set_updates(index.state.at("optimizer").at("updates").get<int64_t>());
+    restore_progress(state, index.state.at("progress"));
+    state.feed.load(index.state.at("feed"));
+  } catch (const json::exception& error) {
+    fail(ExitCode::kCheckpoint, "{}: its state cannot be read: {}", checkpoint_name(index.step),
+         error.what());
+  }
+  if (state.model.mesh.data().rank() != 0) return;
+  warn_of_other_bits(run_record(state), index.run);
+  if (index.manifest_hash != state.dataset.manifest_hash) {
+    spdlog::warn("the data's manifest differs from the one that the checkpoint was trained on");
+  }
+}
+
+RunConfig checkpoint_config(const CheckpointIndex& index, const std::filesystem::path& folder) {
+  return read_run(base::parse_run_text(index.config, (folder / kIndexFile).string(), {}));
+}
+
+}  // namespace cadre::trainer

@@ -1,0 +1,55 @@
+// What a checkpoint holds of a run, and how it comes back on any layout. Tensors carry global names and
+// shapes with the expert index as an axis, and each piece says which elements it holds, so ranks, expert
+// degree and ZeRO are only views.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "trainer/run/checkpoint_index.h"
+#include "trainer/run/train_state.h"
+
+namespace cadre::trainer {
+
+// Some elements of one tensor on this rank; the view borrows the run's memory.
+struct Slice {
+  std::string tensor;  // "layers.3.moe.w_gate", "optimizer.m.layers.3.moe.w_gate"
+  std::vector<int64_t> shape;
+  int64_t begin = 0;  // in the flattened global tensor
+  device::View<Real, 1> data;
+};
+// What this rank saves: its slices of the values and of the optimizer's states. Together the ranks save each
+// element once.
+std::vector<Slice> owned_slices(TrainState& state);
+// Everything else: an index without tensors and files. The same on every rank.
+CheckpointIndex describe(const TrainState& state);
+
+// Reads element ranges of tensors from a checkpoint's files.
+class TensorReader {
+ public:
+  // Reads the index; whether the files are whole is newest_checkpoint's business.
+  explicit TensorReader(std::filesystem::path folder);
+  const CheckpointIndex& index() const { return index_; }
+  // Throws Error(kCheckpoint) when the tensor is missing, has another shape, or cannot be read.
+  void read(const std::string& tensor, const std::vector<int64_t>& shape, int64_t begin, std::span<Real> out);
+
+ private:
+  std::filesystem::path folder_;
+  CheckpointIndex index_;
+  std::map<std::string, std::ifstream> open_;
+};
+
+// Brings the whole run back: values, optimizer, data, balancing state, progress. Throws Error(kUsage) when
+// the run file's model or optimizer is another one, Error(kCheckpoint) when the checkpoint does not fit.
+// Warns when the promise of equal bits is off.
+void restore(TrainState& state, TensorReader& reader);
+// Only the model, for evaluation and generation.
+void restore_model(ModelState& model, TensorReader& reader);
+// The run file that a checkpoint was trained with.
+RunConfig checkpoint_config(const CheckpointIndex& index, const std::filesystem::path& folder);
+
+}  // namespace cadre::trainer

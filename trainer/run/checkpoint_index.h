@@ -1,0 +1,57 @@
+// index.json of a checkpoint: what is in it, where, and how to know that it is whole. docs/formats.md
+// describes it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace cadre::trainer {
+
+struct FileInfo {
+  uint64_t bytes = 0;
+  std::string sha256;
+};
+
+// Elements [begin, begin + count) of a tensor, flattened, stand at byte `offset` of `file`, little-endian.
+struct TensorPiece {
+  std::string file;
+  uint64_t offset = 0;
+  int64_t begin = 0, count = 0;
+};
+struct TensorInfo {
+  std::string dtype;                // "float32"
+  std::vector<int64_t> shape;       // global
+  std::vector<TensorPiece> pieces;  // in rising begin, without gaps or overlaps
+  int64_t numel() const;
+};
+
+struct CheckpointIndex {
+  static constexpr int kFormatVersion = 1;
+  uint64_t step = 0;
+  std::map<std::string, FileInfo> files;
+  std::map<std::string, TensorInfo> tensors;
+  nlohmann::json state;   // progress, feed, model, optimizer: see checkpoint.cc
+  nlohmann::json run;     // layout, threads, processor and binary: what the promise of equal bits depends on
+  std::string config;     // the resolved run file
+  std::string tokenizer;  // file name; empty when the run had none
+  std::string manifest_hash;
+};
+
+// Name of the file that holds the SHA-256 of index.json; written last.
+inline constexpr const char* kIndexFile = "index.json";
+inline constexpr const char* kIndexHashFile = "index.sha256";
+
+std::string to_json(const CheckpointIndex& index);
+// Reads and checks folder/index.json: its hash, every type and bound, that pieces cover their tensors. Does
+// not look at the other files. Throws Error(kCheckpoint).
+CheckpointIndex read_index(const std::filesystem::path& folder);
+// Compares sizes and hashes of the files `first`, first + stride, ... (in order of name) and returns what is
+// wrong, or an empty text. Ranks share the work by passing their rank and number.
+std::string check_files(const CheckpointIndex& index, const std::filesystem::path& folder, int first,
+                        int stride);
+
+}  // namespace cadre::trainer

@@ -1,0 +1,171 @@
+#include "trainer/run/checkpoint_writer.h"
+
+#include <cstring>
+
+#include "parallel/base/files.h"
+#include "parallel/base/log.h"
+#include "trainer/run/checkpoint.h"
+#include "trainer/run/checkpoint_folder.h"
+
+namespace cadre::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using device::Group;
+using nlohmann::json;
+
+std::string rank_file(int rank) {
+  return fmt::format("rank-{:05}.bin", rank);
+}
+
+void make_private_folder(const fs::path& path) {
+  std::error_code code;
+  fs::create_directories(path, code);
+  if (!code) fs::permissions(path, fs::perms::owner_all, code);
+  require(!code, ExitCode::kCheckpoint, "cannot create {}: {}", path.string(), code.message());
+}
+
+void write_text(const fs::path& path, std::string_view text) {
+  base::FileWriter writer(path, ExitCode::kCheckpoint);
+  writer.write(text);
+  writer.close();
+}
+
+const std::string* first_problem(const std::vector<std::string>& problems) {
+  for (const std::string& problem : problems) {
+    if (!problem.empty()) return &problem;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+CheckpointWriter::CheckpointWriter(fs::path folder, TrainState& state)
+    : folder_(std::move(folder)), state_(state) {
+  comm::Communicator& data = state_.model.mesh.data();
+  std::string error;
+  if (data.rank() == 0) {
+    try {
+      make_private_folder(folder_);
+      remove_temporaries(folder_);
+    } catch (const Error& e) {
+      error = e.what();
+    }
+  }
+  data.agree(error, ExitCode::kCheckpoint, "make the checkpoint folder");
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  if (thread_.joinable()) thread_.join();
+}
+
+fs::path CheckpointWriter::temporary() const {
+  return folder_ / (".tmp-" + checkpoint_name(index_.step));
+}
+
+void CheckpointWriter::start() {
+  assert(!under_way_);
+  take_snapshot();
+  comm::Communicator& data = state_.model.mesh.data();
+  std::string error;
+  if (data.rank() == 0) {
+    try {
+      make_private_folder(temporary());
+    } catch (const Error& e) {
+      error = e.what();
+    }
+  }
+  const auto problems = data.gather_texts(error, "make a checkpoint's folder");
+  error_ = problems.front();
+  under_way_ = true;
+  if (!error_.empty()) return;
+  busy_ = true;
+  if (!state_.config().checkpoint.async) return write_snapshot();
+  thread_ = std::thread([this] { write_snapshot(); });
+}
+
+void CheckpointWriter::take_snapshot() {
+  index_ = describe(state_);
+  bytes_.clear();
+  const comm::Communicator& data = state_.model.mesh.data();
+  const std::string file = rank_file(data.rank());
+  for (const Slice& slice : owned_slices(state_)) {
+    TensorInfo& tensor = index_.tensors[slice.tensor];
+    tensor.dtype = "float32";
+    tensor.shape = slice.shape;
+    tensor.pieces.push_back({file, bytes_.size(), slice.begin, slice.data.size()});
+    const size_t at = bytes_.size();
+    bytes_.resize(at + size_t(slice.data.size()) * sizeof(Real));
+    std::memcpy(bytes_.data() + at, slice.data.data(), size_t(slice.data.size()) * sizeof(Real));
+  }
+}
+
+void CheckpointWriter::write_snapshot() {
+  const std::string file = rank_file(state_.model.mesh.data().rank());
+  try {
+    base::FileWriter writer(temporary() / file, ExitCode::kCheckpoint);
+    writer.write(bytes_);
+    writer.close();
+    index_.files[file] = {writer.bytes(), writer.sha256()};
+  } catch (const std::exception& error) {
+    error_ = error.what();
+  }
+  busy_ = false;
+}
+
+SaveResult CheckpointWriter::finish() {
+  assert(under_way_);
+  if (thread_.joinable()) thread_.join();
+  under_way_ = false;
+  comm::Communicator& data = state_.model.mesh.data();
+  SaveResult result{.step = index_.step, .error = ""};
+  const auto problems = data.gather_texts(error_, "checkpoint files");
+  if (const std::string* problem = first_problem(problems)) {
+    result.error = *problem;
+  } else {
+    // Tensors and the file of this rank; rank 0 puts them together.
+    const auto parts = data.gather_texts(to_json(index_), "checkpoint index");
+    result.error = data.gather_texts(data.rank() == 0 ? commit(parts) : "", "checkpoint in place").front();
+  }
+  std::error_code ignored;
+  if (!result.error.empty() && data.rank() == 0) fs::remove_all(temporary(), ignored);
+  if (result.error.empty()) last_saved_ = result.step;
+  return result;
+}
+
+std::string CheckpointWriter::commit(const std::vector<std::string>& parts) {
+  try {
+    for (size_t rank = 1; rank < parts.size(); ++rank) {
+      const json part = json::parse(parts[rank]);
+      for (const auto& [name, info] : part["files"].items())
+        index_.files[name] = {info["bytes"], info["sha256"]};
+      for (const auto& [name, tensor] : part["tensors"].items()) {
+        TensorInfo& whole = index_.tensors[name];
+        whole.dtype = tensor["dtype"];
+        whole.shape = tensor["shape"].get<std::vector<int64_t>>();
+        for (const json& p : tensor["pieces"])
+          whole.pieces.push_back({p["file"], p["offset"], p["begin"], p["count"]});
+      }
+    }
+    const fs::path tokenizer = state_.dataset.tokenizer_file;
+    if (!tokenizer.empty()) {
+      index_.tokenizer = tokenizer.filename().string();
+      base::FileWriter copy(temporary() / index_.tokenizer, ExitCode::kCheckpoint);
+      copy.write(base::read_file(tokenizer, ExitCode::kData));
+      copy.close();
+      index_.files[index_.tokenizer] = {copy.bytes(), copy.sha256()};
+    }
+    const std::string text = to_json(index_);
+    write_text(temporary() / kIndexFile, text);
+    write_text(temporary() / kIndexHashFile, base::sha256_text(text) + "  " + kIndexFile + "\n");
+    const fs::path final = folder_ / checkpoint_name(index_.step);
+    if (fs::exists(final)) fs::remove_all(final);  // a damaged one that the resumed run passed over
+    base::rename_durably(temporary(), final, ExitCode::kCheckpoint);
+    remove_old_checkpoints(folder_, state_.config().checkpoint.keep);
+    return "";
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+}
+
+}  // namespace cadre::trainer

@@ -1,0 +1,278 @@
+#include "trainer/run/loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <optional>
+
+#include "parallel/base/log.h"
+#include "trainer/run/checkpoint.h"
+#include "trainer/run/checkpoint_folder.h"
+#include "trainer/run/checkpoint_writer.h"
+#include "trainer/run/console.h"
+#include "trainer/run/evaluate.h"
+#include "trainer/run/metrics.h"
+#include "trainer/run/peak.h"
+#include "trainer/run/stop.h"
+
+namespace cadre::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Every so many train lines one also has expert_load by layer.
+constexpr int64_t kExpertLoadEvery = 10;
+
+class TrainLoop {
+ public:
+  TrainLoop(const RunConfig& config, const Dataset& dataset, comm::World& world, const TrainOptions& options)
+      : state_(config, dataset, world),
+        data_(state_.model.mesh.data()),
+        writer_(fs::path(config.out) / "checkpoints", state_),
+        console_(options.console && data_.rank() == 0, config.log.every) {
+    resume();
+    open_files();
+    if (dataset.valid) eval_set_ = choose_documents(*dataset.valid, config.eval.tokens_per_domain);
+    if (options.measure_peak) measure_peak();
+    if (options.console) describe_run();
+  }
+
+  ExitCode run() {
+    start_ = Clock::now();
+    while (state_.progress.step < state_.progress.total_steps && !out_of_time_) {
+      const StepReport report = timed_step();
+      log_step(report);
+      if (writer_.under_way() && !report.writers_busy) finish_save();
+      fit_into_time(report);
+      if (report.stop) return stop();
+      const bool end = state_.progress.step >= state_.progress.total_steps || out_of_time_;
+      if (!end && due(state_.config().eval.every)) evaluate_now();
+      if (!end && due(state_.config().checkpoint.every)) save();
+    }
+    evaluate_now();
+    save_and_wait();
+    return ExitCode::kOk;
+  }
+
+ private:
+  bool due(int64_t every) const { return every > 0 && state_.progress.step % uint64_t(every) == 0; }
+
+  void resume() {
+    const auto newest = newest_checkpoint(fs::path(state_.config().out) / "checkpoints", data_);
+    if (!newest) return;
+    TensorReader reader(*newest);
+    restore(state_, reader);
+    writer_.set_last_saved(state_.progress.step);
+    seconds_before_ = last_seconds_ = state_.counters.train_seconds;
+    if (data_.rank() == 0) spdlog::info("resumed from {} at step {}", newest->string(), state_.progress.step);
+  }
+
+  void open_files() {
+    std::string error;
+    if (data_.rank() == 0) {
+      try {
+        const fs::path out = state_.config().out;
+        base::write_file_atomic(out / "config.resolved.yaml", resolved_yaml(state_.config()),
+                                ExitCode::kCheckpoint);
+        metrics_.emplace(out / "metrics.jsonl", state_.progress.step);
+        if (state_.progress.step > 0) event("resume", fmt::format("from step {}", state_.progress.step));
+      } catch (const Error& e) {
+        error = e.what();
+      }
+    }
+    data_.agree(error, ExitCode::kCheckpoint, "open the run folder");
+  }
+
+  void measure_peak() {
+    data_.barrier(
+        "SGEMM peak");  // ranks of one host share its caches and power, so they measure at the same time
+    peak_flops_ = data_.all_reduce(sgemm_flops(1024, state_.model.queue.num_threads(), 3),
+                                   comm::ReduceOp::kSum, "peak");
+  }
+
+  void describe_run() {
+    if (data_.rank() != 0) return;
+    auto mib = [](size_t bytes) { return double(bytes) / (1 << 20); };
+    size_t values = 0, states = 0;
+    for (int g = 0; g < device::kNumGroups; ++g) {
+      values += size_t(state_.model.layout.group_size(device::Group(g))) * sizeof(Real);
+      states += size_t(state_.optimizer_context.state_size[g]) * sizeof(Real) *
+                state_.optimizer->state_names().size();
+    }
+    spdlog::info(
+        "{:.2f} M parameters, {:.2f} M active matmul parameters a token; {} ranks, expert degree {}, {} "
+        "threads a rank",
+        double(state_.model.table.numel()) / 1e6, double(state_.model.decoder.active_params()) / 1e6,
+        data_.size(), state_.config().mesh.ep, state_.model.queue.num_threads());
+    spdlog::info(
+        "memory of rank 0 in MiB: parameters {:.1f}, gradients {:.1f}, optimizer {:.1f}, activations {:.1f}, "
+        "scratch {:.1f}",
+        mib(values), mib(values), mib(states), mib(state_.model.saved.bytes()),
+        mib(state_.model.scratch.bytes()));
+  }
+
+  StepReport timed_step() {
+    const Clock::time_point start = Clock::now();
+    const StepSignals signals = {.stop = stop_requested(),
+                                 .writer_busy = writer_.busy(),
+                                 .seconds = seconds_before_ + seconds_since(start_)};
+    const StepReport report = train_step(state_, signals);
+    state_.counters.train_seconds = report.seconds;
+    const double seconds = seconds_since(start);
+    ++window_.steps;
+    window_.seconds += seconds;
+    window_.tokens += double(report.counts.real_tokens);
+    window_.data_wait_ms += report.data_wait_ms;
+    window_.comm_exposed_ms += report.comm_exposed_ms;
+    // The first steps of a process are slower (cold caches, first touch of memory); forget them quickly.
+    step_seconds_ = step_seconds_ == 0 ? seconds : 0.9 * step_seconds_ + 0.1 * seconds;
+    return report;
+  }
+
+  void log_step(const StepReport& report) {
+    if (data_.rank() != 0) return;
+    const double tokens_per_s = window_.tokens / window_.seconds;
+    console_.step(state_.progress, report, tokens_per_s, time_left());
+    if (report.skipped) event("skip", "loss or gradient not finite, no update");
+    if (!due(state_.config().log.every) && state_.progress.step != state_.progress.total_steps) return;
+    const double steps = double(window_.steps);
+    StepTimes times{.step_ms = 1e3 * window_.seconds / steps,
+                    .tokens_per_s = tokens_per_s,
+                    .data_wait_ms = window_.data_wait_ms / steps,
+                    .comm_exposed_ms = window_.comm_exposed_ms / steps};
+    if (peak_flops_ > 0) {
+      times.mfu = state_.model.decoder.flops_per_token(report.piece_length) * tokens_per_s / peak_flops_;
+    }
+    metrics_->write(train_line(state_, report, times, lines_++ % kExpertLoadEvery == 0));
+    window_ = {};
+  }
+
+  double time_left() const {
+    return step_seconds_ * double(state_.progress.total_steps - state_.progress.step);
+  }
+
+  // train.max_minutes: the average wall time of a step so far, evaluations and checkpoints included, says how
+  // many steps fit. The number is settled when 60% of the time is over, before the decay of the usual
+  // schedules begins; after that it is only cut, when the recent pace says that the schedule would not end in
+  // time. All from rank 0's clock, so all ranks agree.
+  void fit_into_time(const StepReport& report) {
+    const double limit = state_.config().train.max_minutes * 60;
+    if (limit <= 0) return;
+    constexpr uint64_t kFirstEstimate = 10;
+    constexpr double kMargin = 0.98, kSettled = 0.6, kWeight = 0.05;
+    const uint64_t step = state_.progress.step;
+    uint64_t& total = state_.progress.total_steps;
+    const double last = report.seconds - last_seconds_;
+    recent_seconds_ = recent_seconds_ == 0 ? last : (1 - kWeight) * recent_seconds_ + kWeight * last;
+    last_seconds_ = report.seconds;
+    const double left = std::max(0.0, kMargin * limit - report.seconds);
+    if (state_.counters.total_fixed) {
+      total = std::min(total, step + uint64_t(left / recent_seconds_));
+    } else if (step >= kFirstEstimate) {
+      total = std::min(uint64_t(state_.config().train.steps),
+                       step + uint64_t(left * double(step) / report.seconds));
+      state_.counters.total_fixed = report.seconds >= kSettled * limit;
+      if (state_.counters.total_fixed) {
+        event("total_steps",
+              fmt::format("about {} steps fit into {} minutes", total, state_.config().train.max_minutes));
+      }
+    }
+    total = std::max(total, step);
+    if (report.seconds >= limit && step < total) {
+      out_of_time_ = true;
+      event("max_minutes", fmt::format("time is over at step {} of {}", step, total));
+    }
+  }
+
+  void evaluate_now() {
+    if (!state_.dataset.valid || last_eval_ == state_.progress.step) return;
+    last_eval_ = state_.progress.step;
+    const auto scores =
+        evaluate(state_.model, *state_.dataset.valid, eval_set_, state_.config().train.micro_batch);
+    if (data_.rank() != 0) return;
+    metrics_->write(eval_line(state_.progress.step, scores));
+    std::string text = fmt::format("eval {}: bits per byte", state_.progress.step);
+    for (const DomainScore& s : scores) text += fmt::format("  {} {:.3f}", s.domain, s.bits_per_byte());
+    console_.line(text);
+  }
+
+  // Begins a save; an older one that is still being written is waited for.
+  void save() {
+    if (writer_.under_way()) finish_save();
+    if (writer_.last_saved() == state_.progress.step) return;
+    writer_.start();
+    if (!state_.config().checkpoint.async) finish_save();
+  }
+
+  SaveResult finish_save() {
+    const SaveResult result = writer_.finish();
+    if (data_.rank() != 0) return result;
+    if (result.error.empty()) {
+      event("checkpoint", fmt::format("step {} saved", result.step));
+    } else {
+      event("checkpoint_failed", result.error);
+      spdlog::warn("the checkpoint of step {} could not be written, training goes on: {}", result.step,
+                   result.error);
+    }
+    return result;
+  }
+
+  // At the end of a run a failed save is an error: the result would be lost.
+  void save_and_wait() {
+    if (writer_.under_way()) finish_save();
+    if (writer_.last_saved() == state_.progress.step) return;
+    writer_.start();
+    const SaveResult result = finish_save();
+    require(result.error.empty(), ExitCode::kCheckpoint, "the last checkpoint could not be written: {}",
+            result.error);
+  }
+
+  ExitCode stop() {
+    event("stop", "asked to stop");
+    save_and_wait();
+    console_.line(fmt::format("stopped at step {} on request; the same command goes on from there",
+                              state_.progress.step));
+    return ExitCode::kStopped;
+  }
+
+  void event(const std::string& name, const std::string& message) {
+    if (metrics_) metrics_->write(event_line(state_.progress.step, name, message));
+  }
+
+  struct Window {  // since the last line of metrics
+    int64_t steps = 0;
+    double seconds = 0, tokens = 0, data_wait_ms = 0, comm_exposed_ms = 0;
+  };
+
+  TrainState state_;
+  comm::Communicator& data_;
+  CheckpointWriter writer_;
+  Console console_;
+  std::optional<MetricsFile> metrics_;  // rank 0
+  EvalSet eval_set_;
+  std::optional<uint64_t> last_eval_;
+  Clock::time_point start_;
+  Window window_;
+  double seconds_before_ = 0;  // of earlier processes of this run
+  double step_seconds_ = 0;    // moving average of train_step alone, this rank's
+  double last_seconds_ = 0,
+         recent_seconds_ = 0;  // for fit_into_time: the clock, and the moving average of its steps
+  double peak_flops_ = 0;      // of all ranks
+  int64_t lines_ = 0;
+  bool out_of_time_ = false;
+};
+
+}  // namespace
+
+ExitCode train(const RunConfig& config, const Dataset& dataset, comm::World& world,
+               const TrainOptions& options) {
+  TrainLoop loop(config, dataset, world, options);
+  return loop.run();
+}
+
+}  // namespace cadre::trainer

@@ -1,0 +1,132 @@
+#include "trainer/run/metrics.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "parallel/base/log.h"
+
+namespace cadre::trainer {
+namespace {
+
+using nlohmann::json;
+
+// Lines of an older file that the resumed run keeps. A last line that a crash cut short is dropped.
+std::string kept_lines(const std::filesystem::path& path, uint64_t resumed_step) {
+  if (!std::filesystem::exists(path)) return "";
+  const std::string text = base::read_file(path, ExitCode::kCheckpoint);
+  std::string kept;
+  for (size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1) {
+    const json line = json::parse(text.begin() + long(at), text.begin() + long(end), nullptr, false);
+    if (!line.is_object() || !line.contains("step") || !line["step"].is_number_unsigned()) continue;
+    if (line["step"].get<uint64_t>() <= resumed_step) kept.append(text, at, end + 1 - at);
+  }
+  return kept;
+}
+
+double peak_memory_gib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return double(usage.ru_maxrss) / (1 << 20);  // kB
+}
+
+json by_domain(const data::Corpus& corpus, const std::vector<double>& values) {
+  json out = json::object();
+  for (int k = 0; k < corpus.num_domains(); ++k) {
+    if (std::isfinite(values[size_t(k)])) out[corpus.domain_name(k)] = values[size_t(k)];
+  }
+  return out;
+}
+
+// Numbers are written with six digits where more would be noise; null for what is not finite.
+json rounded(double x) {
+  return std::isfinite(x) ? json::parse(fmt::format("{:.6g}", x)) : json();
+}
+
+}  // namespace
+
+MetricsFile::MetricsFile(const std::filesystem::path& path, uint64_t resumed_step) {
+  const std::string kept = resumed_step > 0 ? kept_lines(path, resumed_step) : "";
+  // The file that is renamed into place stays open, so that later lines are appended to it.
+  const std::filesystem::path temporary = path.string() + ".tmp";
+  file_ = std::make_unique<base::FileWriter>(temporary, ExitCode::kCheckpoint);
+  file_->write(kept);
+  base::rename_durably(temporary, path, ExitCode::kCheckpoint);
+}
+
+void MetricsFile::write(const json& line) {
+  if (!file_) return;
+  try {
+    file_->write(line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");
+  } catch (const Error& error) {
+    spdlog::warn("no more metrics are written: {}", error.what());
+    file_.reset();
+  }
+}
+
+LoadBalance load_balance(const std::vector<std::vector<double>>& expert_tokens) {
+  LoadBalance result;
+  for (const auto& layer : expert_tokens) {
+    double sum = 0, squares = 0, most = 0;
+    for (double n : layer) {
+      sum += n;
+      squares += n * n;
+      most = std::max(most, n);
+    }
+    const double mean = sum / double(layer.size());
+    if (mean == 0) continue;
+    result.max_over_mean = std::max(result.max_over_mean, most / mean);
+    const double variance = std::max(0.0, squares / double(layer.size()) - mean * mean);
+    result.cv += std::sqrt(variance) / mean / double(expert_tokens.size());
+  }
+  return result;
+}
+
+json train_line(const TrainState& state, const StepReport& report, const StepTimes& times, bool expert_load) {
+  const LoadBalance load = load_balance(report.expert_tokens);
+  json line = {{"kind", "train"},
+               {"step", state.progress.step},
+               {"tokens", state.progress.tokens},
+               {"loss", report.loss},  // all digits: curves are compared bit by bit
+               {"aux_loss", report.aux_loss},
+               {"z_loss", report.z_loss},
+               {"lr", report.lr},
+               {"grad_norm", report.grad_norm},
+               {"tokens_per_s", rounded(times.tokens_per_s)},
+               {"step_ms", rounded(times.step_ms)},
+               {"data_wait_ms", rounded(times.data_wait_ms)},
+               {"comm_exposed_ms", rounded(times.comm_exposed_ms)},
+               {"mem_gib", rounded(peak_memory_gib())},
+               {"domain_loss", by_domain(*state.dataset.train, report.domain_loss)},
+               {"domain_weight", by_domain(*state.dataset.train, report.domain_weight)},
+               {"dropped_tokens", report.dropped_tokens},
+               {"skipped_steps", state.counters.skipped_steps}};
+  if (times.mfu > 0) line["mfu"] = rounded(times.mfu);
+  if (report.expert_tokens.empty()) return line;
+  line["expert_load_max_over_mean"] = rounded(load.max_over_mean);
+  line["expert_load_cv"] = rounded(load.cv);
+  if (!expert_load) return line;
+  size_t moe_layer = 0;
+  const ModelConfig& model = state.config().model;
+  for (int layer = 0; layer < model.layers; ++layer) {
+    if (model.is_moe(layer)) line["expert_load"][std::to_string(layer)] = report.expert_tokens[moe_layer++];
+  }
+  return line;
+}
+
+json eval_line(uint64_t step, const std::vector<DomainScore>& scores) {
+  json line = {{"kind", "eval"}, {"step", step}, {"eval_loss", json::object()}, {"eval_bpb", json::object()}};
+  for (const DomainScore& s : scores) {
+    if (s.tokens == 0) continue;
+    line["eval_loss"][s.domain] = s.loss();
+    line["eval_bpb"][s.domain] = s.bits_per_byte();
+  }
+  return line;
+}
+
+json event_line(uint64_t step, const std::string& event, const std::string& message) {
+  return {{"kind", "event"}, {"step", step}, {"event", event}, {"message", message}};
+}
+
+}  // namespace cadre::trainer

@@ -1,0 +1,43 @@
+// metrics.jsonl: one JSON object a line, described in docs/metrics.md. A resumed run continues the file as if
+// it had never stopped.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "parallel/base/files.h"
+#include "trainer/run/evaluate.h"
+#include "trainer/run/step.h"
+
+namespace cadre::trainer {
+
+// Only rank 0 has one. A full disk costs lines, never the run: the first failure is logged.
+class MetricsFile {
+ public:
+  // Keeps the lines of steps up to `resumed_step` of an older file and drops the rest.
+  MetricsFile(const std::filesystem::path& path, uint64_t resumed_step);
+  void write(const nlohmann::json& line);
+
+ private:
+  std::unique_ptr<base::FileWriter> file_;
+};
+
+// What a train line says beside the report.
+struct StepTimes {
+  double step_ms = 0, tokens_per_s = 0, data_wait_ms = 0, comm_exposed_ms = 0;
+  double mfu = 0;  // 0: not measured
+};
+nlohmann::json train_line(const TrainState& state, const StepReport& report, const StepTimes& times,
+                          bool expert_load);
+nlohmann::json eval_line(uint64_t step, const std::vector<DomainScore>& scores);
+nlohmann::json event_line(uint64_t step, const std::string& event, const std::string& message);
+
+// Largest over mean tokens of an expert, and their coefficient of variation; the worst and the mean over
+// layers.
+struct LoadBalance {
+  double max_over_mean = 0, cv = 0;
+};
+LoadBalance load_balance(const std::vector<std::vector<double>>& expert_tokens);
+
+}  // namespace cadre::trainer

@@ -1,0 +1,63 @@
+#include "trainer/run/step_stats.h"
+
+#include <limits>
+
+namespace cadre::trainer {
+
+void StepStats::add(const Batch& batch, device::View<const device::wide_t<Real>, 1> logp) {
+  double run = 0;  // length of the document piece so far; a piece of n tokens adds n^2 = sum of (2 i - 1)
+  for (int64_t i = 0; i < batch.num_tokens(); ++i) {
+    const size_t t = size_t(i);
+    if (batch.segment[t] < 0) continue;
+    if (batch.loss_mask[t] != 0)
+      domain_loss_[size_t(batch.domain[t])] -= double(batch.loss_mask[t]) * double(logp[i]);
+    const bool same = i % batch.seq_len != 0 && batch.segment[t] == batch.segment[t - 1];
+    run = same ? run + 1 : 1;
+    segment_squares_ += 2 * run - 1;
+    segment_tokens_ += 1;
+  }
+}
+
+void StepStats::reduce(TrainState& state, const StepSignals& signals, double loss_share,
+                       StepReport& report) const {
+  const auto layers = state.model.decoder.moe_stats();
+  double aux = 0, z = 0, dropped = 0;
+  for (const moe::MoeStats* layer : layers) {
+    aux += layer->aux_loss;
+    z += layer->z_loss;
+    dropped += layer->dropped;
+  }
+  comm::Communicator& data = state.model.mesh.data();
+  std::vector<double> sums = {loss_share,
+                              aux,
+                              z,
+                              dropped,
+                              segment_squares_,
+                              segment_tokens_,
+                              signals.stop ? 1.0 : 0.0,
+                              signals.writer_busy ? 1.0 : 0.0,
+                              data.rank() == 0 ? signals.seconds : 0.0};
+  const size_t fixed = sums.size();
+  sums.insert(sums.end(), domain_loss_.begin(), domain_loss_.end());
+  for (const moe::MoeStats* layer : layers) {
+    sums.insert(sums.end(), layer->expert_tokens.begin(), layer->expert_tokens.end());
+  }
+  data.all_reduce(std::span<double>(sums), comm::ReduceOp::kSum, "step statistics");
+  report.loss = sums[0];
+  report.aux_loss = sums[1];
+  report.z_loss = sums[2];
+  report.dropped_tokens = sums[3];
+  report.piece_length = sums[5] > 0 ? sums[4] / sums[5] : 0;
+  report.stop = sums[6] > 0;
+  report.writers_busy = sums[7] > 0;
+  report.seconds = sums[8];
+  auto next = sums.begin() + int64_t(fixed);
+  report.domain_loss.assign(next, next + int64_t(domain_loss_.size()));
+  next += int64_t(domain_loss_.size());
+  for (const moe::MoeStats* layer : layers) {
+    report.expert_tokens.emplace_back(next, next + int64_t(layer->expert_tokens.size()));
+    next += int64_t(layer->expert_tokens.size());
+  }
+}
+
+}  // namespace cadre::trainer
