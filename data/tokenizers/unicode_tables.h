@@ -16,11 +16,11 @@ struct CategoryRange {
   Category category;
 };
 
-// Code points that the reference library classifies (Unicode 16) and Unicode 14, the version of PCRE2 10.42 and
-// utf8proc 2.8, leaves unassigned. Sorted.
+// Code points that the reference library classifies (Unicode 16) and Unicode 14, the version of PCRE2 10.42
+// and utf8proc 2.8, leaves unassigned. Sorted.
 const std::vector<CategoryRange>& newer_code_points();
-// Code points that normalisation form C may reorder, join to the one before or replace, as far as the reference
-// library's older tables (Unicode 9) know them. The others stay as they are. Sorted.
+// Code points that normalisation form C may reorder, join to the one before or replace, as far as the
+// reference library's older tables (Unicode 9) know them. The others stay as they are. Sorted.
 const std::vector<CodePointRange>& nfc_active();
 
 }  // namespace cadre::data
