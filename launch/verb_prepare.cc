@@ -48,7 +48,8 @@ void add_prepare(CLI::App& app, Run& run) {
   verb->add_option("inputs", o.inputs, "Files and folders of .txt and .jsonl, also .gz and .zst")->required();
   verb->add_option("-o,--out", o.out, "Folder for manifest.json, shards and tokenizer")->required();
   verb->add_option("--tokenizer", o.tokenizer,
-                   "sentencepiece (train one), bytes, or a .model or saved tokenizer");
+                   "sentencepiece (train one), bytes, a .model, a tokenizer.json or the folder with it, or a "
+                   "saved tokenizer");
   verb->add_option("--vocab-size", o.vocab_size, "Pieces of a trained tokenizer");
   verb->add_option("--sample", o.sample_bytes, "Bytes of text to train the tokenizer on")->transform(bytes);
   verb->add_option("--text-field", o.text_field, "JSON field of the text");

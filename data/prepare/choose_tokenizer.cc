@@ -69,7 +69,7 @@ std::unique_ptr<Tokenizer> make(const Work& work) {
 
 // The one file of the folder; empty when there is none yet.
 fs::path saved_tokenizer(const fs::path& folder) {
-  for (const char* name : {"tokenizer.model", "tokenizer.bytes.json"}) {
+  for (const char* name : {"tokenizer.model", "tokenizer.json", "tokenizer.bytes.json"}) {
     if (fs::exists(folder / name)) return folder / name;
   }
   return {};

@@ -21,7 +21,8 @@ bool is_shard_name(const std::string& name) {
 
 void remove_old(const fs::path& out, const std::set<std::string>& keep) {
   std::vector<fs::path> old;
-  for (const char* name : {"manifest.json", "report.json", "tokenizer.model", "tokenizer.bytes.json"}) {
+  for (const char* name :
+       {"manifest.json", "report.json", "tokenizer.model", "tokenizer.json", "tokenizer.bytes.json"}) {
     if (fs::exists(out / name)) old.push_back(out / name);
   }
   for (const fs::directory_entry& entry : fs::directory_iterator(out)) {

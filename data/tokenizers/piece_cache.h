@@ -30,7 +30,9 @@ class PieceCache {
   // Tokens of the segment, or none when it is not here.
   std::span<const int32_t> find(const Key& key) const {
     const Slot& slot = slots_[index(key)];
-    return slot.key == key ? std::span(slot.tokens).first(slot.count) : std::span<const int32_t>();
+    // Not ==, which calls memcmp.
+    const bool same = ((slot.key[0] ^ key[0]) | (slot.key[1] ^ key[1]) | (slot.key[2] ^ key[2])) == 0;
+    return same ? std::span(slot.tokens).first(slot.count) : std::span<const int32_t>();
   }
   void put(const Key& key, std::span<const int> tokens) {
     if (tokens.size() > kMaxTokens) return;
