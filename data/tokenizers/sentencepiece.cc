@@ -130,7 +130,11 @@ class SentencePieceTokenizer final : public Tokenizer {
       out.insert(out.end(), known.begin(), known.end());
       return;
     }
-    const std::vector<int> ids = ask_sentencepiece(segment);
+    std::vector<int> ids;
+    if (!shared_.find(key, ids)) {
+      ids = ask_sentencepiece(segment);
+      shared_.put(key, ids);
+    }
     cache.put(key, ids);
     out.insert(out.end(), ids.begin(), ids.end());
   }
@@ -165,6 +169,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::array<int32_t, 256> byte_id_ = {};
   std::bitset<65536> neighbours_;  // byte pairs that stand side by side in some piece
   int bos_ = -1, eos_ = -1;
+  mutable SharedPieceCache shared_;
 };
 
 }  // namespace
