@@ -16,6 +16,8 @@
 namespace cadre::data {
 namespace {
 
+using namespace std::string_literals;
+
 class PipelineTest : public PrepareTest {
  protected:
   // A mixed corpus: plain and compressed lines, text files in folders, some duplicates and bad lines.
@@ -31,8 +33,7 @@ class PipelineTest : public PrepareTest {
     write("in/news.jsonl.gz", gzip(zipped));
     write("in/wiki.jsonl.zst", zstd(packed));
     for (uint64_t i = 0; i < 40; ++i) {
-      write(fmt::format("in/books/a{}/{}.txt", i % 4, i),
-            random_text(3000 + i, 300) + std::string("\xff\0\t ", 4));
+      write(fmt::format("in/books/a{}/{}.txt", i % 4, i), random_text(3000 + i, 300) + "\xff\0\t "s);
     }
     options_.inputs = {root_ / "in"};
   }
@@ -61,7 +62,7 @@ TEST_F(PipelineTest, GivesTheSameBytesForAnyThreadsAndRanks) {
 }
 
 TEST_F(PipelineTest, KeepsEveryByteOfEveryDocument) {
-  write("in/a/x.txt", std::string("one\0two\xff\xfe \xe2\x96\x81\t\t\n\n  end", 25));
+  write("in/a/x.txt", "one\0two\xff\xfe \xe2\x96\x81\t\t\n\n  end"s);
   write("in/a/y.txt", "\n\n  text\r\n");
   write("in/b.jsonl", R"({"text": "tab\tnul\u0000 \ud83d\ude00 lone \ud800 \u2581"})"
                       "\n");
@@ -72,10 +73,9 @@ TEST_F(PipelineTest, KeepsEveryByteOfEveryDocument) {
     options_.tokenizer = tokenizer;
     run(options_);
     const auto found = texts(options_.out, "train");
-    EXPECT_EQ(found.at("a")[0], std::string("one\0two\xff\xfe \xe2\x96\x81\t\t\n\n  end", 25));
+    EXPECT_EQ(found.at("a")[0], "one\0two\xff\xfe \xe2\x96\x81\t\t\n\n  end"s);
     EXPECT_EQ(found.at("a")[1], "\n\n  text\r\n");
-    EXPECT_EQ(found.at("b")[0],
-              std::string("tab\tnul\0 \xf0\x9f\x98\x80 lone \xed\xa0\x80 \xe2\x96\x81", 26));
+    EXPECT_EQ(found.at("b")[0], "tab\tnul\0 \xf0\x9f\x98\x80 lone \xed\xa0\x80 \xe2\x96\x81"s);
   }
 }
 

@@ -17,6 +17,8 @@
 namespace cadre::data {
 namespace {
 
+using namespace std::string_literals;
+
 // Prose, code and umlauts made from a few hundred words, enough to train a small vocabulary.
 std::vector<std::string> sample_texts() {
   const std::vector<std::string> words = {"the",
@@ -138,7 +140,7 @@ TEST_P(EveryTokenizer, GivesBackTextThatLooksLikePieces) {
         "a\xe2\x96", "\xe2\x96\x81\xe2\x96", "e\xcc\x81", "\xef\xac\x81", ""}) {
     expect_round_trip(text);
   }
-  expect_round_trip(std::string("a\0b\0\0c", 6));
+  expect_round_trip("a\0b\0\0c"s);
   expect_round_trip(std::string(100000, 'x'));  // no safe place to cut
   std::string wide;
   for (int i = 0; i < 20000; ++i) wide += "\xe4\xbd\xa0";
@@ -147,7 +149,7 @@ TEST_P(EveryTokenizer, GivesBackTextThatLooksLikePieces) {
 
 TEST_P(EveryTokenizer, GivesBackRandomBytes) {
   const base::Philox random(11);
-  const std::string alphabet = std::string("\0 \t\n\xe2\x96\x81\xf0\x9f\x98\x80\xff<s>ab", 20);
+  const std::string alphabet = "\0 \t\n\xe2\x96\x81\xf0\x9f\x98\x80\xff<s>ab"s;
   for (uint64_t round = 0; round < 400; ++round) {
     std::string any, hard;
     const uint64_t length = random.bits(0, round) % 300;
@@ -224,7 +226,7 @@ TEST(SentencePieceTest, EncodesAsSentencePieceDoesWithTheWholeText) {
 
 TEST(SentencePieceTest, ReplacesANormaliserThatLosesText) {
   // A normaliser with add_dummy_prefix and remove_extra_whitespaces switched on.
-  const std::string spec("\x1a\x0e\x0a\x08identity\x18\x01", 16);
+  const std::string spec = "\x1a\x0e\x0a\x08identity\x18\x01\x20\x01"s;
   std::string model = trained_model() + spec;
   const auto tokenizer = make_sentencepiece(model, "test");
   EXPECT_NE(tokenizer->definition(), model);
