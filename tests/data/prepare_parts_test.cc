@@ -38,6 +38,9 @@ TEST(JsonLineTest, AcceptsWhatNlohmannAcceptsOfDamagedLines) {
   const std::vector<std::string> good = {
       R"({"text":"a\u00e9\n\ud83d\ude00","id":-10.25e-3,"domain":[1,{"x":null},[]],"b":[true,false]})",
       R"({"a":{"b":{"c":[0,1.0,2E5,"\/"]}},"text":"x"})"};
+  constexpr std::string_view symbols =
+      "{}[]\",:\\0123456789eE+-. truefalsnu\x01"
+      "d8";
   const base::Philox random(3);
   int accepted = 0, refused = 0;
   for (uint64_t round = 0; round < 40000; ++round) {
@@ -45,10 +48,7 @@ TEST(JsonLineTest, AcceptsWhatNlohmannAcceptsOfDamagedLines) {
     const auto w = random.words(round);
     const size_t at = w[0] % line.size();
     if (w[2] % 3 == 0) line.erase(at, 1);
-    if (w[2] % 3 == 1)
-      line[at] =
-          "{}[]\",:\\0123456789eE+-. truefalsnu\x01"
-          "d8"[w[1] % 39];
+    if (w[2] % 3 == 1) line[at] = symbols[w[1] % symbols.size()];
     if (w[2] % 3 == 2) line.insert(at, 1, static_cast<char>(w[1] % 128));
     JsonFields f = fields();
     const bool ok = parse_json_line(line, f).empty();
