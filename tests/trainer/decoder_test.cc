@@ -14,14 +14,15 @@ namespace {
 TEST(Decoder, GradientOfEveryRowEqualsCentralDifferences) {
   const Batch batch = packed_batch(2, 24, 23);
   for (const bool tied : {false, true}) {
-    for (const bool qk_norm : {false, true}) {
+    for (const QkNorm qk_norm : {QkNorm::kNone, QkNorm::kHead, QkNorm::kFull}) {
       for (const int kv_heads : {1, 4}) {
         ModelConfig config = small_config();
         config.tie_head = tied;
         config.qk_norm = qk_norm;
         config.kv_heads = kv_heads;
         TestModel<double> m(config, std::nullopt);
-        check_gradients(m, batch, fmt::format("tied {} qk_norm {} kv_heads {}", tied, qk_norm, kv_heads));
+        check_gradients(m, batch,
+                        fmt::format("tied {} qk_norm {} kv_heads {}", tied, qk_norm_name(qk_norm), kv_heads));
       }
     }
   }

@@ -32,7 +32,7 @@ void expect_same(device::View<const double, 1> logits, const std::vector<double>
 }
 
 TEST(Generation, LogitsEqualThoseOfTheFullForward) {
-  for (const bool qk_norm : {false, true}) {
+  for (const QkNorm qk_norm : {QkNorm::kNone, QkNorm::kHead, QkNorm::kFull}) {
     ModelConfig config = small_config();
     config.qk_norm = qk_norm;
     TestModel<double> m(config, std::nullopt, nullptr, {.max_sequences = 1, .seq_len = 60});
@@ -55,6 +55,20 @@ TEST(Generation, PromptsLongerThanAMicroBatchGoInPieces) {
   TestModel<double> large(small_config(), std::nullopt, nullptr, {.max_sequences = 1, .seq_len = 60});
   auto cache = small.model->make_cache(60);
   expect_same(small.model->extend(*cache, tokens), full_log_probs(large, tokens));
+}
+
+TEST(Generation, DynamicRotationDependsOnTheCacheInUseAlone) {
+  ModelConfig config = small_config();
+  config.rope.scaling = {.name = "dynamic", .factor = 2, .original_context = 8};
+  TestModel<double> m(config, std::nullopt, nullptr, {.max_sequences = 1, .seq_len = 60});
+  const std::vector<int32_t> tokens = packed_batch(1, 60, 23).tokens;
+  const std::vector<double> before = full_log_probs(m, tokens);
+  auto longer = m.model->make_cache(200), equal = m.model->make_cache(60);
+  m.model->extend(*longer, tokens);
+  const auto logits = m.model->extend(*equal, tokens);
+  const std::vector<double> kept(logits.begin(), logits.end());
+  expect_same({kept.data(), {23}}, before);
+  EXPECT_EQ(full_log_probs(m, tokens), before);
 }
 
 TEST(Generation, AFullCacheIsAnError) {

@@ -240,6 +240,22 @@ TEST(Refuse, AnotherModelOrOptimizerInTheSameFolder) {
   }
 }
 
+TEST(Resume, ACheckpointWhoseRunFileLacksNewerKeysFits) {
+  TempFolder folder;
+  run_loop(1, folder.path(), {"train.steps=1"});
+  const fs::path saved = folder.path() / "checkpoints" / checkpoint_name(1);
+  CheckpointIndex index = read_index(saved);
+  YAML::Node run = YAML::Load(index.config);
+  run["model"]["qk_norm"] = "false";  // the word of older builds
+  run["model"]["rope"].remove("scaling");
+  index.config = YAML::Dump(run);
+  const std::string text = to_json(index);
+  std::ofstream(saved / kIndexFile) << text;
+  std::ofstream(saved / kIndexHashFile) << base::sha256_text(text);
+  EXPECT_EQ(run_loop(1, folder.path(), {"train.steps=2"}), ExitCode::kOk);
+  EXPECT_EQ(curve(folder.path()).size(), 2u);
+}
+
 TEST(MaxMinutes, EndsInTimeWithACompleteSchedule) {
   TempFolder folder;
   const auto start = std::chrono::steady_clock::now();

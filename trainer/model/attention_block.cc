@@ -12,16 +12,17 @@ void AttentionBlock<T>::declare(device::ParamTable& table, const std::string& pr
   wk_.declare(table, prefix + ".wk", kv, d, std, device::Update::kMatrix, bucket);
   wv_.declare(table, prefix + ".wv", kv, d, std, device::Update::kMatrix, bucket);
   wo_.declare(table, prefix + ".wo", d, q, out_std, device::Update::kMatrix, bucket);
-  if (config_.qk_norm) {
-    q_norm_.declare(table, prefix + ".q_norm.weight", h, config_.norm_eps, bucket);
-    k_norm_.declare(table, prefix + ".k_norm.weight", h, config_.norm_eps, bucket);
+  if (normed()) {
+    const bool full = config_.qk_norm == QkNorm::kFull;
+    q_norm_.declare(table, prefix + ".q_norm.weight", full ? q : h, config_.norm_eps, bucket);
+    k_norm_.declare(table, prefix + ".k_norm.weight", full ? kv : h, config_.norm_eps, bucket);
   }
 }
 
 template <class T>
 void AttentionBlock<T>::bind(device::ParamStore<T>& store) {
   for (Linear<T>* linear : {&wq_, &wk_, &wv_, &wo_}) linear->bind(store);
-  if (!config_.qk_norm) return;
+  if (!normed()) return;
   q_norm_.bind(store);
   k_norm_.bind(store);
 }
@@ -39,7 +40,7 @@ void AttentionBlock<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   dq_ = scratch.take<T, 3>({tokens, n, h});
   dk_ = scratch.take<T, 3>({tokens, g, h});
   dv_ = scratch.take<T, 3>({tokens, g, h});
-  if (!config_.qk_norm) return;
+  if (!normed()) return;
   q_raw_ = saved.take<T, 3>({tokens, n, h});
   k_raw_ = saved.take<T, 3>({tokens, g, h});
   q_norm_.reserve(saved, tokens * n);
@@ -60,12 +61,12 @@ device::AttentionShape AttentionBlock<T>::shape(const MicroBatch<T>& batch) cons
 template <class T>
 void AttentionBlock<T>::project(View<const T, 2> x, const MicroBatch<T>& batch) {
   const int64_t tokens = x.dim(0);
-  wq_.forward(context_, x, matrix(config_.qk_norm ? q_raw_ : q_, tokens));
-  wk_.forward(context_, x, matrix(config_.qk_norm ? k_raw_ : k_, tokens));
+  wq_.forward(context_, x, matrix(normed() ? q_raw_ : q_, tokens));
+  wk_.forward(context_, x, matrix(normed() ? k_raw_ : k_, tokens));
   wv_.forward(context_, x, matrix(v_, tokens));
-  if (config_.qk_norm) {
-    q_norm_.forward(context_, by_head(q_raw_, tokens), by_head(q_, tokens));
-    k_norm_.forward(context_, by_head(k_raw_, tokens), by_head(k_, tokens));
+  if (normed()) {
+    q_norm_.forward(context_, norm_rows(q_raw_, tokens), norm_rows(q_, tokens));
+    k_norm_.forward(context_, norm_rows(k_raw_, tokens), norm_rows(k_, tokens));
   }
   context_.kernels->rope(*context_.queue, heads(q_, tokens), batch.position, batch.rope, false);
   context_.kernels->rope(*context_.queue, heads(k_, tokens), batch.position, batch.rope, false);
@@ -112,13 +113,13 @@ void AttentionBlock<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch,
   kernels.rope(queue, heads(dq_, tokens), batch.position, batch.rope, true);
   kernels.rope(queue, heads(dk_, tokens), batch.position, batch.rope, true);
   View<T, 2> dq = matrix(dq_, tokens), dk = matrix(dk_, tokens);
-  if (config_.qk_norm) {
+  if (normed()) {
     dq = matrix(dout_, tokens);
     dk = matrix(dk_raw_, tokens);
     kernels.fill(queue, dq.template reshape<1>({dq.size()}), 0);
     kernels.fill(queue, dk.template reshape<1>({dk.size()}), 0);
-    q_norm_.backward(context_, by_head(dq_, tokens), by_head(q_raw_, tokens), by_head(dout_, tokens));
-    k_norm_.backward(context_, by_head(dk_, tokens), by_head(k_raw_, tokens), by_head(dk_raw_, tokens));
+    q_norm_.backward(context_, norm_rows(dq_, tokens), norm_rows(q_raw_, tokens), norm_rows(dout_, tokens));
+    k_norm_.backward(context_, norm_rows(dk_, tokens), norm_rows(k_raw_, tokens), norm_rows(dk_raw_, tokens));
   }
   wq_.backward(context_, x, dq, dx, 0, tap);
   wk_.backward(context_, x, dk, dx, 1, tap);

@@ -1,5 +1,5 @@
 // Grouped-query attention (Ainslie et al. 2023) with rotary positions, and RMSNorm of each head's query and
-// key when ModelConfig::qk_norm is set (as Qwen3 does). Rows of a micro-batch are (T, D); heads are
+// key, or of the whole projected rows, as ModelConfig::qk_norm says. Rows of a micro-batch are (T, D); heads are
 // contiguous within a row.
 #pragma once
 
@@ -44,13 +44,18 @@ class AttentionBlock {
   View<T, 2> by_head(const View<T, 3>& x, int64_t tokens) const {
     return x.rows(0, tokens).template reshape<2>({tokens * x.dim(1), x.dim(2)});
   }
+  bool normed() const { return config_.qk_norm != QkNorm::kNone; }
+  // The rows that QK-norm looks at: one a head, or one a token.
+  View<T, 2> norm_rows(const View<T, 3>& x, int64_t tokens) const {
+    return config_.qk_norm == QkNorm::kFull ? matrix(x, tokens) : by_head(x, tokens);
+  }
   void project(View<const T, 2> x, const MicroBatch<T>& batch);
 
   const ModelConfig& config_;  // of the decoder that owns this block, like the next
   const ModelContext<T>& context_;
   Linear<T> wq_, wk_, wv_, wo_;
   RmsNorm<T> q_norm_, k_norm_;
-  // Saved: q and k after norm and rotation; before both when qk_norm is set.
+  // Saved: q and k after norm and rotation; before both with a qk_norm.
   View<T, 3> q_, k_, v_, q_raw_, k_raw_, out_;
   View<W, 2> lse_;
   View<T, 3> dq_, dk_, dv_, dout_, dk_raw_;  // scratch; dout_ also takes the gradient of q_raw_

@@ -8,9 +8,25 @@
 
 namespace cadre::trainer {
 
+// What is normed (RMSNorm with a learned weight) between the query and key projections and the rotation:
+// nothing; each head by itself, with one weight (h) for all heads (Qwen3); or the whole projected row at once,
+// with a weight (heads x h) (OLMoE).
+enum class QkNorm { kNone, kHead, kFull };
+
+// A long-context rule of rotary positions; which keys a rule reads is said in rope_scaling.cc.
+struct RopeScaling {
+  std::string name = "none";  // none | linear | dynamic | llama3 | yarn
+  double factor = 1;
+  int64_t original_context = 0;                      // positions that the model was first trained on
+  double low_freq_factor = 1, high_freq_factor = 4;  // llama3
+  double beta_fast = 32, beta_slow = 1;              // yarn, turns within original_context
+  double attention_factor = 0;                       // yarn, of cosines and sines; 0: 0.1 ln(factor) + 1
+  bool truncate = true;                              // yarn: whole numbers as the ends of its ramp
+};
+
 struct RopeConfig {
   double theta = 10000;
-  // Interop adds scaling kinds here (linear, dynamic, llama3, yarn).
+  RopeScaling scaling;
 };
 
 struct ModelConfig {
@@ -19,11 +35,11 @@ struct ModelConfig {
   int layers = 4;
   int heads = 4;
   int kv_heads = 2;
-  int head_dim = 0;            // 0: dim / heads
-  int64_t ffn_width = 384;     // of dense layers
-  int first_dense_layers = 1;  // these layers have no experts
-  int moe_every = 1;           // after them, every n-th layer has experts
-  bool qk_norm = false;
+  int head_dim = 0;                // 0: dim / heads
+  int64_t ffn_width = 384;         // of dense layers
+  int first_dense_layers = 1;      // these layers have no experts
+  int moe_every = 1;               // after them, every n-th layer has experts
+  QkNorm qk_norm = QkNorm::kNone;  // in YAML none | head | full; true reads as head, false as none
   bool tie_head = true;
   double norm_eps = 1e-5;
   double init_std = 0.02;
@@ -36,5 +52,6 @@ struct ModelConfig {
 };
 // Throws Error(kUsage) for sizes that do not fit together.
 ModelConfig read_model(base::Section section);
+const char* qk_norm_name(QkNorm kind);
 
 }  // namespace cadre::trainer

@@ -108,6 +108,7 @@ void Decoder<T>::begin_step() {
 template <class T>
 View<const device::wide_t<T>, 1> Decoder<T>::forward(const Batch& batch, bool training) {
   Impl& m = *impl_;
+  m.rope.cover(m.context.seq_len, m.context.queue->kind());  // generation may have covered another length
   m.check(batch);
   m.micro.num_sequences = batch.num_sequences;
   m.micro.seq_len = batch.seq_len;

@@ -1,11 +1,11 @@
-// The angles of rotary positions: cosines and sines of p * theta^(-2i/h) for p < positions (Su et al. 2021,
-// eq. 15), made once in double. Long-context scaling rules belong here.
+// Cosines and sines of rotary positions, made once in double and for as many positions as are asked for.
+// How fast each pair turns is rope_scaling.h's business.
 #pragma once
 
 #include <cmath>
 
 #include "parallel/device/memory.h"
-#include "trainer/model/config.h"
+#include "trainer/model/rope_scaling.h"
 
 namespace cadre::trainer {
 
@@ -14,18 +14,21 @@ class RopeTable {
  public:
   RopeTable(const RopeConfig& config, int64_t head_dim) : config_(config), head_dim_(head_dim) {}
 
-  // Makes room for `positions`; views given out before are then stale. Not inside a step.
+  // Makes room for `positions`; views given out before are then stale. Not inside a step. Under a rule that
+  // depends on the length the table is always for exactly this many, so that results do not depend on what
+  // was covered before.
   void cover(int64_t positions, device::DeviceKind device) {
-    if (positions <= positions_) return;
+    if (depends_on_length(config_) ? positions == positions_ : positions <= positions_) return;
     positions_ = positions;
     memory_ = device::Buffer(device, size_t(positions * head_dim_) * sizeof(W));
     const int64_t half = head_dim_ / 2;
+    const RopeFrequencies frequencies = rope_frequencies(config_, head_dim_, positions);
     W* row = reinterpret_cast<W*>(memory_.data());
     for (int64_t p = 0; p < positions; ++p, row += head_dim_) {
       for (int64_t i = 0; i < half; ++i) {
-        const double angle = double(p) * std::pow(config_.theta, -2.0 * double(i) / double(head_dim_));
-        row[i] = W(std::cos(angle));
-        row[half + i] = W(std::sin(angle));
+        const double angle = double(p) * frequencies.radians[i];
+        row[i] = W(frequencies.amplitude * std::cos(angle));
+        row[half + i] = W(frequencies.amplitude * std::sin(angle));
       }
     }
   }

@@ -37,7 +37,9 @@ void for_each_state(TrainState& state, const Body& body) {
 
 // Keys of `model` and `moe` that a checkpoint cannot change, with the checkpoint's values where they differ.
 void require_same_model(const RunConfig& config, const CheckpointIndex& index) {
-  const YAML::Node ours = YAML::Load(resolved_yaml(config)), theirs = YAML::Load(index.config);
+  // Read and written out again, so that a key which an older build did not have compares by its default.
+  const RunConfig saved_run = read_run(base::parse_run_text(index.config, "the checkpoint's run file", {}));
+  const YAML::Node ours = YAML::Load(resolved_yaml(config)), theirs = YAML::Load(resolved_yaml(saved_run));
   const std::map<std::string, std::vector<std::string>> free = {
       {"model", {"init_std"}}, {"moe", {"balance", "z_loss", "capacity_factor", "drop"}}};
   for (const auto& [section, ignored] : free) {

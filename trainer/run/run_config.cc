@@ -5,6 +5,7 @@
 #include "optim/objective.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "trainer/model/rope_scaling.h"
 
 namespace cadre::trainer {
 namespace {
@@ -92,11 +93,11 @@ YAML::Node model_node(const ModelConfig& m) {
   n["ffn_width"] = m.ffn_width;
   n["first_dense_layers"] = m.first_dense_layers;
   n["moe_every"] = m.moe_every;
-  n["qk_norm"] = word(m.qk_norm);
+  n["qk_norm"] = qk_norm_name(m.qk_norm);
   n["tie_head"] = word(m.tie_head);
   n["norm_eps"] = number(m.norm_eps);
   n["init_std"] = number(m.init_std);
-  n["rope"]["theta"] = number(m.rope.theta);
+  n["rope"] = rope_node(m.rope);
   return n;
 }
 
