@@ -44,10 +44,21 @@ struct Progress {
   double lr = 0;
 };
 
+// Sums over the document pieces of one influence probe, by domain (K), for one target. A piece has a score, the
+// dot product of its share of the batch gradient with the target's direction (> 0: training on it lowers the
+// target's loss), and a number of trained tokens.
+struct InfluenceSums {
+  std::vector<double> pieces, tokens, tokens2, score, score2, score_tokens;  // (K) each
+  std::vector<std::vector<double>*> columns() {
+    return {&pieces, &tokens, &tokens2, &score, &score2, &score_tokens};
+  }
+};
+
 // Sums over one global batch, by domain (K); what Mixer::observe gets. Later signals add columns here.
 struct DomainStats {
-  std::vector<double> loss_sum;  // (K) nats
-  std::vector<double> tokens;    // (K) trained tokens
+  std::vector<double> loss_sum;               // (K) nats
+  std::vector<double> tokens;                 // (K) trained tokens
+  std::vector<InfluenceSums> influence = {};  // (M targets) at the end of a probe, else empty
 };
 
 }  // namespace cadre

@@ -1,5 +1,6 @@
-// A tap sees the inputs and output gradients of every linear layer during the backward pass. Influence scores
-// need them (s = sum of b . (D a) over tokens); nothing else may depend on a tap being there.
+// A tap sees the inputs and output gradients of everything that has parameters during the backward pass: linear
+// layers, look-ups and the scales of norms. Influence scores need them (s = sum of b . (D a) over tokens);
+// nothing else may depend on a tap being there.
 #pragma once
 
 #include "parallel/device/view.h"
@@ -20,6 +21,17 @@ class Tap {
   // Autonomy of Experts): out then runs over its first axes together.
   virtual void on_linear(int param, View<const T, 2> a, View<const T, 2> b, const int32_t* token,
                          View<const int64_t, 1> group_offsets) = 0;
+  // Row `param` is a table (V, D), and token r's output was its row index[r]; b: (R, D) is the gradient of the
+  // outputs.
+  virtual void on_lookup(int param, View<const int32_t, 1> index, View<const T, 2> b) {
+    (void)param, (void)index, (void)b;
+  }
+  // Row `param` (D) scaled normalised rows: y[r] = x[r] * rstd[r] * w; b: (R, D) is the gradient of y. Row r
+  // belongs to token r / rows_per_token.
+  virtual void on_scale(int param, View<const T, 2> x, View<const wide_t<T>, 1> rstd, View<const T, 2> b,
+                        int64_t rows_per_token) {
+    (void)param, (void)x, (void)rstd, (void)b, (void)rows_per_token;
+  }
 };
 
 }  // namespace cadre::device

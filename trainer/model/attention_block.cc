@@ -118,8 +118,11 @@ void AttentionBlock<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch,
     dk = matrix(dk_raw_, tokens);
     kernels.fill(queue, dq.template reshape<1>({dq.size()}), 0);
     kernels.fill(queue, dk.template reshape<1>({dk.size()}), 0);
-    q_norm_.backward(context_, norm_rows(dq_, tokens), norm_rows(q_raw_, tokens), norm_rows(dout_, tokens));
-    k_norm_.backward(context_, norm_rows(dk_, tokens), norm_rows(k_raw_, tokens), norm_rows(dk_raw_, tokens));
+    const bool full = config_.qk_norm == QkNorm::kFull;
+    q_norm_.backward(context_, norm_rows(dq_, tokens), norm_rows(q_raw_, tokens), norm_rows(dout_, tokens),
+                     tap, full ? 1 : config_.heads);
+    k_norm_.backward(context_, norm_rows(dk_, tokens), norm_rows(k_raw_, tokens), norm_rows(dk_raw_, tokens),
+                     tap, full ? 1 : config_.kv_heads);
   }
   wq_.backward(context_, x, dq, dx, 0, tap);
   wk_.backward(context_, x, dk, dx, 1, tap);

@@ -115,9 +115,9 @@ void Block<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, const Ba
   } else {
     dense_->backward(ffn_in, dx, dh, tap);
   }
-  ffn_norm_.backward(context_, dh, middle_.rows(0, tokens), dx);
+  ffn_norm_.backward(context_, dh, middle_.rows(0, tokens), dx, tap);
   attention_.backward(attention_in_.rows(0, tokens), batch, dx, dh, tap);
-  attention_norm_.backward(context_, dh, x, dx);
+  attention_norm_.backward(context_, dh, x, dx, tap);
 }
 
 template class Block<float>;

@@ -134,13 +134,14 @@ void Decoder<T>::backward(View<const W, 1> dlogp, const BatchCounts& counts,
   const View<T, 2> dx = m.dx.rows(0, tokens), dh = m.dh.rows(0, tokens);
   m.head.backward(m.normed.rows(0, tokens), dlogp, dh, tap);
   m.context.kernels->fill(*m.context.queue, dx.template reshape<1>({dx.size()}), 0);
-  m.final_norm.backward(m.context, dh, m.last, dx);
+  m.final_norm.backward(m.context, dh, m.last, dx, tap);
   on_bucket_done(1 + m.config.layers);
   for (int i = m.config.layers - 1; i >= 0; --i) {
     m.blocks[i]->backward(m.inputs[i], m.micro, counts, dx, dh, tap);
     on_bucket_done(1 + i);
   }
   m.context.kernels->embed_backward(*m.context.queue, dx, m.micro.token, m.embed_grad);
+  if (tap != nullptr) tap->on_lookup(m.embed_row, m.micro.token, dx);
   on_bucket_done(0);
   m.trained = false;  // the saved activations are used up
 }
