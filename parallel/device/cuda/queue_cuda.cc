@@ -3,6 +3,7 @@
 #include "parallel/base/errors.h"
 #include "parallel/device/cuda/accelerator_cuda.h"
 #include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/kernel_state.h"
 
 namespace cadre::device::cuda {
 
@@ -13,6 +14,7 @@ CudaQueue::CudaQueue(int device) {
   check(cudaSetDevice(device));
   // Not the default stream, whose implicit waits would serialise work that is meant to overlap.
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  state_ = std::make_unique<KernelState>();
 }
 
 CudaQueue::~CudaQueue() {

@@ -3,9 +3,13 @@
 
 #include <cuda_runtime_api.h>
 
+#include <memory>
+
 #include "parallel/device/queue.h"
 
 namespace cadre::device::cuda {
+
+struct KernelState;
 
 class CudaQueue final : public Queue {
  public:
@@ -19,9 +23,11 @@ class CudaQueue final : public Queue {
   // Also reports errors of kernels that ran since the last wait().
   void wait() override;
   cudaStream_t stream() const { return stream_; }
+  KernelState& state() { return *state_; }
 
  private:
   cudaStream_t stream_ = nullptr;
+  std::unique_ptr<KernelState> state_;
 };
 
 }  // namespace cadre::device::cuda

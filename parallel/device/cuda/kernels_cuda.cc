@@ -1,0 +1,31 @@
+// CUDA's table of dense kernels.
+#include "parallel/device/cuda/kernels_cuda.h"
+
+namespace cadre::device {
+
+template <class T>
+const DeviceKernels<T>& cuda_kernels() {
+  using K = cuda::CudaKernels<T>;
+  static const DeviceKernels<T> table = {
+      .gemm = K::gemm,
+      .rms_norm = K::rms_norm,
+      .rms_norm_backward = K::rms_norm_backward,
+      .rope = K::rope,
+      .attention = K::attention,
+      .attention_backward = K::attention_backward,
+      .swiglu = K::swiglu,
+      .swiglu_backward = K::swiglu_backward,
+      .embed = K::embed,
+      .embed_backward = K::embed_backward,
+      .log_prob = K::log_prob,
+      .log_prob_backward = K::log_prob_backward,
+      .add = K::add,
+      .copy = K::copy,
+      .fill = K::fill,
+  };
+  return table;
+}
+template const DeviceKernels<float>& cuda_kernels<float>();
+template const DeviceKernels<bf16>& cuda_kernels<bf16>();
+
+}  // namespace cadre::device

@@ -1,0 +1,49 @@
+// The functions behind cuda_kernels(); contracts are those of the entries of DeviceKernels with the same
+// names. Sums are made in float and in an order that depends on the shapes alone, so that a repeat gives the
+// same bits. Any alignment of the views is right; 16 bytes is fast.
+#pragma once
+
+#include "parallel/device/bf16.h"
+#include "parallel/device/kernels.h"
+
+namespace cadre::device {
+
+// The CUDA table, for T = float and bf16.
+template <class T>
+const DeviceKernels<T>& cuda_kernels();
+
+namespace cuda {
+
+template <class T>
+struct CudaKernels {
+  using W = wide_t<T>;
+  static void gemm(Queue&, View<const T, 2> a, View<const T, 2> b, View<T, 2> c, GemmFlags flags);
+  static void rms_norm(Queue&, View<const T, 2> x, View<const T, 1> w, double eps, View<T, 2> y,
+                       View<W, 1> rstd);
+  static void rms_norm_backward(Queue&, View<const T, 2> dy, View<const T, 2> x, View<const T, 1> w,
+                                View<const W, 1> rstd, View<T, 2> dx, View<T, 1> dw);
+  static void rope(Queue&, View<T, 3> x, View<const int32_t, 1> position, View<const W, 2> table,
+                   bool inverse);
+  static void attention(Queue&, AttentionShape, View<const T, 3> q, View<const T, 3> k, View<const T, 3> v,
+                        View<const int32_t, 1> segment, View<T, 3> out, View<W, 2> lse);
+  static void attention_backward(Queue&, AttentionShape, View<const T, 3> dout, View<const T, 3> q,
+                                 View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> segment,
+                                 View<const T, 3> out, View<const W, 2> lse, View<T, 3> dq, View<T, 3> dk,
+                                 View<T, 3> dv);
+  static void swiglu(Queue&, View<const T, 2> gate, View<const T, 2> up, View<T, 2> y);
+  static void swiglu_backward(Queue&, View<const T, 2> dy, View<const T, 2> gate, View<const T, 2> up,
+                              View<T, 2> dgate, View<T, 2> dup);
+  static void embed(Queue&, View<const T, 2> table, View<const int32_t, 1> token, View<T, 2> y);
+  static void embed_backward(Queue&, View<const T, 2> dy, View<const int32_t, 1> token, View<T, 2> dtable);
+  static void log_prob(Queue&, View<const T, 2> logits, View<const int32_t, 1> target, View<W, 1> logp,
+                       View<W, 1> lse);
+  static void log_prob_backward(Queue&, View<T, 2> logits, View<const int32_t, 1> target,
+                                View<const W, 1> lse, View<const W, 1> dlogp);
+  static void add(Queue&, View<const T, 1> x, View<T, 1> y);
+  static void copy(Queue&, View<const T, 1> x, View<T, 1> y);
+  static void fill(Queue&, View<T, 1> x, double value);
+  static void scale(Queue&, View<T, 1> x, double factor);  // x *= factor; 0 clears what was there
+};
+
+}  // namespace cuda
+}  // namespace cadre::device

@@ -1,0 +1,278 @@
+// RMSNorm and its gradient. A group of threads takes a row and keeps it in registers; rows that are too wide
+// or not aligned are read twice by a whole block. The weight's gradient is summed by each group over its rows,
+// over the groups of a block, then over the blocks, each in a fixed order.
+#include <algorithm>
+
+#include "parallel/device/cuda/kernels_cuda.h"
+#include "parallel/device/cuda/vec.cuh"
+
+namespace cadre::device::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+// Of the backward pass; a constant, so that sums do not depend on the GPU. 4 for each of an H100's 132
+// multiprocessors.
+constexpr int kMaxBlocks = 528;
+
+template <int kGroup>
+__device__ float group_sum(float x, float* shared) {
+  if constexpr (kGroup <= 32) {
+    return warp_sum<kGroup>(x);
+  } else {
+    return block_sum<kGroup>(x, shared);
+  }
+}
+
+// kNum vectors of N elements a thread.
+template <class T, int N, int kGroup, int kNum>
+__global__ void __launch_bounds__(kThreads)
+    norm_kernel(int64_t rows, int width, const T* __restrict__ x, const T* __restrict__ w, float eps,
+                T* __restrict__ y, float* __restrict__ rstd) {
+  __shared__ float shared[kThreads / 32];
+  const int64_t row = int64_t(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
+  const int lane = threadIdx.x % kGroup;
+  float v[kNum][N] = {}, squares = 0;
+#pragma unroll
+  for (int i = 0; i < kNum; ++i) {
+    const int col = (i * kGroup + lane) * N;
+    if (row < rows && col < width) load<N>(x + row * width + col, v[i]);
+#pragma unroll
+    for (int j = 0; j < N; ++j) squares += v[i][j] * v[i][j];
+  }
+  const float r = rsqrtf(group_sum<kGroup>(squares, shared) / float(width) + eps);
+  if (row >= rows) return;
+  if (lane == 0) rstd[row] = r;
+#pragma unroll
+  for (int i = 0; i < kNum; ++i) {
+    const int col = (i * kGroup + lane) * N;
+    if (col >= width) continue;
+    float weight[N];
+    load<N>(w + col, weight);
+#pragma unroll
+    for (int j = 0; j < N; ++j) v[i][j] *= r * weight[j];
+    store<N>(y + row * width + col, v[i]);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    wide_norm_kernel(int width, const T* __restrict__ x, const T* __restrict__ w, float eps,
+                     T* __restrict__ y, float* __restrict__ rstd) {
+  __shared__ float shared[kThreads / 32];
+  const int64_t at = int64_t(blockIdx.x) * width;
+  float squares = 0;
+  for (int i = threadIdx.x; i < width; i += kThreads) squares += to_float(x[at + i]) * to_float(x[at + i]);
+  const float r = rsqrtf(block_sum<kThreads>(squares, shared) / float(width) + eps);
+  if (threadIdx.x == 0) rstd[blockIdx.x] = r;
+  for (int i = threadIdx.x; i < width; i += kThreads)
+    y[at + i] = from_float<T>(to_float(x[at + i]) * r * to_float(w[i]));
+}
+
+// dx_i += r w_i dy_i - x_i r^3 / D sum_j(dy_j w_j x_j), r = rstd; the group's sum of dy_i x_i r over its rows
+// goes to acc.
+template <class T, int N, int kGroup, int kNum>
+__device__ void backward_rows(int64_t rows, int width, const T* __restrict__ dy, const T* __restrict__ x,
+                              const T* __restrict__ w, const float* __restrict__ rstd, T* __restrict__ dx,
+                              float* shared, float (&acc)[kNum][N]) {
+  constexpr int kGroups = kThreads / kGroup;
+  const int lane = threadIdx.x % kGroup;
+  // Every thread of a block makes the same number of rounds: they meet at barriers.
+  for (int64_t first = int64_t(blockIdx.x) * kGroups; first < rows; first += int64_t(gridDim.x) * kGroups) {
+    const int64_t row = first + threadIdx.x / kGroup;
+    const bool live = row < rows;
+    float d[kNum][N] = {}, v[kNum][N] = {}, dot = 0;
+    const float r = live ? rstd[row] : 0;
+#pragma unroll
+    for (int i = 0; i < kNum; ++i) {
+      const int col = (i * kGroup + lane) * N;
+      if (!live || col >= width) continue;
+      float weight[N];
+      load<N>(dy + row * width + col, d[i]);
+      load<N>(x + row * width + col, v[i]);
+      load<N>(w + col, weight);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        acc[i][j] += d[i][j] * v[i][j] * r;
+        d[i][j] *= weight[j];
+        dot += d[i][j] * v[i][j];
+      }
+    }
+    const float pull = group_sum<kGroup>(dot, shared) * r * r * r / float(width);
+#pragma unroll
+    for (int i = 0; i < kNum; ++i) {
+      const int col = (i * kGroup + lane) * N;
+      if (!live || col >= width) continue;
+      float sum[N];
+      load<N>(dx + row * width + col, sum);
+#pragma unroll
+      for (int j = 0; j < N; ++j) sum[j] += r * d[i][j] - pull * v[i][j];
+      store<N>(dx + row * width + col, sum);
+    }
+  }
+}
+
+// partial: (blocks, width).
+template <class T, int N, int kGroup, int kNum>
+__global__ void __launch_bounds__(kThreads, 2)
+    norm_backward_kernel(int64_t rows, int width, const T* __restrict__ dy, const T* __restrict__ x,
+                         const T* __restrict__ w, const float* __restrict__ rstd, T* __restrict__ dx,
+                         float* __restrict__ partial) {
+  constexpr int kGroups = kThreads / kGroup, kWidth = kGroup * kNum * N;
+  __shared__ float shared[kThreads / 32];
+  float acc[kNum][N] = {};
+  backward_rows<T, N, kGroup, kNum>(rows, width, dy, x, w, rstd, dx, shared, acc);
+  const int lane = threadIdx.x % kGroup;
+  float* out = partial + int64_t(blockIdx.x) * width;
+  if constexpr (kGroups == 1) {
+#pragma unroll
+    for (int i = 0; i < kNum; ++i) {
+      const int col = (i * kGroup + lane) * N;
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        if (col < width) out[col + j] = acc[i][j];
+      }
+    }
+  } else {
+    __shared__ float sums[kGroups][kWidth];
+#pragma unroll
+    for (int i = 0; i < kNum; ++i) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) sums[threadIdx.x / kGroup][(i * kGroup + lane) * N + j] = acc[i][j];
+    }
+    __syncthreads();
+    for (int col = threadIdx.x; col < width; col += kThreads) {
+      float sum = 0;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) sum += sums[g][col];
+      out[col] = sum;
+    }
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    wide_norm_backward_kernel(int64_t rows, int width, const T* __restrict__ dy, const T* __restrict__ x,
+                              const T* __restrict__ w, const float* __restrict__ rstd, T* __restrict__ dx,
+                              float* __restrict__ partial) {
+  __shared__ float shared[kThreads / 32];
+  float* out = partial + int64_t(blockIdx.x) * width;
+  for (int i = threadIdx.x; i < width; i += kThreads) out[i] = 0;
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const int64_t at = row * width;
+    const float r = rstd[row];
+    float dot = 0;
+    for (int i = threadIdx.x; i < width; i += kThreads)
+      dot += to_float(dy[at + i]) * to_float(w[i]) * to_float(x[at + i]);
+    const float pull = block_sum<kThreads>(dot, shared) * r * r * r / float(width);
+    for (int i = threadIdx.x; i < width; i += kThreads) {
+      const float d = to_float(dy[at + i]), v = to_float(x[at + i]);
+      dx[at + i] = from_float<T>(to_float(dx[at + i]) + r * to_float(w[i]) * d - pull * v);
+      out[i] += d * v * r;
+    }
+  }
+}
+
+// dw += the sum over blocks: 32 columns a block, its 32 warps share the rows of `partial`.
+template <class T>
+__global__ void __launch_bounds__(1024)
+    add_partials_kernel(int blocks, int width, const float* __restrict__ partial, T* __restrict__ dw) {
+  __shared__ float shared[32][33];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, col = blockIdx.x * 32 + lane;
+  float sum = 0;
+  if (col < width) {
+#pragma unroll 4
+    for (int block = warp; block < blocks; block += 32) sum += partial[int64_t(block) * width + col];
+  }
+  shared[warp][lane] = sum;
+  __syncthreads();
+  const float total = warp_sum(shared[lane][warp]);  // of column `warp`
+  const int own = blockIdx.x * 32 + warp;
+  if (lane == 0 && own < width) dw[own] = from_float<T>(to_float(dw[own]) + total);
+}
+
+// Calls launch.run<N, kGroup, kNum>() for a row of `width`, or launch.run_wide().
+template <class T, class Launch>
+void by_width(int64_t width, bool vector, const Launch& launch) {
+  constexpr int N = kVec<T>;
+  const int64_t count = width / N;
+  if (!vector || width % N != 0 || count > 1024) return launch.run_wide();
+  if (count <= 16) return launch.template run<N, 16, 1>();
+  if (count <= 32) return launch.template run<N, 32, 1>();
+  if (count <= 128) return launch.template run<N, 32, 4>();
+  if (count <= 256) return launch.template run<N, 256, 1>();
+  launch.template run<N, 256, 4>();
+}
+
+template <class T>
+struct Forward {
+  cudaStream_t stream;
+  int64_t rows;
+  int width;
+  const T *x, *w;
+  float eps;
+  T* y;
+  float* rstd;
+  template <int N, int kGroup, int kNum>
+  void run() const {
+    norm_kernel<T, N, kGroup, kNum><<<unsigned(ceil_div(rows, kThreads / kGroup)), kThreads, 0, stream>>>(
+        rows, width, x, w, eps, y, rstd);
+  }
+  void run_wide() const {
+    wide_norm_kernel<<<unsigned(rows), kThreads, 0, stream>>>(width, x, w, eps, y, rstd);
+  }
+};
+
+template <class T>
+struct Backward {
+  cudaStream_t stream;
+  int64_t rows;
+  int width;
+  const T *dy, *x, *w;
+  const float* rstd;
+  T *dx, *dw;
+  float* partial;  // (kMaxBlocks, width)
+  template <int N, int kGroup, int kNum>
+  void run() const {
+    const int blocks = int(std::min<int64_t>(ceil_div(rows, kThreads / kGroup), kMaxBlocks));
+    norm_backward_kernel<T, N, kGroup, kNum>
+        <<<blocks, kThreads, 0, stream>>>(rows, width, dy, x, w, rstd, dx, partial);
+    add_partials(blocks);
+  }
+  void run_wide() const {
+    const int blocks = int(std::min<int64_t>(rows, kMaxBlocks));
+    wide_norm_backward_kernel<<<blocks, kThreads, 0, stream>>>(rows, width, dy, x, w, rstd, dx, partial);
+    add_partials(blocks);
+  }
+  void add_partials(int blocks) const {
+    add_partials_kernel<<<unsigned(ceil_div(width, 32)), 1024, 0, stream>>>(blocks, width, partial, dw);
+  }
+};
+
+}  // namespace
+
+template <class T>
+void CudaKernels<T>::rms_norm(Queue& queue, View<const T, 2> x, View<const T, 1> w, double eps, View<T, 2> y,
+                              View<W, 1> rstd) {
+  if (x.size() == 0) return;
+  const Forward<native_t<T>> launch{stream(queue), x.dim(0),   int(x.dim(1)), raw(x),
+                                    raw(w),        float(eps), raw(y),        rstd.data()};
+  by_width<native_t<T>>(x.dim(1), all_aligned16(launch.x, launch.w, launch.y), launch);
+  launched();
+}
+
+template <class T>
+void CudaKernels<T>::rms_norm_backward(Queue& queue, View<const T, 2> dy, View<const T, 2> x,
+                                       View<const T, 1> w, View<const W, 1> rstd, View<T, 2> dx,
+                                       View<T, 1> dw) {
+  if (x.size() == 0) return;
+  const Backward<native_t<T>> launch{
+      stream(queue), x.dim(0),    int(x.dim(1)), raw(dy), raw(x),
+      raw(w),        rstd.data(), raw(dx),       raw(dw), scratch<float>(queue, kMaxBlocks * x.dim(1))};
+  by_width<native_t<T>>(x.dim(1), all_aligned16(launch.dy, launch.x, launch.w, launch.dx), launch);
+  launched();
+}
+
+template struct CudaKernels<float>;  // the members defined above
+template struct CudaKernels<bf16>;
+
+}  // namespace cadre::device::cuda

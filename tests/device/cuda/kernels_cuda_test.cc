@@ -1,0 +1,180 @@
+// Every row of CUDA's table of dense kernels, for both of its types, against the CPU's kernels in double on the
+// same (rounded) numbers: at any alignment, with the same bits again, and with nothing written past the end.
+#include "parallel/device/cuda/kernels_cuda.h"
+
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <set>
+
+#include "parallel/base/rng.h"
+#include "parallel/device/cuda/accelerator_cuda.h"
+#include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/queue_cuda.h"
+#include "tests/device/cuda/kernel_cases.h"
+
+namespace cadre::device {
+namespace {
+
+using cuda::check;
+
+constexpr size_t kGuard = 64;  // bytes of a known pattern behind each array
+
+size_t bytes_of(const ArraySpec& spec, size_t narrow, size_t wide) {
+  return size_t(spec.size) * (spec.kind == Kind::kInt ? 4 : spec.kind == Kind::kWide ? wide : narrow);
+}
+
+// The arrays of a case in host memory, element type X; the random numbers are those that T can hold.
+template <class X, class T>
+std::vector<std::vector<std::byte>> host_arrays(const std::vector<ArraySpec>& specs) {
+  std::vector<std::vector<std::byte>> result;
+  for (size_t a = 0; a < specs.size(); ++a) {
+    const ArraySpec& spec = specs[a];
+    std::vector<std::byte> memory(bytes_of(spec, sizeof(X), sizeof(wide_t<X>)));
+    const base::Philox rng(base::mix(a, 9));
+    for (int64_t i = 0; i < spec.size; ++i) {
+      const double value = spec.scale == 0 ? std::nan("") : spec.scale * rng.normal(uint64_t(i));
+      if (spec.kind == Kind::kInt) {
+        reinterpret_cast<int32_t*>(memory.data())[i] = spec.ints[size_t(i)];
+      } else if (spec.kind == Kind::kWide) {
+        reinterpret_cast<wide_t<X>*>(memory.data())[i] = wide_t<X>(wide_t<T>(value));
+      } else {
+        reinterpret_cast<X*>(memory.data())[i] = X(double(T(value)));
+      }
+    }
+    result.push_back(std::move(memory));
+  }
+  return result;
+}
+
+// Device copies of host arrays, each `shift` bytes behind a 256-byte boundary, with a guard behind.
+class DeviceArrays {
+ public:
+  DeviceArrays(const std::vector<std::vector<std::byte>>& host, size_t shift) : host_(host), shift_(shift) {
+    for (const auto& memory : host) {
+      void* block = nullptr;
+      check(cudaMalloc(&block, shift + memory.size() + kGuard));
+      check(cudaMemset(block, 0x5a, shift + memory.size() + kGuard));
+      std::byte* data = static_cast<std::byte*>(block) + shift;
+      check(cudaMemcpy(data, memory.data(), memory.size(), cudaMemcpyHostToDevice));
+      blocks_.push_back(block);
+      data_.push_back(data);
+    }
+    check(cudaDeviceSynchronize());
+  }
+  ~DeviceArrays() {
+    for (void* block : blocks_) cudaFree(block);
+  }
+  const std::vector<void*>& data() const { return data_; }
+  std::vector<std::byte> read(size_t i) const {
+    std::vector<std::byte> result(host_[i].size());
+    check(cudaMemcpy(result.data(), data_[i], result.size(), cudaMemcpyDeviceToHost));
+    return result;
+  }
+  bool guards_hold() const {
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      std::vector<unsigned char> guard(shift_ + kGuard);
+      check(cudaMemcpy(guard.data(), blocks_[i], shift_, cudaMemcpyDeviceToHost));
+      check(cudaMemcpy(guard.data() + shift_, static_cast<std::byte*>(data_[i]) + host_[i].size(), kGuard,
+                       cudaMemcpyDeviceToHost));
+      for (const unsigned char c : guard) {
+        if (c != 0x5a) return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  const std::vector<std::vector<std::byte>>& host_;
+  size_t shift_;
+  std::vector<void*> blocks_, data_;
+};
+
+template <class X>
+double element(const std::vector<std::byte>& memory, int64_t i) {
+  return double(reinterpret_cast<const X*>(memory.data())[i]);
+}
+
+// Worst error over its bound; below 1 is right.
+template <class T>
+double worst_ratio(const ArraySpec& spec, const std::vector<std::byte>& exact,
+                   const std::vector<std::byte>& found) {
+  const bool wide = spec.kind == Kind::kWide;
+  const double half_float = 0x1p-24, half = !wide && std::is_same_v<T, bf16> ? 0x1p-9 : half_float;
+  const double inner = spec.narrow_inside && std::is_same_v<T, bf16> ? 0x1p-9 : half_float;
+  double squares = 0, worst = 0;
+  for (int64_t i = 0; i < spec.size; ++i) squares += std::pow(element<double>(exact, i), 2);
+  const double typical = std::sqrt(squares / double(std::max<int64_t>(spec.size, 1)));
+  for (int64_t i = 0; i < spec.size; ++i) {
+    const double x = element<double>(exact, i),
+                 y = wide ? element<wide_t<T>>(found, i) : element<T>(found, i);
+    // A result below bf16's or float's normal numbers may be rounded to zero.
+    const double bound =
+        1.01 * half * std::abs(x) + 4 * inner * std::sqrt(spec.terms) * (typical + std::abs(x)) + 0x1p-126;
+    const double ratio = std::abs(x - y) / bound;
+    if (!(ratio <= worst)) worst = ratio;  // NaN counts as the worst
+  }
+  return worst;
+}
+
+template <class T>
+void run_case(cuda::CudaQueue& queue, const KernelCase<T>& c) {
+  CpuQueue cpu_queue(2);
+  const std::string name = c.entry + " " + c.shape;
+  auto exact = host_arrays<double, T>(c.arrays);
+  Arrays<double> reference;
+  for (auto& memory : exact) reference.data.push_back(memory.data());
+  c.reference(cpu_kernels<double>(), cpu_queue, reference);
+  const auto host = host_arrays<T, T>(c.arrays);
+  std::vector<std::vector<std::byte>> first;
+  for (const size_t shift : {size_t(0), size_t(0), sizeof(wide_t<T>)}) {
+    DeviceArrays arrays(host, shift);
+    c.call(cuda_kernels<T>(), queue, Arrays<T>{arrays.data()});
+    queue.wait();
+    EXPECT_TRUE(arrays.guards_hold()) << name << " wrote past the end of an array, shift " << shift;
+    for (size_t i = 0; i < c.arrays.size(); ++i) {
+      const auto found = arrays.read(i);
+      if (first.size() == i) first.push_back(found);
+      if (shift == 0) {
+        EXPECT_EQ(found, first[i]) << name << " array " << i << " differs on repetition";
+      }
+      if (!c.arrays[i].output) {
+        EXPECT_EQ(found, host[i]) << name << " changed its input " << i;
+        continue;
+      }
+      EXPECT_LT(worst_ratio<T>(c.arrays[i], exact[i], found), 1)
+          << name << " array " << i << " shift " << shift;
+    }
+  }
+}
+
+template <class T>
+class CudaKernelTable : public testing::Test {
+ protected:
+  void SetUp() override {
+    const Probe probe = cuda::accelerator_cuda().probe();
+    if (probe.num_devices == 0) GTEST_SKIP() << probe.report;
+  }
+};
+using Types = testing::Types<float, bf16>;
+TYPED_TEST_SUITE(CudaKernelTable, Types);
+
+TYPED_TEST(CudaKernelTable, EveryRowEqualsTheCpuInDouble) {
+  cuda::CudaQueue queue(0);
+  for (const auto& c : kernel_cases<TypeParam>()) {
+    run_case<TypeParam>(queue, c);
+    if (testing::Test::HasFatalFailure()) return;
+  }
+}
+
+TEST(CudaKernelCases, CoverEveryRowOfTheTable) {
+  std::set<std::string> entries;
+  for (const auto& c : kernel_cases<float>()) entries.insert(c.entry);
+  EXPECT_EQ(entries.size() * sizeof(void*), sizeof(DeviceKernels<float>));
+}
+
+}  // namespace
+}  // namespace cadre::device
