@@ -219,6 +219,7 @@ void run(const std::string& filter) {
   fmt::print("{}\n", cuda::accelerator_cuda().probe().report);
   b.ceilings();
   bench_gemm(b, "olmoe4", 16384, 2048, 2048);
+  bench_gemm(b, "olmoe4 router", 16384, 2048, 64);
   bench_gemm(b, "olmoe4 head", 16384, 2048, 50304);
   bench_gemm(b, "124M", 32768, 768, 2048);
   bench_gemm(b, "355M", 16384, 1024, 2816);
