@@ -47,6 +47,8 @@ struct Cases {
 
   void gemm(int64_t m, int64_t n, int64_t k, GemmFlags flags) {
     ArraySpec c = flags.beta == 0 ? out(m * n, 1 + double(k)) : sum(m * n, 1 + double(k));
+    // cuBLASLt may add the product, rounded, to what is in memory.
+    if (flags.beta == 1) c.roundings = 2;
     add("gemm",
         fmt::format("{}x{}x{} t{}{} beta {}", m, n, k, int(flags.transpose_a), int(flags.transpose_b),
                     flags.beta),
@@ -164,8 +166,9 @@ void attention(Cases<T>& cases, const AttentionShape& s, int64_t document) {
   const int64_t q_size = rows * s.num_heads * s.head_dim, k_size = keys * s.num_kv_heads * s.head_dim;
   const std::vector<int32_t> segment = segments(s, document);
   const int64_t segment_size = int64_t(segment.size());
-  ArraySpec result = out(q_size, 64), stat = wide_out(rows * s.num_heads, 64);
-  result.narrow_inside = true;
+  const double terms = double(s.head_dim + s.num_past + s.seq_len);
+  ArraySpec result = out(q_size, terms), stat = wide_out(rows * s.num_heads, terms);
+  result.inner = 2;
   const std::string shape = fmt::format("{}x{}+{} heads {}/{} h {} documents {}", s.num_sequences, s.seq_len,
                                         s.num_past, s.num_heads, s.num_kv_heads, s.head_dim, document);
   const auto forward = [=](const auto& kernels, Queue& q, const auto& a) {
@@ -179,8 +182,8 @@ void attention(Cases<T>& cases, const AttentionShape& s, int64_t document) {
   cases.add("attention", shape, arrays, forward);
   if (s.num_past > 0) return;
   std::vector<ArraySpec> more = arrays;
-  ArraySpec dq = out(q_size, 256), dk = out(k_size, 256);
-  dq.narrow_inside = dk.narrow_inside = true;
+  ArraySpec dq = out(q_size, 8 * terms), dk = out(k_size, 8 * terms);
+  dq.inner = dk.inner = 4;
   for (const ArraySpec& spec : {in(q_size), dq, dk, dk}) more.push_back(spec);
   cases.add("attention_backward", shape, more, [=](const auto& kernels, Queue& q, const auto& a) {
     forward(kernels, q, a);
@@ -242,6 +245,8 @@ std::vector<KernelCase<T>> kernel_cases() {
     }
     for (const int64_t past : {1, 100, 129}) attention<T>(cases, {1, 70, 4, 1, h, past}, 0);
     attention<T>(cases, {1, 1, 4, 2, h, 300}, 0);
+    attention<T>(cases, {1, 700, 2, 1, h}, 0);
+    attention<T>(cases, {1, 700, 2, 1, h}, 190);
   }
   return cases.list;
 }

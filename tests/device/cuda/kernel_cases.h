@@ -19,10 +19,11 @@ struct ArraySpec {
   int64_t size = 0;
   double scale = 1;  // of normal random values; 0 is poison (NaN), for what is only written
   bool output = false;
-  // The error allowed beside the rounding of the result: `terms` roundings of this type's inner precision,
-  // relative to the root mean square of the array.
+  // The error allowed, relative to the element and the root mean square of the array: `roundings` of the result
+  // and of what it is added to, 4 sqrt(terms) of float, and `inner` of T where values inside are rounded to T.
   double terms = 0;
-  bool narrow_inside = false;      // values inside were rounded to T, not only to float
+  int roundings = 1;
+  double inner = 0;
   std::vector<int32_t> ints = {};  // of kInt
 };
 

@@ -104,17 +104,17 @@ double worst_ratio(const ArraySpec& spec, const std::vector<std::byte>& exact,
                    const std::vector<std::byte>& found) {
   const bool wide = spec.kind == Kind::kWide;
   const double half_float = 0x1p-24, half = !wide && std::is_same_v<T, bf16> ? 0x1p-8 : half_float;
-  const double inner = spec.narrow_inside && std::is_same_v<T, bf16> ? 0x1p-8 : half_float;
   double squares = 0, worst = 0;
   for (int64_t i = 0; i < spec.size; ++i) squares += std::pow(element<double>(exact, i), 2);
   // The numbers that go in are about 1: a sum of them that happens to be 0 has their errors all the same.
-  const double typical = std::max(0.1, std::sqrt(squares / double(std::max<int64_t>(spec.size, 1))));
+  const double typical = std::max(0.3, std::sqrt(squares / double(std::max<int64_t>(spec.size, 1))));
   for (int64_t i = 0; i < spec.size; ++i) {
     const double x = element<double>(exact, i),
                  y = wide ? element<wide_t<T>>(found, i) : element<T>(found, i);
-    const double bound =
-        1.01 * half * std::abs(x) + 4 * inner * std::sqrt(spec.terms) * (typical + std::abs(x));
-    const double ratio = std::abs(x - y) / bound;
+    const double scale = typical + std::abs(x);
+    const double bound = 1.01 * half * (std::abs(x) + (spec.roundings - 1) * 4 * scale + spec.inner * scale) +
+                         4 * half_float * std::sqrt(spec.terms) * scale;
+    const double ratio = x == y ? 0 : std::abs(x - y) / bound;
     if (!(ratio <= worst)) worst = ratio;  // NaN counts as the worst
   }
   return worst;
