@@ -21,6 +21,8 @@ void add_verbs(CLI::App& app, Run& run) {
   add_generate(app, run);
   add_inspect(app, run);
   add_bench(app, run);
+  add_report(app, run);
+  add_top(app, run);
 }
 
 // CLI11 says only that a subcommand is required; name the word and the verb that was probably meant.

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 
+#include "launch/commit.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 #include "parallel/base/files.h"
@@ -53,7 +54,8 @@ int train_rank(const TrainArguments& arguments, comm::World& world) {
   trainer::install_stop_signals(!started_by_launcher());
   open_log(config, world.rank());
   const trainer::Dataset dataset = trainer::open_dataset(config);
-  return int(trainer::train(config, dataset, world, {.progress = progress_style(arguments)}));
+  return int(
+      trainer::train(config, dataset, world, {.progress = progress_style(arguments), .commit = commit()}));
 }
 
 }  // namespace

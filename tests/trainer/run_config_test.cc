@@ -28,7 +28,7 @@ TEST(RunFile, MistakesAreNamedWithTheirKey) {
       {"mixer={name: natural, tau: 2}", "tau"},
       {"moe.router={name: softmax_topk, normalise: true}", "normalise"},
       {"mesh.cp=2", "cp"},
-      {"log.tensorboard=true", "tensorboard"},
+      {"log.tensorbord=true", "tensorboard"},
       {"device=cuda", "device"},
   };
   for (const auto& [change, named] : mistakes) {

@@ -6,10 +6,13 @@
 #include <optional>
 
 #include "parallel/base/log.h"
+#include "trainer/report/endpoint.h"
+#include "trainer/report/event_file.h"
 #include "trainer/run/checkpoint.h"
 #include "trainer/run/checkpoint_folder.h"
 #include "trainer/run/checkpoint_writer.h"
 #include "trainer/run/console.h"
+#include "trainer/run/environment.h"
 #include "trainer/run/evaluate.h"
 #include "trainer/run/metrics.h"
 #include "trainer/run/peak.h"
@@ -36,7 +39,7 @@ class TrainLoop {
         writer_(fs::path(config.out) / "checkpoints", state_),
         console_(data_.rank() == 0 ? options.progress : ProgressStyle::kNone, config.log.every) {
     resume();
-    open_files();
+    open_files(options);
     if (dataset.valid) eval_set_ = choose_documents(*dataset.valid, config.eval.tokens_per_domain);
     if (options.measure_peak) measure_peak();
     if (options.progress != ProgressStyle::kNone) describe_run();
@@ -72,20 +75,32 @@ class TrainLoop {
     if (data_.rank() == 0) spdlog::info("resumed from {} at step {}", newest->string(), state_.progress.step);
   }
 
-  void open_files() {
+  void open_files(const TrainOptions& options) {
     std::string error;
     if (data_.rank() == 0) {
       try {
         const fs::path out = state_.config().out;
         base::write_file_atomic(out / "config.resolved.yaml", resolved_yaml(state_.config()),
                                 ExitCode::kCheckpoint);
+        base::write_file_atomic(out / "environment.json", environment(state_, options.commit).dump(2) + "\n",
+                                ExitCode::kCheckpoint);
         metrics_.emplace(out / "metrics.jsonl", state_.progress.step);
+        add_watchers(out);
         if (state_.progress.step > 0) event("resume", fmt::format("from step {}", state_.progress.step));
       } catch (const Error& e) {
         error = e.what();
       }
     }
     data_.agree(error, ExitCode::kCheckpoint, "open the run folder");
+  }
+
+  // Rank 0, inside the agreement of open_files.
+  void add_watchers(const fs::path& out) {
+    const LogConfig& log = state_.config().log;
+    if (log.tensorboard)
+      metrics_->add_sink(std::make_unique<report::EventFile>(out / "tensorboard", state_.progress.step + 1));
+    if (log.prometheus > 0)
+      metrics_->add_sink(std::make_unique<report::Endpoint>(log.prometheus_address, log.prometheus));
   }
 
   void measure_peak() {

@@ -10,6 +10,7 @@ namespace cadre::trainer {
 struct TrainOptions {
   ProgressStyle progress = ProgressStyle::kNone;  // on rank 0's standard output
   bool measure_peak = true;                       // SGEMM peak at the start (under a second), for mfu
+  std::string commit = {};                        // of the program, for environment.json; may be empty
 };
 
 // Trains config.train.steps steps, going on from the newest whole checkpoint in config.out, and returns kOk,

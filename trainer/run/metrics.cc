@@ -56,6 +56,7 @@ MetricsFile::MetricsFile(const std::filesystem::path& path, uint64_t resumed_ste
 }
 
 void MetricsFile::write(const json& line) {
+  for (const auto& sink : sinks_) sink->line(line);
   if (!file_) return;
   try {
     file_->write(line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");

@@ -5,8 +5,10 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "parallel/base/files.h"
+#include "trainer/report/sink.h"
 #include "trainer/run/evaluate.h"
 #include "trainer/run/step.h"
 
@@ -17,10 +19,13 @@ class MetricsFile {
  public:
   // Keeps the lines of steps up to `resumed_step` of an older file and drops the rest.
   MetricsFile(const std::filesystem::path& path, uint64_t resumed_step);
+  // Also hands each line to `sink`.
+  void add_sink(std::unique_ptr<report::MetricSink> sink) { sinks_.push_back(std::move(sink)); }
   void write(const nlohmann::json& line);
 
  private:
   std::unique_ptr<base::FileWriter> file_;
+  std::vector<std::unique_ptr<report::MetricSink>> sinks_;
 };
 
 // What a train line says beside the report.

@@ -51,6 +51,16 @@ CheckpointConfig read_checkpoint(base::Section s) {
   return c;
 }
 
+LogConfig read_log(base::Section s) {
+  LogConfig c;
+  c.every = s.integer("every", c.every, {.min = 1});
+  c.tensorboard = s.boolean("tensorboard", c.tensorboard);
+  c.prometheus = int(s.integer("prometheus", c.prometheus, {.min = 0, .max = 65535}));
+  c.prometheus_address = s.text("prometheus_address", c.prometheus_address);
+  s.finish();
+  return c;
+}
+
 // A missing section leaves a null node: YAML nodes that do not exist cannot be assigned.
 void read_kind(base::Section& root, const std::string& name, YAML::Node& node) {
   const base::Section section = root.section(name);
@@ -137,9 +147,7 @@ RunConfig read_run(base::Section root) {
   c.train = read_train(root.section("train"));
   c.eval = read_eval(root.section("eval"));
   c.checkpoint = read_checkpoint(root.section("checkpoint"));
-  base::Section log = root.section("log");
-  c.log.every = log.integer("every", c.log.every, {.min = 1});
-  log.finish();
+  c.log = read_log(root.section("log"));
   read_kind(root, "mixer", c.mixer);
   read_kind(root, "curriculum", c.curriculum);
   read_kind(root, "objective", c.objective);
@@ -191,6 +199,9 @@ std::string resolved_yaml(const RunConfig& c) {
   n["checkpoint"]["keep"] = c.checkpoint.keep;
   n["checkpoint"]["async"] = word(c.checkpoint.async);
   n["log"]["every"] = c.log.every;
+  n["log"]["tensorboard"] = word(c.log.tensorboard);
+  n["log"]["prometheus"] = c.log.prometheus;
+  n["log"]["prometheus_address"] = c.log.prometheus_address;
   return YAML::Dump(n) + "\n";
 }
 

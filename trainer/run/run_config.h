@@ -44,6 +44,9 @@ struct CheckpointConfig {
 };
 struct LogConfig {
   int64_t every = 10;
+  bool tensorboard = true;  // event files in <out>/tensorboard
+  int prometheus = 0;       // port of the endpoint on rank 0; 0: none
+  std::string prometheus_address = "127.0.0.1";
 };
 
 struct RunConfig {

@@ -1,0 +1,130 @@
+#include "trainer/report/event_file.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <bit>
+#include <chrono>
+#include <cstring>
+
+#include "parallel/base/log.h"
+
+namespace cadre::report {
+namespace {
+
+constexpr std::array<uint32_t, 256> crc_table() {
+  constexpr uint32_t kReversedCastagnoli = 0x82F63B78;
+  std::array<uint32_t, 256> table{};
+  for (uint32_t byte = 0; byte < 256; ++byte) {
+    uint32_t crc = byte;
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (crc & 1 ? kReversedCastagnoli : 0);
+    table[byte] = crc;
+  }
+  return table;
+}
+
+template <class T>
+void put(std::string& out, T value) {
+  static_assert(std::endian::native == std::endian::little);
+  char bytes[sizeof value];
+  std::memcpy(bytes, &value, sizeof value);
+  out.append(bytes, sizeof value);
+}
+
+// The wire format of protobuf: a field starts with (number << 3 | kind).
+enum Wire { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
+
+void put_varint(std::string& out, uint64_t value) {
+  for (; value >= 0x80; value >>= 7) out += char(value | 0x80);
+  out += char(value);
+}
+void put_field(std::string& out, int number, Wire wire) {
+  put_varint(out, uint64_t(number) << 3 | uint64_t(wire));
+}
+void put_bytes(std::string& out, int number, std::string_view bytes) {
+  put_field(out, number, kBytes);
+  put_varint(out, bytes.size());
+  out += bytes;
+}
+
+std::string value_message(const std::string& tag, double value) {
+  std::string message;
+  put_bytes(message, 1, tag);
+  put_field(message, 2, kFixed32);
+  put(message, float(value));
+  return message;
+}
+
+std::string event_message(uint64_t step) {
+  const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
+  std::string message;
+  put_field(message, 1, kFixed64);
+  put(message, now.count());
+  put_field(message, 2, kVarint);
+  put_varint(message, step);
+  return message;
+}
+
+// TensorBoard reads every file whose name holds "tfevents", in the order of their names.
+std::filesystem::path file_name() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  char host[256] = "host";
+  (void)gethostname(host, sizeof host - 1);
+  return fmt::format("events.out.tfevents.{:010}.{}.{}",
+                     std::chrono::duration_cast<std::chrono::seconds>(now).count(), host, getpid());
+}
+
+}  // namespace
+
+uint32_t crc32c(std::string_view bytes) {
+  static constexpr std::array<uint32_t, 256> kTable = crc_table();
+  uint32_t crc = ~0u;
+  for (const char c : bytes) crc = kTable[(crc ^ uint8_t(c)) & 0xff] ^ (crc >> 8);
+  return ~crc;
+}
+
+uint32_t masked_crc32c(std::string_view bytes) {
+  constexpr uint32_t kDelta = 0xa282ead8;
+  return std::rotr(crc32c(bytes), 15) + kDelta;
+}
+
+std::string tf_record(std::string_view data) {
+  std::string record;
+  put(record, uint64_t(data.size()));
+  put(record, masked_crc32c(record));
+  record += data;
+  put(record, masked_crc32c(data));
+  return record;
+}
+
+EventFile::EventFile(const std::filesystem::path& folder, uint64_t first_step) {
+  std::error_code code;
+  std::filesystem::create_directories(folder, code);
+  require(!code, ExitCode::kCheckpoint, "cannot create {}: {}", folder.string(), code.message());
+  file_ = std::make_unique<base::FileWriter>(folder / file_name(), ExitCode::kCheckpoint);
+  std::string head = event_message(0), start = event_message(first_step), session;
+  put_bytes(head, 3, "brain.Event:2");
+  put_field(session, 1, kVarint);
+  put_varint(session, 1);
+  put_bytes(start, 7, session);
+  file_->write(tf_record(head) + tf_record(start));
+}
+
+void EventFile::line(const nlohmann::json& line) {
+  const std::string kind = line.value("kind", "");
+  if (!file_ || (kind != "train" && kind != "eval")) return;
+  std::string summary;
+  for (const Scalar& s : scalars(line)) {
+    put_bytes(summary, 1, value_message(kind + "/" + s.name + (s.part.empty() ? "" : "/" + s.part), s.value));
+  }
+  std::string event = event_message(line.value("step", uint64_t(0)));
+  put_bytes(event, 5, summary);
+  try {
+    file_->write(tf_record(event));
+  } catch (const Error& error) {
+    spdlog::warn("no more TensorBoard events are written: {}", error.what());
+    file_.reset();
+  }
+}
+
+}  // namespace cadre::report

@@ -1,0 +1,333 @@
+#include "trainer/report/page.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <set>
+
+#include "trainer/report/chart.h"
+#include "trainer/report/style.h"
+
+namespace cadre::report {
+namespace {
+
+using Parts = std::map<std::string, Series>;
+
+const Series* find(const std::map<std::string, Series>& all, const std::string& name) {
+  const auto it = all.find(name);
+  return it == all.end() || it->second.empty() ? nullptr : &it->second;
+}
+
+std::string last_number(const Series* series) {
+  return series == nullptr ? "&ndash;" : escaped(short_number(series->back().y));
+}
+
+double mean_of(const Parts& parts) {
+  double sum = 0;
+  int count = 0;
+  for (const auto& [name, series] : parts) {
+    if (series.empty()) continue;
+    sum += series.back().y;
+    ++count;
+  }
+  return count > 0 ? sum / count : NAN;
+}
+
+const Parts* parts_of(const std::map<std::string, Parts>& all, const std::string& name) {
+  const auto it = all.find(name);
+  return it == all.end() ? nullptr : &it->second;
+}
+
+// Median over the run: the first steps and a busy machine do not show.
+std::string median(const Series* series) {
+  if (series == nullptr) return "&ndash;";
+  std::vector<double> values;
+  for (const Point& p : *series) values.push_back(p.y);
+  std::nth_element(values.begin(), values.begin() + long(values.size() / 2), values.end());
+  return escaped(short_number(values[values.size() / 2]));
+}
+
+std::string table_of_runs(const std::vector<RunData>& runs) {
+  std::string out =
+      "<div class='wide'><table><tr><th>run</th><th>steps</th><th>tokens</th><th>loss</th><th>eval loss</th>"
+      "<th>bits/byte</th><th>tokens/s</th><th>step, ms</th><th>MFU</th><th>memory, "
+      "GiB</th><th>skipped</th></tr>";
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const RunData& run = runs[i];
+    const Series* loss = find(run.train, "loss");
+    const Series smooth = loss != nullptr ? smoothed(*loss, 0.02) : Series();
+    const Parts *eval_loss = parts_of(run.eval_by, "eval_loss"), *bits = parts_of(run.eval_by, "eval_bpb");
+    const auto mean_text = [](const Parts* parts) {
+      return parts == nullptr || std::isnan(mean_of(*parts)) ? std::string("&ndash;")
+                                                             : short_number(mean_of(*parts));
+    };
+    const Series* mfu = find(run.train, "mfu");
+    out += fmt::format("<tr><td><i class='c{}'></i>{}</td><td>{}</td>", i % kPaletteSize, escaped(run.name),
+                       run.step);
+    for (const std::string& cell :
+         {last_number(find(run.train, "tokens")), last_number(smooth.empty() ? nullptr : &smooth),
+          mean_text(eval_loss), mean_text(bits), median(find(run.train, "tokens_per_s")),
+          median(find(run.train, "step_ms")), mfu == nullptr ? std::string("&ndash;") : median(mfu),
+          last_number(find(run.train, "mem_gib")), last_number(find(run.train, "skipped_steps"))}) {
+      out += "<td>" + cell + "</td>";
+    }
+    out += "</tr>";
+  }
+  return out +
+         "</table></div><p class='note'>Loss: smoothed over 2% of the run. Evaluation: mean over domains of "
+         "the "
+         "newest one. Speed: median over the run.</p>";
+}
+
+// One chart of a number of all runs.
+std::string over_runs(const std::vector<RunData>& runs, const std::string& name, ChartOptions options,
+                      bool smooth) {
+  std::vector<Line> lines;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const Series* series = find(runs[i].train, name);
+    if (series == nullptr) continue;
+    const bool noisy = smooth && series->size() > 20;
+    if (noisy) lines.push_back({runs[i].name, int(i), *series, true});
+    lines.push_back({runs[i].name, int(i), noisy ? smoothed(*series, 0.01) : *series});
+  }
+  options.legend = runs.size() > 1;
+  return line_chart(options, lines);
+}
+
+// A small chart for each domain with a line for each run; the same height of scale everywhere would hide small ones.
+std::string by_domain(const std::vector<RunData>& runs, bool eval, const std::string& name,
+                      const char* unit) {
+  std::set<std::string> domains;
+  for (const RunData& run : runs) {
+    const Parts* parts = parts_of(eval ? run.eval_by : run.train_by, name);
+    if (parts == nullptr) continue;
+    for (const auto& [domain, series] : *parts) domains.insert(domain);
+  }
+  std::string out;
+  for (const std::string& domain : domains) {
+    std::vector<Line> lines;
+    for (size_t i = 0; i < runs.size(); ++i) {
+      const Parts* parts = parts_of(eval ? runs[i].eval_by : runs[i].train_by, name);
+      const Series* series = parts == nullptr ? nullptr : find(*parts, domain);
+      if (series == nullptr) continue;
+      if (!eval && series->size() > 20) lines.push_back({runs[i].name, int(i), *series, true});
+      lines.push_back(
+          {runs[i].name, int(i), eval || series->size() <= 20 ? *series : smoothed(*series, 0.02)});
+    }
+    out +=
+        line_chart({.title = domain, .y_label = unit, .width = 360, .height = 200, .legend = false}, lines);
+  }
+  return out;
+}
+
+// One colour a domain, the same in every run.
+std::string domain_weights(const std::vector<RunData>& runs) {
+  std::string out;
+  for (const RunData& run : runs) {
+    const Parts* parts = parts_of(run.train_by, "domain_weight");
+    if (parts == nullptr) continue;
+    std::vector<Line> lines;
+    for (const auto& [domain, series] : *parts) lines.push_back({domain, int(lines.size()), series});
+    out += stacked_chart({.title = runs.size() > 1 ? run.name : "share of each domain in the batch"}, lines);
+  }
+  return out;
+}
+
+// Columns are at most this many averages over neighbouring samples.
+constexpr size_t kColumns = 72;
+
+std::vector<std::vector<const LoadSample*>> columns_of(const std::vector<LoadSample>& loads,
+                                                       std::vector<double>& xs) {
+  const size_t count = std::min(kColumns, loads.size());
+  std::vector<std::vector<const LoadSample*>> columns(count);
+  for (size_t c = 0; c < count; ++c) {
+    for (size_t i = loads.size() * c / count; i < loads.size() * (c + 1) / count; ++i)
+      columns[c].push_back(&loads[i]);
+    xs.push_back(double(columns[c].front()->step));
+  }
+  return columns;
+}
+
+// Tokens by expert of one layer over the mean, averaged over the samples; empty when the layer is not there.
+std::vector<double> relative_load(const std::vector<const LoadSample*>& samples, int layer) {
+  std::vector<double> sum;
+  double total = 0;
+  for (const LoadSample* sample : samples) {
+    const auto it = sample->layers.find(layer);
+    if (it == sample->layers.end()) continue;
+    sum.resize(std::max(sum.size(), it->second.size()), 0);
+    for (size_t e = 0; e < it->second.size(); ++e) sum[e] += it->second[e], total += it->second[e];
+  }
+  for (double& s : sum) s = total > 0 ? s / (total / double(sum.size())) : NAN;
+  return sum;
+}
+
+HeatMap overview_map(const RunData& run, const std::vector<std::vector<const LoadSample*>>& columns,
+                     const std::vector<double>& xs, const std::vector<int>& layers) {
+  HeatMap map{.title = run.name + ": fullest expert over the mean, by layer",
+              .x_label = "step",
+              .y_label = "layer",
+              .xs = xs,
+              .rows = {},
+              .cells = {},
+              .low = 1,
+              .high = 2,
+              .low_text = "1 (even)",
+              .high_text = "",
+              .width = 760};
+  double worst = 1.5;
+  for (const int layer : layers) {
+    map.rows.push_back(std::to_string(layer));
+    std::vector<double>& row = map.cells.emplace_back();
+    for (const auto& column : columns) {
+      const std::vector<double> load = relative_load(column, layer);
+      row.push_back(load.empty() ? NAN : *std::max_element(load.begin(), load.end()));
+      if (std::isfinite(row.back())) worst = std::max(worst, row.back());
+    }
+  }
+  map.high = worst;
+  map.high_text = fmt::format("{:.2g}", worst);
+  return map;
+}
+
+HeatMap layer_map(const std::vector<std::vector<const LoadSample*>>& columns, const std::vector<double>& xs,
+                  int layer) {
+  HeatMap map{.title = fmt::format("layer {}: load of each expert over the mean", layer),
+              .x_label = "step",
+              .y_label = "expert",
+              .xs = xs,
+              .rows = {},
+              .cells = {},
+              .low = 0,
+              .high = 2,
+              .low_text = "0",
+              .high_text = "2 and more",
+              .width = 360};
+  std::vector<std::vector<double>> loads;
+  size_t experts = 0;
+  for (const auto& column : columns)
+    experts = std::max(experts, loads.emplace_back(relative_load(column, layer)).size());
+  for (size_t e = 0; e < experts; ++e) {
+    map.rows.push_back(std::to_string(e));
+    std::vector<double>& row = map.cells.emplace_back();
+    for (const auto& load : loads) row.push_back(e < load.size() ? load[e] : NAN);
+  }
+  return map;
+}
+
+std::string expert_load(const RunData& run) {
+  std::set<int> all;
+  for (const LoadSample& sample : run.loads) {
+    for (const auto& [layer, tokens] : sample.layers) all.insert(layer);
+  }
+  if (all.empty()) return "";
+  const std::vector<int> layers(all.begin(), all.end());
+  std::vector<double> xs;
+  const auto columns = columns_of(run.loads, xs);
+  std::string out = heat_map(overview_map(run, columns, xs, layers)), details;
+  constexpr size_t kMostLayers = 8;  // spread over the depth; the page would be too large with all of them
+  const size_t shown = std::min(kMostLayers, layers.size());
+  for (size_t i = 0; i < shown; ++i) {
+    const size_t at = shown > 1 ? i * (layers.size() - 1) / (shown - 1) : 0;
+    details += heat_map(layer_map(columns, xs, layers[at]));
+  }
+  return out +
+         fmt::format(
+             "<details><summary>{} of {} layers, by expert</summary><div class='grid3'>{}</div></details>",
+             shown, layers.size(), details);
+}
+
+std::string environment_of(const RunData& run) {
+  std::string out = "<h3>" + escaped(run.name) + "</h3>";
+  if (run.environment.is_object()) {
+    out += "<table class='facts'>";
+    for (const auto& [key, value] : run.environment.items()) {
+      out += fmt::format("<tr><th>{}</th><td>{}</td></tr>", escaped(key),
+                         escaped(value.is_string() ? value.get<std::string>() : value.dump()));
+    }
+    out += "</table>";
+  }
+  if (!run.events.empty()) {
+    out += fmt::format("<details><summary>{} events</summary><table class='facts'>", run.events.size());
+    for (const Event& e : run.events) {
+      out += fmt::format("<tr><th>{} {}</th><td>{}</td></tr>", e.step, escaped(e.name), escaped(e.message));
+    }
+    out += "</table></details>";
+  }
+  if (run.config.empty()) return out;
+  return out + "<details><summary>configuration</summary><pre>" + escaped(run.config) + "</pre></details>";
+}
+
+std::string section(const std::string& title, const std::string& note, const char* layout,
+                    const std::string& body) {
+  if (body.empty()) return "";
+  return fmt::format("<section><h2>{}</h2>{}<div class='{}'>{}</div></section>\n", escaped(title),
+                     note.empty() ? "" : "<p class='note'>" + escaped(note) + "</p>", layout, body);
+}
+
+}  // namespace
+
+std::string html_page(const std::vector<RunData>& runs) {
+  std::string names, loads, environments;
+  for (const RunData& run : runs) {
+    names += (names.empty() ? "" : ", ") + run.name;
+    loads += expert_load(run);
+    environments += environment_of(run);
+  }
+  std::tm now{};
+  const std::time_t seconds = std::time(nullptr);
+  gmtime_r(&seconds, &now);
+  std::string page = fmt::format(
+      "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><meta name='viewport' "
+      "content='width=device-width'>"
+      "<meta name='color-scheme' content='light dark'><title>Cadre: "
+      "{0}</title><style>{1}</style></head><body><main>"
+      "<header><h1>{0}</h1><p class='note'>Cadre report, {2:%Y-%m-%d %H:%M} UTC</p></header>\n{3}",
+      escaped(names), kStyle, now, table_of_runs(runs));
+  const std::string nats = "nats per token";
+  page += section(
+      "Loss", "Thin: every line of metrics.jsonl. Thick: averaged over 1% of the run.", "grid2",
+      over_runs(runs, "loss", {.title = "training loss", .y_label = nats}, true) +
+          over_runs(runs, "grad_norm",
+                    {.title = "gradient norm", .y_label = "before clipping", .log_y = true}, true) +
+          over_runs(runs, "lr", {.title = "learning rate", .y_label = "", .height = 200, .from_zero = true},
+                    false) +
+          over_runs(runs, "aux_loss", {.title = "balance loss", .y_label = nats, .height = 200}, true));
+  page += section("Held-out text", "", "grid3", by_domain(runs, true, "eval_bpb", "bits per byte"));
+  page +=
+      section("Training loss by domain", "", "grid3", by_domain(runs, false, "domain_loss", nats.c_str()));
+  page += section("Domain weights", "", "grid2", domain_weights(runs));
+  page += section(
+      "Speed and memory", "", "grid2",
+      over_runs(runs, "tokens_per_s", {.title = "tokens per second", .y_label = "1/s", .from_zero = true},
+                true) +
+          over_runs(
+              runs, "mfu",
+              {.title = "model FLOP utilisation", .y_label = "share of the SGEMM peak", .from_zero = true},
+              true) +
+          over_runs(runs, "step_ms",
+                    {.title = "time of a step", .y_label = "ms", .height = 200, .from_zero = true}, true) +
+          over_runs(runs, "mem_gib",
+                    {.title = "memory of rank 0", .y_label = "GiB", .height = 200, .from_zero = true},
+                    false) +
+          over_runs(runs, "comm_exposed_ms",
+                    {.title = "communication not hidden", .y_label = "ms", .height = 200, .from_zero = true},
+                    true) +
+          over_runs(runs, "data_wait_ms",
+                    {.title = "waiting for data", .y_label = "ms", .height = 200, .from_zero = true}, true));
+  page += section("Expert load", "", "stack",
+                  over_runs(runs, "expert_load_cv",
+                            {.title = "unevenness: deviation over mean, all layers",
+                             .width = 760,
+                             .height = 200,
+                             .from_zero = true},
+                            true) +
+                      loads);
+  page += section("Configuration and environment", "", "stack", environments);
+  return page + "</main></body></html>\n";
+}
+
+}  // namespace cadre::report
