@@ -24,16 +24,18 @@ class BalanceLoss {
  public:
   using W = device::wide_t<T>;
   virtual ~BalanceLoss() = default;
-  virtual void reserve(device::Arena& scratch) { (void)scratch; }  // used within one call only
+  // saved lives as long as the loss; scratch is used within one call only.
+  virtual void reserve(device::Arena& saved, device::Arena& scratch) { (void)saved, (void)scratch; }
   virtual bool active() const { return true; }  // false: no loss, and the layer skips the calls below
   virtual void begin_step() {}
   // In the forward pass; may start a collective over `data`. All ranks call it for every micro-batch.
   virtual void observe(const Routing<T>& routing, device::View<const int32_t, 1> segment, int64_t seq_len,
                        comm::Communicator& data) = 0;
-  // In the backward pass: overwrites dprobs (T, E) with dL/dp and returns this micro-batch's share of the
-  // loss.
-  virtual double loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment,
-                               int64_t seq_len, const BatchCounts& counts, device::View<W, 2> dprobs) = 0;
+  // In the backward pass: overwrites dprobs (T, E) with dL/dp and adds this micro-batch's share of the loss to
+  // loss[0], on the device.
+  virtual void loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment,
+                             int64_t seq_len, const BatchCounts& counts, device::View<W, 2> dprobs,
+                             device::View<double, 1> loss) = 0;
   virtual void after_step(const std::vector<double>& counts) { (void)counts; }
   virtual void save(StateDict& state, const std::string& prefix) const { (void)state, (void)prefix; }
   virtual void load(const StateDict& state, const std::string& prefix) { (void)state, (void)prefix; }

@@ -1,6 +1,8 @@
 #include "moe/dispatch.h"
 
 #include "moe/exchange.h"
+#include "parallel/base/errors.h"
+#include "parallel/device/bf16.h"
 
 namespace cadre::moe {
 namespace {
@@ -62,12 +64,20 @@ template <class T>
 std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKernels<T>& kernels,
                                                comm::Communicator& group, const DispatchShape& shape) {
   if (group.size() == 1) return std::make_unique<LocalDispatcher<T>>(queue, kernels, shape);
-  return std::make_unique<ExchangeDispatcher<T>>(queue, kernels, group, shape);
+  // The exchange works in host memory.
+  if constexpr (!std::is_same_v<T, device::bf16>) {
+    if (queue.kind() == device::DeviceKind::kCpu)
+      return std::make_unique<ExchangeDispatcher<T>>(queue, kernels, group, shape);
+  }
+  fail(ExitCode::kUsage, "experts are not split over several GPUs yet; set mesh.ep: 1, or device: cpu");
 }
 
 template std::unique_ptr<Dispatcher<float>> make_dispatcher(device::Queue&, const MoeKernels<float>&,
                                                             comm::Communicator&, const DispatchShape&);
 template std::unique_ptr<Dispatcher<double>> make_dispatcher(device::Queue&, const MoeKernels<double>&,
                                                              comm::Communicator&, const DispatchShape&);
+template std::unique_ptr<Dispatcher<device::bf16>> make_dispatcher(device::Queue&,
+                                                                   const MoeKernels<device::bf16>&,
+                                                                   comm::Communicator&, const DispatchShape&);
 
 }  // namespace cadre::moe

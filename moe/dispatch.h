@@ -18,7 +18,7 @@ struct ExpertSlots {
   using W = device::wide_t<T>;
   device::View<const T, 2> rows;               // (R, D)
   device::View<const int64_t, 1> offsets;      // (E_local + 1) slots of each local expert
-  device::View<const int32_t, 1> slot_row;     // (A)
+  device::View<const int32_t, 1> slot_row;     // (A), -1 behind the last slot; see Routing::num_slots
   device::View<const W, 1> slot_gate;          // (A)
   device::View<const T, 2> slot_hint;          // (A, r), empty without hints
   device::View<const int32_t, 1> slot_token;   // (A) for taps: expert rank * max_tokens + token on that rank

@@ -37,6 +37,7 @@ void ExpertFfn<T>::bind(device::ParamStore<T>& store) {
   dw_gate_ = store.template grad<3>(gate_row_);
   dw_up_ = store.template grad<3>(up_row_);
   dw_down_ = store.template grad<3>(down_row_);
+  add_ = &store.adds();
 }
 
 template <class T>
@@ -74,9 +75,8 @@ typename ExpertFfn<T>::Grads ExpertFfn<T>::backward(const ExpertSlots<T>& slots,
   const bool hints = shape_.hint_width > 0;
   Grads grads{y, {dgate, {}}};
   if (hints) grads.slots.hint = dhint;
-  if (n == 0) return grads;
   const auto on_linear = [&](int row, device::View<const T, 2> a, device::View<const T, 2> b) {
-    if (tap) tap->on_linear(row, a, b, slots.slot_token.data(), slots.offsets);
+    if (tap && n > 0) tap->on_linear(row, a, b, slots.slot_token.data(), slots.offsets);
   };
 
   // Down. dL/dg of a slot is <W_down^T dY, act>. The weighted output is a linear layer of g act with gradient
@@ -85,14 +85,14 @@ typename ExpertFfn<T>::Grads ExpertFfn<T>::backward(const ExpertSlots<T>& slots,
   kernels_.gather_rows(queue_, drows, slots.slot_row, dy);
   kernels_.grouped_dgrad(queue_, dy, w_down_, slots.offsets, false, act);
   kernels_.swiglu_gate_backward(queue_, slots.slot_gate, gate, up, act, dgate);
-  kernels_.grouped_wgrad(queue_, dy, act, slots.offsets, dw_down_);
+  kernels_.grouped_wgrad(queue_, dy, act, slots.offsets, *add_, dw_down_);
   on_linear(down_row_, act, dy);
 
   // Gate and up, which hold their gradients now.
   kernels_.gather_rows(queue_, slots.rows, slots.slot_row, x);
   const device::View<const T, 2> h = hints ? slots.slot_hint : device::View<const T, 2>(x);
-  kernels_.grouped_wgrad(queue_, gate, h, slots.offsets, dw_gate_);
-  kernels_.grouped_wgrad(queue_, up, x, slots.offsets, dw_up_);
+  kernels_.grouped_wgrad(queue_, gate, h, slots.offsets, *add_, dw_gate_);
+  kernels_.grouped_wgrad(queue_, up, x, slots.offsets, *add_, dw_up_);
   on_linear(gate_row_, h, gate);
   on_linear(up_row_, x, up);
   const auto dx = y;
@@ -120,6 +120,7 @@ void SharedFfn<T>::bind(device::ParamStore<T>& store) {
   dw_gate_ = store.template grad<2>(gate_row_);
   dw_up_ = store.template grad<2>(up_row_);
   dw_down_ = store.template grad<2>(down_row_);
+  add_ = &store.adds();
 }
 
 template <class T>
@@ -143,15 +144,15 @@ template <class T>
 void SharedFfn<T>::backward(device::View<const T, 2> x, device::View<const T, 2> dy, device::View<T, 2> dx,
                             device::Tap<T>* tap) {
   const int64_t n = x.dim(0);
-  if (n == 0) return;
+  const double beta = *add_ ? 1 : 0;
   const auto gate = gate_.rows(0, n), up = up_.rows(0, n), act = act_.rows(0, n), dact = dact_.rows(0, n);
   dense_.swiglu(queue_, gate, up, act);
   dense_.gemm(queue_, dy, w_down_, dact, {});
-  dense_.gemm(queue_, dy, act, dw_down_, {.transpose_a = true, .beta = 1});
+  dense_.gemm(queue_, dy, act, dw_down_, {.transpose_a = true, .beta = beta});
   if (tap) tap->on_linear(down_row_, act, dy, nullptr, {});
   dense_.swiglu_backward(queue_, dact, gate, up, gate, up);
-  dense_.gemm(queue_, gate, x, dw_gate_, {.transpose_a = true, .beta = 1});
-  dense_.gemm(queue_, up, x, dw_up_, {.transpose_a = true, .beta = 1});
+  dense_.gemm(queue_, gate, x, dw_gate_, {.transpose_a = true, .beta = beta});
+  dense_.gemm(queue_, up, x, dw_up_, {.transpose_a = true, .beta = beta});
   if (tap) {
     tap->on_linear(gate_row_, x, gate, nullptr, {});
     tap->on_linear(up_row_, x, up, nullptr, {});
@@ -162,7 +163,9 @@ void SharedFfn<T>::backward(device::View<const T, 2> x, device::View<const T, 2>
 
 template class ExpertFfn<float>;
 template class ExpertFfn<double>;
+template class ExpertFfn<device::bf16>;
 template class SharedFfn<float>;
 template class SharedFfn<double>;
+template class SharedFfn<device::bf16>;
 
 }  // namespace cadre::moe

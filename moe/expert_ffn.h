@@ -46,6 +46,7 @@ class ExpertFfn {
   int gate_row_ = -1, up_row_ = -1, down_row_ = -1;
   device::View<T, 3> w_gate_, w_up_, w_down_, dw_gate_, dw_up_,
       dw_down_;                   // (E_local, H, D or r), (E_local, D, H)
+  const bool* add_ = nullptr;     // ParamStore::adds
   device::View<T, 2> gate_, up_;  // saved (A, H), before the activation
   device::View<T, 2> act_;        // scratch (A, H)
   device::View<T, 2> x_, y_;      // scratch (A, D)
@@ -76,13 +77,16 @@ class SharedFfn {
   int64_t max_tokens_;
   int gate_row_ = -1, up_row_ = -1, down_row_ = -1;
   device::View<T, 2> w_gate_, w_up_, w_down_, dw_gate_, dw_up_, dw_down_;
+  const bool* add_ = nullptr;      // ParamStore::adds
   device::View<T, 2> gate_, up_;   // saved (T, S H)
   device::View<T, 2> act_, dact_;  // scratch (T, S H)
 };
 
 extern template class ExpertFfn<float>;
 extern template class ExpertFfn<double>;
+extern template class ExpertFfn<device::bf16>;
 extern template class SharedFfn<float>;
 extern template class SharedFfn<double>;
+extern template class SharedFfn<device::bf16>;
 
 }  // namespace cadre::moe

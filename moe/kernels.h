@@ -1,7 +1,8 @@
 // The table of kernels that only experts need, one entry per operation; DeviceKernels has the dense ones. The
 // CPU entries are the readable reference. Shapes: T tokens, D model, E experts, K top-k, A slots, R rows, H
 // expert width, r hint width. No kernel allocates memory that grows with T. Results depend on the arguments
-// and the queue's thread count alone.
+// and the queue's thread count alone. Views are of device memory, which the host never reads: A is what the
+// host knows, an upper bound, and expert_offsets on the device says how many slots there are. No entry waits.
 #pragma once
 
 #include "moe/config.h"
@@ -55,20 +56,22 @@ struct MoeKernels {
   void (*choose_top_k)(Queue&, View<const W, 2> scores, View<const W, 1> bias, GroupLimit,
                        View<const int32_t, 1> segment, View<int32_t, 2> choice);
   void (*top_k_gates)(Queue&, ScoreRule, View<const int32_t, 2> choice, const ScoreViews<T>&);
-  // Slots by expert and token from choice and gates; fills expert_offsets, slot_token, slot_gate, chosen,
-  // num_slots.
+  // Slots by expert and token from choice and gates; fills expert_offsets, slot_token, slot_gate and tally
+  // (nothing dropped). num_slots is set already.
   void (*top_k_slots)(Queue&, View<const int32_t, 2> choice, View<const W, 2> gates, Routing<T>&);
-  // Expert choice: every expert takes its `capacity` best tokens of probs, g = p; ties to the lower token.
-  // order: (E, T) scratch. Fills gates and the same parts of the routing.
+  // Expert choice: every expert takes its `capacity` best tokens of probs, at most all real ones, g = p; ties
+  // to the lower token. order: (E, T) scratch. Fills gates and the same parts of the routing.
   void (*expert_choice_slots)(Queue&, int64_t capacity, View<const int32_t, 1> segment,
                               View<int32_t, 2> order, const ScoreViews<T>&, Routing<T>&);
-  // Keeps at most `capacity` slots of each expert and counts the rest in routing.dropped. order: (A) scratch.
+  // Keeps at most `capacity` slots of each expert and counts the rest in routing.tally[E]. order: (A) scratch.
+  // Slots from expert_offsets[E] on get token -1 and gate 0; a device that is the host lowers num_slots.
   void (*limit_capacity)(Queue&, int64_t capacity, DropPolicy, View<int32_t, 1> order, Routing<T>&);
   // dlogits (T, E) from dL/dg by slot, dL/dp (empty: none) and the z-loss. Exact for the gates before
   // capacity.
   void (*score_backward)(Queue&, ScoreRule, const Routing<T>&, const ScoreViews<T>&, const RoutingGrad<T>&,
                          View<W, 2> dlogits);
-  double (*sum_squares)(Queue&, View<const W, 1> values);  // in order
+  // sum[0] += scale * (sum of squares of the values), in a fixed order.
+  void (*add_squares)(Queue&, View<const W, 1> values, double scale, View<double, 1> sum);
 
   // ---- Hints: h (T, E, r), one block an expert ----
   void (*block_norms)(Queue&, View<const T, 3> h, View<const int32_t, 1> segment, View<W, 2> norms);
@@ -80,11 +83,21 @@ struct MoeKernels {
   // ---- Balance losses ----
   // sums (S, E): probs summed over the tokens of each run of seq_len tokens, in double.
   void (*sequence_sums)(Queue&, View<const W, 2> probs, int64_t seq_len, View<double, 2> sums);
+  // sums += counts.
+  void (*add_counts)(Queue&, View<const int64_t, 1> counts, View<double, 1> sums);
+  // rates[e] = scale * load[e] / (sum of load), 0 when nothing has a load.
+  void (*load_rates)(Queue&, View<const double, 1> load, double scale, View<double, 1> rates);
+  // rates (S, E): scale / (K n^2 sequences) times the number of choices of each expert among the n real tokens
+  // of a run of seq_len tokens; 0 where there is none. choice: (T, K).
+  void (*sequence_rates)(Queue&, View<const int32_t, 2> choice, View<const int32_t, 1> segment,
+                         int64_t seq_len, double scale, double sequences, View<double, 2> rates);
+  // sum[0] += <a, b>, in a fixed order.
+  void (*add_dot)(Queue&, View<const double, 2> a, View<const double, 2> b, View<double, 1> sum);
   // dprobs[t] = rate[t / seq_len] for real tokens, 0 for padding.
   void (*sequence_grads)(Queue&, View<const double, 2> rate, View<const int32_t, 1> segment, int64_t seq_len,
                          View<W, 2> dprobs);
 
-  // ---- Rows ----
+  // ---- Rows. An index of -1 marks a slot behind the last one: its row of `out` is unspecified ----
   void (*gather_rows)(Queue&, View<const T, 2> x, View<const int32_t, 1> index, View<T, 2> out);
   // out[i] = (accumulate ? out[i] : 0) + sum over j in [offsets[i], offsets[i + 1]) of weight[index[j]] *
   // rows[index[j]], in the order of j; an empty weight means 1.
@@ -92,20 +105,21 @@ struct MoeKernels {
                        View<const int32_t, 1> index, View<const W, 1> weight, bool accumulate,
                        View<T, 2> out);
 
-  // The inverse of slot_row: slots of row i, rising, are row_slots[row_offsets[i] .. row_offsets[i + 1]).
+  // The inverse of slot_row, entries of -1 left out: slots of row i, rising, are row_slots[row_offsets[i] .. row_offsets[i + 1]).
   void (*slots_by_row)(Queue&, View<const int32_t, 1> slot_row, View<int32_t, 1> row_offsets,
                        View<int32_t, 1> row_slots);
 
-  // ---- Experts: rows [offsets[e], offsets[e + 1]) belong to local expert e ----
+  // ---- Experts: rows [offsets[e], offsets[e + 1]) belong to local expert e; rows behind the last one, up to
+  // the views' sizes, are unspecified in results and never enter one ----
   // y = a w^T; a: (A, in), w: (E, out, in), y: (A, out).
   void (*grouped_gemm)(Queue&, View<const T, 2> a, View<const T, 3> w, View<const int64_t, 1> offsets,
                        View<T, 2> y);
   // da = (accumulate ? da : 0) + b w.
   void (*grouped_dgrad)(Queue&, View<const T, 2> b, View<const T, 3> w, View<const int64_t, 1> offsets,
                         bool accumulate, View<T, 2> da);
-  // dw[e] += b^T a over the rows of e; nothing for an expert without rows.
+  // dw[e] = (accumulate ? dw[e] : 0) + b^T a over the rows of e, also for an expert without rows.
   void (*grouped_wgrad)(Queue&, View<const T, 2> b, View<const T, 2> a, View<const int64_t, 1> offsets,
-                        View<T, 3> dw);
+                        bool accumulate, View<T, 3> dw);
   // Back through the gate factor and the activation a = silu(gate) * up, in one pass. On entry out is
   // dL/d(weight * a) = W_down^T dY. Then dweight[i] = <out[i], a[i]> (so the experts' outputs need not be
   // kept), gate and up become their gradients, and out becomes weight * a, the factor of W_down's gradient.
@@ -115,7 +129,7 @@ struct MoeKernels {
 
 template <class T>
 const MoeKernels<T>& cpu_moe_kernels();
-// The table for a device; throws Error(kUsage) when this build has none for it.
+// The table for a device; throws Error(kUsage) when this build has none for it and this type.
 template <class T>
 const MoeKernels<T>& moe_kernels(device::DeviceKind device);
 

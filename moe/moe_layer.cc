@@ -7,6 +7,7 @@
 #include "moe/dispatch.h"
 #include "moe/expert_ffn.h"
 #include "parallel/base/errors.h"
+#include "parallel/device/transfer.h"
 
 namespace cadre::moe {
 namespace {
@@ -35,8 +36,8 @@ struct MoeLayer<T>::Impl {
   using W = device::wide_t<T>;
   Impl(const MoeConfig& config, const MoeContext<T>& context);
   void reserve(device::Arena& saved, device::Arena& scratch);
-  void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, device::View<T, 2> y,
-               bool training, int64_t seq_len);
+  void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, int64_t num_real,
+               device::View<T, 2> y, bool training, int64_t seq_len);
   void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                 device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,
                 device::Tap<T>* tap);
@@ -53,7 +54,8 @@ struct MoeLayer<T>::Impl {
   std::optional<SharedFfn<T>> shared;
   Routing<T>* routing = nullptr;  // the router's, of the last forward
   int64_t seq_len = 0;
-  MoeStats stats;
+  // (E + 3) sums of the step: slots by expert, dropped, balance loss, z-loss.
+  device::View<double, 1> sums;
   device::View<int32_t, 1> drop_order;  // scratch
   device::View<W, 2> dprobs;            // scratch
 };
@@ -67,7 +69,8 @@ MoeLayer<T>::Impl::Impl(const MoeConfig& config_in, const MoeContext<T>& context
                                    .max_tokens = tokens,
                                    .num_experts = config.num_experts,
                                    .top_k = config.top_k,
-                                   .kernels = &kernels});
+                                   .kernels = &kernels,
+                                   .dense = context.kernels});
   balance = make_balance_loss<T>(config, {.num_experts = config.num_experts,
                                           .top_k = config.top_k,
                                           .max_tokens = tokens,
@@ -89,11 +92,11 @@ MoeLayer<T>::Impl::Impl(const MoeConfig& config_in, const MoeContext<T>& context
   experts.emplace(*context.queue, *context.kernels, kernels, shape);
   shape.width = int64_t(config.width) * config.num_shared;
   if (config.num_shared > 0) shared.emplace(*context.queue, *context.kernels, shape, tokens);
-  stats.expert_tokens.assign(config.num_experts, 0);
 }
 
 template <class T>
 void MoeLayer<T>::Impl::reserve(device::Arena& saved, device::Arena& scratch) {
+  sums = saved.take<double, 1>({config.num_experts + 3});
   dispatcher->reserve(saved, scratch);
   dprobs = scratch.take<W, 2>({context.max_tokens, config.num_experts});
   // These are done with their scratch before the experts start, or start after them.
@@ -101,7 +104,7 @@ void MoeLayer<T>::Impl::reserve(device::Arena& saved, device::Arena& scratch) {
   router->reserve(saved, scratch);
   drop_order = scratch.take<int32_t, 1>({router->max_slots()});
   scratch.release(mark);
-  balance->reserve(scratch);
+  balance->reserve(saved, scratch);
   scratch.release(mark);
   if (shared) shared->reserve(saved, scratch);
   scratch.release(mark);
@@ -110,12 +113,12 @@ void MoeLayer<T>::Impl::reserve(device::Arena& saved, device::Arena& scratch) {
 
 template <class T>
 void MoeLayer<T>::Impl::forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
-                                device::View<T, 2> y, bool training, int64_t seq_len_in) {
+                                int64_t num_real, device::View<T, 2> y, bool training, int64_t seq_len_in) {
   seq_len = seq_len_in > 0 ? seq_len_in : context.seq_len;
-  routing = &router->forward(*context.queue, x, segment, training);
+  routing = &router->forward(*context.queue, x, segment, num_real, training);
   if (config.capacity_factor > 0) {
-    const int64_t real = std::count_if(segment.begin(), segment.end(), [](int32_t s) { return s >= 0; });
-    kernels.limit_capacity(*context.queue, expert_capacity(config, real), config.drop, drop_order, *routing);
+    kernels.limit_capacity(*context.queue, expert_capacity(config, num_real), config.drop, drop_order,
+                           *routing);
   }
   if (training && balance->active()) balance->observe(*routing, segment, seq_len, context.mesh->data());
   dispatcher->send_tokens(x, *routing);
@@ -130,12 +133,12 @@ RoutingGrad<T> MoeLayer<T>::Impl::routing_grad(device::View<const int32_t, 1> se
   RoutingGrad<T> grad{.slot_gate = slots.gate, .probs = {}, .slot_hint = slots.hint};
   if (balance->active()) {
     const auto to = dprobs.rows(0, routing->num_tokens);
-    stats.aux_loss += balance->loss_and_grad(*routing, segment, seq_len, counts, to);
+    balance->loss_and_grad(*routing, segment, seq_len, counts, to, sums.rows(config.num_experts + 1, 1));
     grad.probs = to;
   }
   if (config.z_loss > 0 && counts.real_tokens > 0) {
     grad.z_scale = config.z_loss / double(counts.real_tokens);
-    stats.z_loss += grad.z_scale * router->z_sum();
+    router->add_z_loss(*context.queue, grad.z_scale, sums.rows(config.num_experts + 2, 1));
   }
   return grad;
 }
@@ -144,8 +147,7 @@ template <class T>
 void MoeLayer<T>::Impl::backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                                  device::View<const T, 2> dy, const BatchCounts& counts,
                                  device::View<T, 2> dx, device::Tap<T>* tap) {
-  for (int e = 0; e < config.num_experts; ++e) stats.expert_tokens[e] += double(routing->chosen[e]);
-  stats.dropped += double(routing->dropped);
+  kernels.add_counts(*context.queue, routing->tally, sums.rows(0, config.num_experts + 1));
   dispatcher->send_grad(dy);
   if (shared) shared->backward(x, dy, dx, tap);
   const auto drows = dispatcher->receive_grad();
@@ -182,15 +184,14 @@ void MoeLayer<T>::reserve(device::Arena& saved, device::Arena& scratch) {
 
 template <class T>
 void MoeLayer<T>::begin_step() {
-  impl_->stats = {};
-  impl_->stats.expert_tokens.assign(impl_->config.num_experts, 0);
+  device::zero(*impl_->context.queue, impl_->sums);
   impl_->balance->begin_step();
 }
 
 template <class T>
 void MoeLayer<T>::forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
-                          device::View<T, 2> y, bool training, int64_t seq_len) {
-  impl_->forward(x, segment, y, training, seq_len);
+                          int64_t num_real, device::View<T, 2> y, bool training, int64_t seq_len) {
+  impl_->forward(x, segment, num_real, y, training, seq_len);
 }
 
 template <class T>
@@ -201,8 +202,15 @@ void MoeLayer<T>::backward(device::View<const T, 2> x, device::View<const int32_
 }
 
 template <class T>
-const MoeStats& MoeLayer<T>::stats() const {
-  return impl_->stats;
+MoeStats MoeLayer<T>::stats() const {
+  std::vector<double> sums(size_t(impl_->sums.size()));
+  device::download<double>(*impl_->context.queue, impl_->sums, sums);
+  impl_->context.queue->wait();
+  const auto experts = sums.begin() + impl_->config.num_experts;
+  return {.expert_tokens = {sums.begin(), experts},
+          .dropped = experts[0],
+          .aux_loss = experts[1],
+          .z_loss = experts[2]};
 }
 
 template <class T>
@@ -237,5 +245,6 @@ bool MoeLayer<T>::split_dependent() const {
 
 template class MoeLayer<float>;
 template class MoeLayer<double>;
+template class MoeLayer<device::bf16>;
 
 }  // namespace cadre::moe

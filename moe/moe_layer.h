@@ -46,16 +46,16 @@ class MoeLayer {
   void reserve(device::Arena& saved, device::Arena& scratch);
 
   void begin_step();
-  // y (T, D) is overwritten. x must stay unchanged until backward. Collective over the expert group (a rank
+  // num_real tokens are not padding. y (T, D) is overwritten. x must stay unchanged until backward. Collective over the expert group (a rank
   // without tokens takes part), and in training over the data group when the balance loss needs it. Sequences
   // are runs of seq_len tokens, 0 for the context's; only the sequence balance loss looks at them.
-  void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, device::View<T, 2> y,
-               bool training, int64_t seq_len = 0);
+  void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, int64_t num_real,
+               device::View<T, 2> y, bool training, int64_t seq_len = 0);
   // Once after a forward in training, whose saved activations it consumes. dx (T, D) is overwritten.
   void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                 device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,
                 device::Tap<T>* tap);
-  const MoeStats& stats() const;                                     // since begin_step
+  MoeStats stats() const;                                            // since begin_step; waits for the queue
   void after_step(const std::vector<double>& global_expert_tokens);  // (E), summed over data ranks
 
   void save(StateDict& state, const std::string& prefix) const;
@@ -69,5 +69,6 @@ class MoeLayer {
 };
 extern template class MoeLayer<float>;
 extern template class MoeLayer<double>;
+extern template class MoeLayer<device::bf16>;
 
 }  // namespace cadre::moe

@@ -24,8 +24,9 @@ struct RouterShape {
   int64_t max_tokens = 0;  // worst-case T of a micro-batch
   int num_experts = 0;     // E
   int top_k = 0;           // K
-  const MoeKernels<T>* kernels =
-      nullptr;  // borrowed; outlives the router. Null is enough for reading the config
+  // Borrowed; outlive the router. Null is enough for reading the config.
+  const MoeKernels<T>* kernels = nullptr;
+  const device::DeviceKernels<T>* dense = nullptr;
 };
 
 template <class T>
@@ -42,17 +43,19 @@ class Router {
   virtual int64_t hint_width() const { return 0; }
   virtual int64_t max_slots() const = 0;  // A in the worst case
 
-  // x: (T, D); segment: (T), -1 is padding. The result stays valid, and x must stay unchanged, until
-  // backward.
+  // x: (T, D); segment: (T), -1 is padding, num_real tokens are not. The result stays valid, and x must stay
+  // unchanged, until backward.
   virtual Routing<T>& forward(device::Queue& queue, device::View<const T, 2> x,
-                              device::View<const int32_t, 1> segment, bool training) = 0;
+                              device::View<const int32_t, 1> segment, int64_t num_real, bool training) = 0;
   // dx (T, D) += gradient; parameter gradients are added. The z-loss gradient (2 beta lse softmax(z) per
   // token, spec 1) joins here because only the router has the logits.
   virtual void backward(device::Queue& queue, device::View<const T, 2> x, const RoutingGrad<T>& grad,
                         device::View<T, 2> dx, device::Tap<T>* tap) = 0;
-  // Sum over real tokens of logsumexp(logits)^2 of the last forward; 0 for routers whose scores are not
-  // logits.
-  virtual double z_sum() const { return 0; }
+  // sum[0] += scale * (sum over real tokens of logsumexp(logits)^2 of the last forward), on the device; nothing
+  // for routers whose scores are not logits.
+  virtual void add_z_loss(device::Queue& queue, double scale, device::View<double, 1> sum) const {
+    (void)queue, (void)scale, (void)sum;
+  }
 
   // After an optimizer step: tokens of each expert (E) in the global batch. Loss-free balancing updates its
   // bias here.

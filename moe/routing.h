@@ -15,18 +15,22 @@ struct Routing {
   using W = device::wide_t<T>;
   int64_t num_tokens = 0;   // T, padding included
   int64_t num_experts = 0;  // E, global
-  int64_t num_slots = 0;    // A
+  int64_t num_real = 0;     // tokens that are not padding
+  // A, as far as the host knows: expert_offsets[E] on the device is the number of slots, and it is below
+  // num_slots only after capacity removed some. Slots behind the last one have token -1 and gate 0.
+  int64_t num_slots = 0;
 
   // (T, E) scores normalised over E, the p of the balance losses; rows of padding are 0.
   device::View<W, 2> probs;
   device::View<int64_t, 1> expert_offsets;  // (E + 1) slots of expert e are [offsets[e], offsets[e + 1])
   device::View<int32_t, 1> slot_token;      // (A max)
   device::View<W, 1> slot_gate;             // (A max) weight g of the slot's output
-  // (E) tokens that chose each expert, before capacity dropped any: the counts of f.
-  device::View<int64_t, 1> chosen;
+  // (E + 1) tokens that chose each expert, before capacity dropped any: the counts of f. Then the slots that
+  // capacity removed.
+  device::View<int64_t, 1> tally;
+  device::View<int64_t, 1> chosen() const { return tally.rows(0, num_experts); }
   // (T, K) experts by token, before capacity; -1 for padding; empty for expert choice.
   device::View<int32_t, 2> choice;
-  int64_t dropped = 0;  // slots that capacity removed
   // Optional first activation of each slot, computed by the router (Autonomy of Experts): (A max, r); empty
   // otherwise.
   device::View<T, 2> slot_hint;

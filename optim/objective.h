@@ -21,6 +21,9 @@ class Objective {
   // share of the loss: shares add up over micro-batches and ranks.
   virtual double loss_and_grad(device::View<const W, 1> logp, const Batch& batch, const BatchCounts& counts,
                                device::View<W, 1> dlogp) = 0;
+  // dlogp does not depend on logp (cross-entropy): the device need not wait for the host between a forward and
+  // its backward pass.
+  virtual bool constant_grad() const { return false; }
 };
 
 template <class T>

@@ -13,20 +13,21 @@ class GlobalBatchBalance final : public LoadLoss<T> {
  public:
   using typename BalanceLoss<T>::W;
   GlobalBatchBalance(double coef, const BalanceShape<T>& shape)
-      : LoadLoss<T>(coef, shape),
-        local_(shape.num_experts),
-        seen_(shape.num_experts),
-        f_(shape.num_experts) {}
+      : LoadLoss<T>(coef, shape), local_(shape.num_experts), seen_(shape.num_experts) {}
 
+  // load_ holds the choices of the step so far on all ranks.
   void begin_step() override {
     finish();
     std::fill(seen_.begin(), seen_.end(), 0.0);
+    device::zero(queue(), this->load_);
   }
   void observe(const Routing<T>& routing, device::View<const int32_t, 1>, int64_t,
                comm::Communicator& data) override {
+    if (data.size() == 1) return this->shape_.kernels->add_counts(queue(), routing.chosen(), this->load_);
     finish();
     const int64_t experts = this->shape_.num_experts, ranks = data.size();
-    std::copy(routing.chosen.begin(), routing.chosen.end(), local_.begin());
+    device::download<int64_t>(queue(), routing.chosen(), local_);
+    queue().wait();
     all_.resize(ranks * experts);
     std::vector<int64_t> counts(ranks, experts), begins(ranks);
     for (int64_t r = 0; r < ranks; ++r) begins[r] = r * experts;
@@ -34,26 +35,27 @@ class GlobalBatchBalance final : public LoadLoss<T> {
                                "balance.expert_counts");
     pending_ = true;
   }
-  double loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment, int64_t,
-                       const BatchCounts& counts, device::View<W, 2> dprobs) override {
+  void loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment, int64_t,
+                     const BatchCounts& counts, device::View<W, 2> dprobs,
+                     device::View<double, 1> loss) override {
     finish();
-    double slots = 0;
-    for (const double c : seen_) slots += c;
-    for (size_t e = 0; e < f_.size(); ++e) f_[e] = slots > 0 ? seen_[e] / slots : 0;
-    return this->shared_load(f_, routing, segment, counts, dprobs);
+    this->shared_load(routing, segment, counts, dprobs, loss);
   }
   bool split_dependent() const override { return true; }  // over micro-batches; not over ranks
 
  private:
+  device::Queue& queue() const { return *this->shape_.queue; }
   void finish() {
     if (!pending_) return;
     request_.wait();
     pending_ = false;
     for (size_t i = 0; i < all_.size(); ++i) seen_[i % seen_.size()] += double(all_[i]);
+    device::upload(queue(), seen_, this->load_);
   }
 
+  // Of several ranks only:
   std::vector<int64_t> local_, all_;  // (E), (ranks, E): choices of this micro-batch
-  std::vector<double> seen_, f_;      // (E) choices of the step so far on all ranks; their shares
+  std::vector<double> seen_;          // (E) choices of the step so far
   comm::Request request_;             // destroyed before the buffers that it reads
   bool pending_ = false;
 };
@@ -71,5 +73,7 @@ template std::unique_ptr<BalanceLoss<float>> make_global_batch_balance(base::Sec
                                                                        const BalanceShape<float>&);
 template std::unique_ptr<BalanceLoss<double>> make_global_batch_balance(base::Section,
                                                                         const BalanceShape<double>&);
+template std::unique_ptr<BalanceLoss<device::bf16>> make_global_batch_balance(
+    base::Section, const BalanceShape<device::bf16>&);
 
 }  // namespace cadre::moe

@@ -11,21 +11,17 @@ template <class T>
 class MicroBatchBalance final : public LoadLoss<T> {
  public:
   using typename BalanceLoss<T>::W;
-  MicroBatchBalance(double coef, const BalanceShape<T>& shape)
-      : LoadLoss<T>(coef, shape), f_(shape.num_experts) {}
+  MicroBatchBalance(double coef, const BalanceShape<T>& shape) : LoadLoss<T>(coef, shape) {}
 
   void observe(const Routing<T>&, device::View<const int32_t, 1>, int64_t, comm::Communicator&) override {}
-  double loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment, int64_t,
-                       const BatchCounts& counts, device::View<W, 2> dprobs) override {
-    int64_t slots = 0;  // K T
-    for (const int64_t c : routing.chosen) slots += c;
-    for (size_t e = 0; e < f_.size(); ++e) f_[e] = slots > 0 ? double(routing.chosen[e]) / double(slots) : 0;
-    return this->shared_load(f_, routing, segment, counts, dprobs);
+  void loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment, int64_t,
+                     const BatchCounts& counts, device::View<W, 2> dprobs,
+                     device::View<double, 1> loss) override {
+    device::zero(*this->shape_.queue, this->load_);
+    this->shape_.kernels->add_counts(*this->shape_.queue, routing.chosen(), this->load_);
+    this->shared_load(routing, segment, counts, dprobs, loss);
   }
   bool split_dependent() const override { return true; }
-
- private:
-  std::vector<double> f_;
 };
 
 }  // namespace
@@ -41,5 +37,7 @@ template std::unique_ptr<BalanceLoss<float>> make_micro_batch_balance(base::Sect
                                                                       const BalanceShape<float>&);
 template std::unique_ptr<BalanceLoss<double>> make_micro_batch_balance(base::Section,
                                                                        const BalanceShape<double>&);
+template std::unique_ptr<BalanceLoss<device::bf16>> make_micro_batch_balance(
+    base::Section, const BalanceShape<device::bf16>&);
 
 }  // namespace cadre::moe

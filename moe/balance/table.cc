@@ -25,8 +25,11 @@ std::unique_ptr<BalanceLoss<T>> make_balance_loss(const MoeConfig& config, const
 
 template const std::vector<base::Entry<BalanceMaker<float>>>& balance_table<float>();
 template const std::vector<base::Entry<BalanceMaker<double>>>& balance_table<double>();
+template const std::vector<base::Entry<BalanceMaker<device::bf16>>>& balance_table<device::bf16>();
 template std::unique_ptr<BalanceLoss<float>> make_balance_loss(const MoeConfig&, const BalanceShape<float>&);
 template std::unique_ptr<BalanceLoss<double>> make_balance_loss(const MoeConfig&,
                                                                 const BalanceShape<double>&);
+template std::unique_ptr<BalanceLoss<device::bf16>> make_balance_loss(const MoeConfig&,
+                                                                      const BalanceShape<device::bf16>&);
 
 }  // namespace cadre::moe

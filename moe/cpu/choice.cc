@@ -103,17 +103,18 @@ void choose_top_k(Queue& queue, View<const wide_t<T>, 2> scores, View<const wide
 template <class T>
 void top_k_slots(Queue&, View<const int32_t, 2> choice, View<const wide_t<T>, 2> gates, Routing<T>& routing) {
   const int64_t experts = routing.num_experts, k = choice.dim(1);
-  std::fill(routing.chosen.begin(), routing.chosen.end(), 0);
+  std::fill(routing.tally.begin(), routing.tally.end(), 0);
   for (const int32_t e : choice)
-    if (e >= 0) ++routing.chosen[e];
+    if (e >= 0) ++routing.tally[e];
   auto& offsets = routing.expert_offsets;
   // offsets[e + 1] is first the place of e's next slot, and so ends as the end of e.
   offsets[0] = 0;
   int64_t sum = 0;
   for (int64_t e = 0; e < experts; ++e) {
     offsets[e + 1] = sum;
-    sum += routing.chosen[e];
+    sum += routing.tally[e];
   }
+  assert(sum == routing.num_slots);
   for (int64_t t = 0; t < choice.dim(0); ++t) {
     for (int64_t j = 0; j < k; ++j) {
       const int32_t e = choice.data()[t * k + j];
@@ -123,17 +124,14 @@ void top_k_slots(Queue&, View<const int32_t, 2> choice, View<const wide_t<T>, 2>
       routing.slot_gate[slot] = gates.data()[t * experts + e];
     }
   }
-  routing.num_slots = sum;
-  routing.dropped = 0;
 }
 
 template <class T>
 void expert_choice_slots(Queue& queue, int64_t capacity, View<const int32_t, 1> segment,
                          View<int32_t, 2> order, const ScoreViews<T>& v, Routing<T>& routing) {
   using W = wide_t<T>;
-  int64_t real = 0;
-  for (const int32_t s : segment) real += s >= 0;
-  const int64_t take = std::min(capacity, real);
+  const int64_t take = std::min(capacity, routing.num_real);
+  assert(routing.num_slots == routing.num_experts * take);
   std::fill(v.gates.begin(), v.gates.end(), W(0));
   cpu(queue).parallel_tasks(routing.num_experts, [&](int64_t e) {
     int32_t* tokens = order[e].data();
@@ -151,12 +149,11 @@ void expert_choice_slots(Queue& queue, int64_t capacity, View<const int32_t, 1> 
       routing.slot_token[e * take + i] = t;
       routing.slot_gate[e * take + i] = v.gates[t][e] = v.probs[t][e];
     }
-    routing.chosen[e] = take;
+    routing.tally[e] = take;
     routing.expert_offsets[e + 1] = (e + 1) * take;
   });
   routing.expert_offsets[0] = 0;
-  routing.num_slots = routing.num_experts * take;
-  routing.dropped = 0;
+  routing.tally[routing.num_experts] = 0;
 }
 
 template <class T>
@@ -186,7 +183,7 @@ void limit_capacity(Queue&, int64_t capacity, DropPolicy policy, View<int32_t, 1
     kept_sum += kept;
     routing.expert_offsets[e + 1] = kept_sum;
   }
-  routing.dropped = routing.num_slots - kept_sum;
+  routing.tally[routing.num_experts] = routing.num_slots - kept_sum;
   routing.num_slots = kept_sum;
 }
 

@@ -69,12 +69,15 @@ void grouped_dgrad(Queue& queue, View<const T, 2> b, View<const T, 3> w, View<co
 
 template <class T>
 void grouped_wgrad(Queue& queue, View<const T, 2> b, View<const T, 2> a, View<const int64_t, 1> offsets,
-                   View<T, 3> dw) {
+                   bool accumulate, View<T, 3> dw) {
   auto product = [&](Queue& inner, int64_t e) {
     const int64_t first = offsets[e], count = offsets[e + 1] - first;
-    if (count == 0) return;
+    if (count == 0) {
+      if (!accumulate) std::fill(dw[e].begin(), dw[e].end(), T(0));
+      return;
+    }
     device::cpu_kernels<T>().gemm(inner, b.rows(first, count), a.rows(first, count), dw[e],
-                                  {.transpose_a = true, .beta = 1});
+                                  {.transpose_a = true, .beta = accumulate ? 1.0 : 0.0});
   };
   // The contraction runs over an expert's rows and its output is one matrix. Many experts: one each thread at
   // a time. Few: the threads share the GEMM of one, which stays even when one expert has most rows.

@@ -1,8 +1,7 @@
-// The CPU table of MoeKernels, and the choice of a table by device.
+// The CPU table of MoeKernels.
 #include "moe/kernels.h"
 
 #include "moe/cpu/entries.h"
-#include "parallel/base/errors.h"
 
 namespace cadre::moe {
 
@@ -21,16 +20,7 @@ const MoeKernels<T>& cpu_moe_kernels() {
   return kTable;
 }
 
-template <class T>
-const MoeKernels<T>& moe_kernels(device::DeviceKind device) {
-  require(device == device::DeviceKind::kCpu, ExitCode::kUsage,
-          "this build has expert kernels for the CPU only; set device: cpu");
-  return cpu_moe_kernels<T>();
-}
-
 template const MoeKernels<float>& cpu_moe_kernels<float>();
 template const MoeKernels<double>& cpu_moe_kernels<double>();
-template const MoeKernels<float>& moe_kernels<float>(device::DeviceKind);
-template const MoeKernels<double>& moe_kernels<double>(device::DeviceKind);
 
 }  // namespace cadre::moe

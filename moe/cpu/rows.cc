@@ -16,7 +16,7 @@ void gather_rows(Queue& queue, View<const T, 2> x, View<const int32_t, 1> index,
   const int64_t width = out.dim(1);
   cpu(queue).parallel_for(out.dim(0), kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      std::copy_n(x.data() + index[i] * width, width, out.data() + i * width);
+      if (index[i] >= 0) std::copy_n(x.data() + index[i] * width, width, out.data() + i * width);
   });
 }
 
@@ -51,9 +51,10 @@ void slots_by_row(Queue&, View<const int32_t, 1> slot_row, View<int32_t, 1> row_
   // Counts are kept one place ahead, so that row_offsets[i + 1] is first the next free place of row i, then
   // its end.
   for (const int32_t row : slot_row)
-    if (row + 2 <= rows) ++row_offsets[row + 2];
+    if (row >= 0 && row + 2 <= rows) ++row_offsets[row + 2];
   for (int64_t i = 1; i <= rows; ++i) row_offsets[i] += row_offsets[i - 1];
-  for (int64_t a = 0; a < slot_row.dim(0); ++a) row_slots[row_offsets[slot_row[a] + 1]++] = int32_t(a);
+  for (int64_t a = 0; a < slot_row.dim(0); ++a)
+    if (slot_row[a] >= 0) row_slots[row_offsets[slot_row[a] + 1]++] = int32_t(a);
 }
 
 }  // namespace

@@ -151,10 +151,10 @@ void score_backward(Queue& queue, ScoreRule rule, const Routing<T>& routing, con
 }
 
 template <class T>
-double sum_squares(Queue&, View<const wide_t<T>, 1> values) {
+void add_squares(Queue&, View<const wide_t<T>, 1> values, double scale, View<double, 1> to) {
   double sum = 0;
   for (const auto value : values) sum += double(value) * double(value);
-  return sum;
+  to[0] += scale * sum;
 }
 
 }  // namespace
@@ -166,7 +166,7 @@ void add_score_entries(MoeKernels<T>& table) {
   table.score = score<T>;
   table.top_k_gates = top_k_gates<T>;
   table.score_backward = score_backward<T>;
-  table.sum_squares = sum_squares<T>;
+  table.add_squares = add_squares<T>;
 }
 template void add_score_entries(MoeKernels<float>&);
 template void add_score_entries(MoeKernels<double>&);

@@ -39,7 +39,6 @@ class Autonomy final : public ScoredRouter<T> {
   void reserve(device::Arena& saved, device::Arena& scratch) override {
     ScoredRouter<T>::reserve(saved, scratch);
     hidden_ = saved.take<T, 3>({this->shape_.max_tokens, this->shape_.num_experts, config_.rank});
-    norms_ = saved.take<W, 2>({this->shape_.max_tokens, this->shape_.num_experts});
     hints_ = saved.take<T, 2>({this->max_slots(), config_.rank});
   }
 
@@ -49,10 +48,9 @@ class Autonomy final : public ScoredRouter<T> {
   void write_logits(device::Queue& queue, device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                     device::View<W, 2> logits) override {
     const auto h = hidden_.rows(0, x.dim(0));
-    this->kernels().router_linear(queue, x, weight_, flat(h));
-    this->kernels().block_norms(queue, h, segment, norms_.rows(0, x.dim(0)));
-    const auto norms = norms_.rows(0, x.dim(0));
-    std::copy(norms.begin(), norms.end(), logits.begin());
+    if (x.dim(0) > 0) this->shape_.dense->gemm(queue, x, weight_, flat(h), {.transpose_b = true});
+    this->kernels().block_norms(queue, h, segment, logits);
+    norms_ = logits;
   }
   void choose(device::Queue& queue, device::View<const int32_t, 1> segment, const ScoreViews<T>& views,
               Routing<T>& routing) override {
@@ -64,10 +62,11 @@ class Autonomy final : public ScoredRouter<T> {
                        const RoutingGrad<T>& grad, device::View<T, 2> dx, device::Tap<T>* tap) override {
     const int64_t tokens = x.dim(0);
     const auto h = hidden_.rows(0, tokens);  // becomes dL/dh
-    this->kernels().block_norms_backward(queue, dlogits, norms_.rows(0, tokens), this->routing(),
-                                         grad.slot_hint, h);
+    this->kernels().block_norms_backward(queue, dlogits, norms_, this->routing(), grad.slot_hint, h);
     if (tap) tap->on_linear(row_, x, flat(h), nullptr, {});
-    this->kernels().router_linear_backward(queue, flat(h), x, weight_, dx, dweight_);
+    if (tokens == 0) return;
+    this->shape_.dense->gemm(queue, flat(h), weight_, dx, {.beta = 1});
+    this->shape_.dense->gemm(queue, flat(h), x, dweight_, {.transpose_a = true, .beta = 1});
   }
 
  private:
@@ -79,7 +78,7 @@ class Autonomy final : public ScoredRouter<T> {
   int row_ = -1;
   device::View<T, 2> weight_, dweight_;  // (E r, D)
   device::View<T, 3> hidden_;            // (T, E, r)
-  device::View<W, 2> norms_;             // (T, E)
+  device::View<const W, 2> norms_;       // (T, E) the logits of the last forward
   device::View<T, 2> hints_;             // (A, r)
 };
 
@@ -94,5 +93,6 @@ std::unique_ptr<Router<T>> make_autonomy(base::Section section, const RouterShap
 }
 template std::unique_ptr<Router<float>> make_autonomy(base::Section, const RouterShape<float>&);
 template std::unique_ptr<Router<double>> make_autonomy(base::Section, const RouterShape<double>&);
+template std::unique_ptr<Router<device::bf16>> make_autonomy(base::Section, const RouterShape<device::bf16>&);
 
 }  // namespace cadre::moe

@@ -30,8 +30,9 @@ class ExpertChoice final : public LinearRouter<T> {
  protected:
   void choose(device::Queue& queue, device::View<const int32_t, 1> segment, const ScoreViews<T>& views,
               Routing<T>& routing) override {
-    const int64_t real = std::count_if(segment.begin(), segment.end(), [](int32_t s) { return s >= 0; });
-    this->kernels().expert_choice_slots(queue, capacity(real), segment, order_, views, routing);
+    const int64_t most = capacity(routing.num_real);
+    routing.num_slots = routing.num_experts * std::min(most, routing.num_real);
+    this->kernels().expert_choice_slots(queue, most, segment, order_, views, routing);
   }
 
  private:
@@ -50,5 +51,7 @@ std::unique_ptr<Router<T>> make_expert_choice(base::Section section, const Route
 }
 template std::unique_ptr<Router<float>> make_expert_choice(base::Section, const RouterShape<float>&);
 template std::unique_ptr<Router<double>> make_expert_choice(base::Section, const RouterShape<double>&);
+template std::unique_ptr<Router<device::bf16>> make_expert_choice(base::Section,
+                                                                  const RouterShape<device::bf16>&);
 
 }  // namespace cadre::moe

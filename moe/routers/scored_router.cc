@@ -15,14 +15,14 @@ void ScoredRouter<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   choice_ = saved.take<int32_t, 2>({tokens, shape_.top_k});
   dlogits_ = scratch.take<W, 2>({tokens, experts});
   routing_.expert_offsets = saved.take<int64_t, 1>({experts + 1});
-  routing_.chosen = saved.take<int64_t, 1>({experts});
+  routing_.tally = saved.take<int64_t, 1>({experts + 1});
   routing_.slot_token = saved.take<int32_t, 1>({this->max_slots()});
   routing_.slot_gate = saved.take<W, 1>({this->max_slots()});
 }
 
 template <class T>
 Routing<T>& ScoredRouter<T>::forward(device::Queue& queue, device::View<const T, 2> x,
-                                     device::View<const int32_t, 1> segment, bool) {
+                                     device::View<const int32_t, 1> segment, int64_t num_real, bool) {
   const int64_t tokens = x.dim(0);
   require(tokens <= shape_.max_tokens, ExitCode::kUsage,
           "a micro-batch of {} tokens came to a router sized for {}", tokens, shape_.max_tokens);
@@ -30,12 +30,12 @@ Routing<T>& ScoredRouter<T>::forward(device::Queue& queue, device::View<const T,
   views_ = {cut(worst_.logits), cut(worst_.scores), cut(worst_.probs), cut(worst_.gates),
             worst_.lse.rows(0, tokens)};
   routing_.num_tokens = tokens;
+  routing_.num_real = num_real;
   routing_.num_experts = shape_.num_experts;
   routing_.probs = views_.probs;
   write_logits(queue, x, segment, views_.logits);
   kernels().score(queue, rule_, segment, views_);
   choose(queue, segment, views_, routing_);
-  z_sum_ = has_z_loss() ? kernels().sum_squares(queue, views_.lse) : 0;
   return routing_;
 }
 
@@ -50,6 +50,7 @@ void ScoredRouter<T>::choose_top_k(device::Queue& queue, device::View<const int3
                                    const ScoreViews<T>& views, device::View<const W, 1> bias,
                                    GroupLimit limit, Routing<T>& routing) {
   routing.choice = choice_.rows(0, routing.num_tokens);
+  routing.num_slots = routing.num_real * shape_.top_k;
   kernels().choose_top_k(queue, views.scores, bias, limit, segment, routing.choice);
   kernels().top_k_gates(queue, rule_, routing.choice, views);
   kernels().top_k_slots(queue, routing.choice, views.gates, routing);
@@ -92,13 +93,20 @@ template <class T>
 void LinearRouter<T>::logits_backward(device::Queue& queue, device::View<const T, 2> x,
                                       device::View<const W, 2> dlogits, const RoutingGrad<T>&,
                                       device::View<T, 2> dx, device::Tap<T>* tap) {
-  if (tap) tap->on_linear(row_, x, dlogits, nullptr, {});
+  if constexpr (std::is_same_v<T, W>) {
+    if (tap) tap->on_linear(row_, x, dlogits, nullptr, {});
+  } else {
+    require(tap == nullptr, ExitCode::kUsage,
+            "a router's gradients are not in the storage type here: no taps");
+  }
   this->kernels().router_linear_backward(queue, dlogits, x, weight_, dx, dweight_);
 }
 
 template class ScoredRouter<float>;
 template class ScoredRouter<double>;
+template class ScoredRouter<device::bf16>;
 template class LinearRouter<float>;
 template class LinearRouter<double>;
+template class LinearRouter<device::bf16>;
 
 }  // namespace cadre::moe

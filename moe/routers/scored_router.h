@@ -14,10 +14,12 @@ class ScoredRouter : public Router<T> {
   void reserve(device::Arena& saved, device::Arena& scratch) override;
   int64_t max_slots() const override { return shape_.max_tokens * shape_.top_k; }
   Routing<T>& forward(device::Queue& queue, device::View<const T, 2> x,
-                      device::View<const int32_t, 1> segment, bool training) override;
+                      device::View<const int32_t, 1> segment, int64_t num_real, bool training) override;
   void backward(device::Queue& queue, device::View<const T, 2> x, const RoutingGrad<T>& grad,
                 device::View<T, 2> dx, device::Tap<T>* tap) override;
-  double z_sum() const override { return z_sum_; }
+  void add_z_loss(device::Queue& queue, double scale, device::View<double, 1> sum) const override {
+    if (has_z_loss()) kernels().add_squares(queue, views_.lse, scale, sum);
+  }
 
  protected:
   ScoredRouter(const RouterShape<T>& shape, ScoreRule rule) : shape_(shape), rule_(rule) {}
@@ -30,7 +32,7 @@ class ScoredRouter : public Router<T> {
   virtual void logits_backward(device::Queue& queue, device::View<const T, 2> x,
                                device::View<const W, 2> dlogits, const RoutingGrad<T>& grad,
                                device::View<T, 2> dx, device::Tap<T>* tap) = 0;
-  // Fills views.gates and the slots. Here: top-k of scores + bias.
+  // Fills views.gates and the slots; routing.num_real and num_tokens are set. Here: top-k of scores + bias.
   virtual void choose(device::Queue& queue, device::View<const int32_t, 1> segment,
                       const ScoreViews<T>& views, Routing<T>& routing);
   void choose_top_k(device::Queue& queue, device::View<const int32_t, 1> segment, const ScoreViews<T>& views,
@@ -48,7 +50,6 @@ class ScoredRouter : public Router<T> {
   device::View<int32_t, 2> choice_;
   device::View<W, 2> dlogits_;
   Routing<T> routing_;
-  double z_sum_ = 0;
 };
 
 // Logits z = W_r x with one parameter, <prefix>.router.weight (E, D).
@@ -77,7 +78,9 @@ inline constexpr double kRouterInitStd = 0.02;
 
 extern template class ScoredRouter<float>;
 extern template class ScoredRouter<double>;
+extern template class ScoredRouter<device::bf16>;
 extern template class LinearRouter<float>;
 extern template class LinearRouter<double>;
+extern template class LinearRouter<device::bf16>;
 
 }  // namespace cadre::moe

@@ -6,6 +6,7 @@
 #include "moe/routers/makers.h"
 #include "moe/routers/scored_router.h"
 #include "parallel/base/errors.h"
+#include "parallel/device/transfer.h"
 
 namespace cadre::moe {
 namespace {
@@ -42,6 +43,7 @@ class SigmoidBias final : public LinearRouter<T> {
       mean_change += change[i] / experts;
     }
     for (size_t i = 0; i < counts.size(); ++i) bias_[i] += change[i] - mean_change;
+    stale_ = true;
   }
 
   void save(StateDict& state, const std::string& prefix) const override {
@@ -49,12 +51,14 @@ class SigmoidBias final : public LinearRouter<T> {
   }
   void load(const StateDict& state, const std::string& prefix) override {
     bias_ = state_vector(state, prefix + ".router.bias", bias_.size());
+    stale_ = true;
   }
 
  protected:
   void choose(device::Queue& queue, device::View<const int32_t, 1> segment, const ScoreViews<T>& views,
               Routing<T>& routing) override {
-    for (size_t i = 0; i < bias_.size(); ++i) bias_view_[i] = W(bias_[i]);
+    if (stale_) device::upload(queue, std::vector<W>(bias_.begin(), bias_.end()), bias_view_);
+    stale_ = false;
     this->choose_top_k(queue, segment, views, bias_view_, config_.groups, routing);
   }
 
@@ -62,6 +66,7 @@ class SigmoidBias final : public LinearRouter<T> {
   SigmoidBiasConfig config_;
   std::vector<double> bias_;  // (E), kept in double for the checkpoint
   device::View<W, 1> bias_view_;
+  bool stale_ = true;  // the device has an older bias
 };
 
 }  // namespace
@@ -90,5 +95,7 @@ std::unique_ptr<Router<T>> make_sigmoid_bias(base::Section section, const Router
 }
 template std::unique_ptr<Router<float>> make_sigmoid_bias(base::Section, const RouterShape<float>&);
 template std::unique_ptr<Router<double>> make_sigmoid_bias(base::Section, const RouterShape<double>&);
+template std::unique_ptr<Router<device::bf16>> make_sigmoid_bias(base::Section,
+                                                                 const RouterShape<device::bf16>&);
 
 }  // namespace cadre::moe

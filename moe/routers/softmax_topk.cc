@@ -31,5 +31,7 @@ std::unique_ptr<Router<T>> make_softmax_topk(base::Section section, const Router
 }
 template std::unique_ptr<Router<float>> make_softmax_topk(base::Section, const RouterShape<float>&);
 template std::unique_ptr<Router<double>> make_softmax_topk(base::Section, const RouterShape<double>&);
+template std::unique_ptr<Router<device::bf16>> make_softmax_topk(base::Section,
+                                                                 const RouterShape<device::bf16>&);
 
 }  // namespace cadre::moe

@@ -26,7 +26,10 @@ std::unique_ptr<Router<T>> make_router(const MoeConfig& config, const RouterShap
 
 template const std::vector<base::Entry<RouterMaker<float>>>& router_table<float>();
 template const std::vector<base::Entry<RouterMaker<double>>>& router_table<double>();
+template const std::vector<base::Entry<RouterMaker<device::bf16>>>& router_table<device::bf16>();
 template std::unique_ptr<Router<float>> make_router(const MoeConfig&, const RouterShape<float>&);
 template std::unique_ptr<Router<double>> make_router(const MoeConfig&, const RouterShape<double>&);
+template std::unique_ptr<Router<device::bf16>> make_router(const MoeConfig&,
+                                                           const RouterShape<device::bf16>&);
 
 }  // namespace cadre::moe

@@ -2,6 +2,7 @@
 #include "optim/kernels.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 
 namespace cadre::optim {
@@ -9,30 +10,36 @@ namespace {
 
 constexpr int64_t kGrain = 8192;  // elements: below this a thread costs more than it saves
 
+// On the CPU gradients, sums of gradients and values all have one type.
 template <class T>
-void adamw(device::Queue& queue, const AdamWStep& s, device::View<const T, 1> grad, device::View<T, 1> value,
-           device::View<device::wide_t<T>, 1> m, device::View<device::wide_t<T>, 1> v) {
+const T* gradient(device::View<const T, 1> grad, device::View<const T, 1> grad_sum) {
+  return grad_sum.empty() ? grad.data() : grad_sum.data();
+}
+
+template <class T>
+void adamw(device::Queue& queue, const AdamWStep& s, const AdamWTensors<T>& tensors) {
   using W = device::wide_t<T>;
+  assert(tensors.value.data() == tensors.master.data() && tensors.m_bf16.empty());
   const W b1 = W(s.beta1), b2 = W(s.beta2), scale = W(s.grad_scale), eps = W(s.eps);
   // p -= lr (mhat / (sqrt(vhat) + eps) + decay p), with the corrections folded into two factors.
   const W rate = W(s.lr / s.correction1), root = W(1 / std::sqrt(s.correction2)),
           keep = W(1 - s.lr * s.weight_decay);
-  const T* __restrict g = grad.data();
-  T* __restrict p = value.data();
-  W* __restrict pm = m.data();
-  W* __restrict pv = v.data();
-  device::cpu(queue).parallel_for(value.size(), kGrain, [&](int64_t begin, int64_t end) {
+  const W* __restrict g = gradient(tensors.grad, tensors.grad_sum);
+  W* __restrict p = tensors.master.data();
+  W* __restrict pm = tensors.m.data();
+  W* __restrict pv = tensors.v.data();
+  device::cpu(queue).parallel_for(tensors.value.size(), kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const W gi = W(g[i]) * scale;
+      const W gi = g[i] * scale;
       pm[i] = b1 * pm[i] + (1 - b1) * gi;
       pv[i] = b2 * pv[i] + (1 - b2) * gi * gi;
-      p[i] = T(keep * W(p[i]) - rate * pm[i] / (std::sqrt(pv[i]) * root + eps));
+      p[i] = keep * p[i] - rate * pm[i] / (std::sqrt(pv[i]) * root + eps);
     }
   });
 }
 
 template <class T>
-double sum_squares(device::Queue& queue, device::View<const T, 1> x) {
+void add_squares(device::Queue& queue, device::View<const T, 1> x, device::View<double, 1> sum_of_all) {
   constexpr int64_t kParts = 64;
   double parts[kParts] = {};
   const int64_t step = (x.size() + kParts - 1) / kParts;
@@ -52,14 +59,53 @@ double sum_squares(device::Queue& queue, device::View<const T, 1> x) {
                                   });
   double total = 0;
   for (double part : parts) total += part;
-  return total;
+  sum_of_all[0] += total;
+}
+
+template <class T>
+void momentum(device::Queue& queue, double momentum, bool nesterov, double grad_scale,
+              device::View<const T, 1> grad, device::View<const T, 1> grad_sum, device::View<T, 1> m,
+              device::View<T, 1> x) {
+  const T mu = T(momentum), scale = T(grad_scale);
+  const T* g = gradient(grad, grad_sum);
+  device::cpu(queue).parallel_for(x.size(), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T gi = g[i] * scale;
+      m[i] = mu * m[i] + gi;
+      x[i] = nesterov ? gi + mu * m[i] : m[i];
+    }
+  });
+}
+
+// The Frobenius norm bounds the largest singular value; the small term only guards an all-zero gradient.
+template <class T>
+void normalize(device::Queue&, device::View<T, 1> x) {
+  double sum = 0;
+  for (const T e : x) sum += double(e) * double(e);
+  const double inverse = 1 / (std::sqrt(sum) + 1e-7);
+  for (T& e : x) e = T(double(e) * inverse);
+}
+
+template <class T>
+void subtract(device::Queue& queue, double keep, double rate, device::View<const T, 1> x,
+              device::View<T, 1> value, device::View<T, 1> master) {
+  assert(value.data() == master.data());
+  const T k = T(keep), r = T(rate);
+  device::cpu(queue).parallel_for(value.size(), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) master[i] = k * master[i] - r * x[i];
+  });
 }
 
 }  // namespace
 
 template <class T>
 const OptimKernels<T>& cpu_optim_kernels() {
-  static const OptimKernels<T> table = {.adamw = adamw<T>, .sum_squares = sum_squares<T>};
+  static const OptimKernels<T> table = {.adamw = adamw<T>,
+                                        .add_squares = add_squares<T>,
+                                        .add_squares_wide = add_squares<T>,
+                                        .momentum = momentum<T>,
+                                        .normalize = normalize<T>,
+                                        .subtract = subtract<T>};
   return table;
 }
 template const OptimKernels<float>& cpu_optim_kernels<float>();

@@ -20,6 +20,7 @@ class CrossEntropy final : public Objective<T> {
     }
     return -sum * scale;
   }
+  bool constant_grad() const override { return true; }
 };
 
 }  // namespace

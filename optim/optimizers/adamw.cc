@@ -77,11 +77,21 @@ void adamw_piece(const OptimizerContext<T>& context, const AdamWConfig& config, 
                           .weight_decay = row.decay ? config.weight_decay : 0,
                           .grad_scale = grad_scale,
                           .correction1 = 1 - std::pow(config.beta1, double(updates)),
-                          .correction2 = 1 - std::pow(config.beta2, double(updates))};
-  context.optim_kernels->adamw(
-      *context.queue, step, context.store->grads(group).rows(piece.group_offset, piece.count),
-      context.store->values(group).rows(piece.group_offset, piece.count),
-      m.rows(piece.state_offset, piece.count), v.rows(piece.state_offset, piece.count));
+                          .correction2 = 1 - std::pow(config.beta2, double(updates)),
+                          .stochastic = false,
+                          .seed = 0,
+                          .first = piece.group_offset};
+  const auto part = [&](const auto& view) { return view.rows(piece.group_offset, piece.count); };
+  AdamWTensors<T> tensors{.grad = part(context.store->grads(group)),
+                          .grad_sum = {},
+                          .value = part(context.store->values(group)),
+                          .master = part(context.store->masters(group)),
+                          .m = m.rows(piece.state_offset, piece.count),
+                          .v = v.rows(piece.state_offset, piece.count),
+                          .m_bf16 = {},
+                          .v_bf16 = {}};
+  if (!context.store->grad_sums(group).empty()) tensors.grad_sum = part(context.store->grad_sums(group));
+  context.optim_kernels->adamw(*context.queue, step, tensors);
 }
 
 template <class T>
@@ -111,6 +121,7 @@ std::unique_ptr<Optimizer<T>> make_adamw(base::Section section, OptimizerContext
   template std::unique_ptr<Optimizer<T>> make_adamw(base::Section, OptimizerContext<T>);
 CADRE_INSTANTIATE(float)
 CADRE_INSTANTIATE(double)
+CADRE_INSTANTIATE(device::bf16)
 #undef CADRE_INSTANTIATE
 
 }  // namespace cadre::optim

@@ -18,7 +18,7 @@ template <class T>
 void adamw_piece(const OptimizerContext<T>& context, const AdamWConfig& config, device::Group group,
                  const comm::Piece& piece, double lr, double grad_scale, int64_t updates,
                  device::View<device::wide_t<T>, 1> m, device::View<device::wide_t<T>, 1> v);
-// out = grad / (sqrt(vhat) + eps), as the last update left v; a copy before the first.
+// out = grad / (sqrt(vhat) + eps), as the last update left v; a copy before the first. All in host memory.
 template <class T>
 void adamw_precondition(const AdamWConfig& config, int64_t updates,
                         device::View<const device::wide_t<T>, 1> v,

@@ -86,20 +86,20 @@ class Muon final : public Optimizer<T> {
     const View<T, 1> value = context_.store->values(group).rows(piece.group_offset + at, size);
     const View<W, 1> m = state("m", group).rows(piece.state_offset + at, size);
     const View<T, 2> x = scratch(0, rows, cols);
-    const W mu = W(config_.momentum), scale = W(grad_scale);
-    for (int64_t i = 0; i < size; ++i) {
-      const W g = W(grad[i]) * scale;
-      m[i] = mu * m[i] + g;
-      x.data()[i] = T(config_.nesterov ? g + mu * m[i] : m[i]);
-    }
+    const auto sums = context_.store->grad_sums(group);
+    context_.optim_kernels->momentum(
+        *context_.queue, config_.momentum, config_.nesterov, grad_scale, grad,
+        sums.empty() ? View<const W, 1>() : View<const W, 1>(sums.rows(piece.group_offset + at, size)), m,
+        x.template reshape<1>({size}));
     const int64_t side = std::min(rows, cols);
-    newton_schulz<T>(*context_.queue, *context_.kernels, config_.iterations, x,
+    newton_schulz<T>(*context_.queue, *context_.kernels, *context_.optim_kernels, config_.iterations, x,
                      scratch(gram_offset_, side, side), scratch(gram2_offset_, side, side),
                      scratch(next_offset_, rows, cols));
     const bool decay = context_.store->layout().table().row(piece.row).decay;
-    const W keep = W(1 - lr * (decay ? config_.adamw.weight_decay : 0));
-    const W rate = W(lr * 0.2 * std::sqrt(double(std::max(rows, cols))));
-    for (int64_t i = 0; i < size; ++i) value[i] = T(keep * W(value[i]) - rate * W(x.data()[i]));
+    const double keep = 1 - lr * (decay ? config_.adamw.weight_decay : 0);
+    const double rate = lr * 0.2 * std::sqrt(double(std::max(rows, cols)));
+    context_.optim_kernels->subtract(*context_.queue, keep, rate, x.template reshape<1>({size}), value,
+                                     context_.store->masters(group).rows(piece.group_offset + at, size));
   }
 
   MuonConfig config_;
@@ -113,27 +113,27 @@ class Muon final : public Optimizer<T> {
 }  // namespace
 
 template <class T>
-void newton_schulz(device::Queue& queue, const device::DeviceKernels<T>& kernels, int iterations,
-                   View<T, 2> x, View<T, 2> gram, View<T, 2> gram2, View<T, 2> next) {
+void newton_schulz(device::Queue& queue, const device::DeviceKernels<T>& kernels,
+                   const OptimKernels<T>& optim_kernels, int iterations, View<T, 2> x, View<T, 2> gram,
+                   View<T, 2> gram2, View<T, 2> next) {
   constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
-  double sum = 0;
-  for (T e : x) sum += double(e) * double(e);
-  // The Frobenius norm bounds the largest singular value; the small term only guards an all-zero gradient.
-  const double inverse = 1 / (std::sqrt(sum) + 1e-7);
-  for (T& e : x) e = T(double(e) * inverse);
+  optim_kernels.normalize(queue, x.template reshape<1>({x.size()}));
+  const auto copy = [&](View<T, 2> from, View<T, 2> to) {
+    kernels.copy(queue, from.template reshape<1>({from.size()}), to.template reshape<1>({to.size()}));
+  };
   const bool tall = x.dim(0) > x.dim(1);  // the Gram matrix of the short side is the cheaper one
   for (int i = 0; i < iterations; ++i) {
     // x <- a x + b (x x^T) x + c (x x^T)^2 x, or the same from the right when x is tall.
     kernels.gemm(queue, x, x, gram, {.transpose_a = tall, .transpose_b = !tall});
-    std::copy(gram.begin(), gram.end(), gram2.begin());
+    copy(gram, gram2);
     kernels.gemm(queue, gram, gram, gram2, {.alpha = c, .beta = b});
-    std::copy(x.begin(), x.end(), next.begin());
+    copy(x, next);
     if (tall) {
       kernels.gemm(queue, x, gram2, next, {.alpha = 1, .beta = a});
     } else {
       kernels.gemm(queue, gram2, x, next, {.alpha = 1, .beta = a});
     }
-    std::copy(next.begin(), next.end(), x.begin());
+    copy(next, x);
   }
 }
 
@@ -149,11 +149,12 @@ std::unique_ptr<Optimizer<T>> make_muon(base::Section section, OptimizerContext<
 }
 
 #define CADRE_INSTANTIATE(T)                                                                                \
-  template void newton_schulz(device::Queue&, const device::DeviceKernels<T>&, int, View<T, 2>, View<T, 2>, \
-                              View<T, 2>, View<T, 2>);                                                      \
+  template void newton_schulz(device::Queue&, const device::DeviceKernels<T>&, const OptimKernels<T>&, int, \
+                              View<T, 2>, View<T, 2>, View<T, 2>, View<T, 2>);                              \
   template std::unique_ptr<Optimizer<T>> make_muon(base::Section, OptimizerContext<T>);
 CADRE_INSTANTIATE(float)
 CADRE_INSTANTIATE(double)
+CADRE_INSTANTIATE(device::bf16)
 #undef CADRE_INSTANTIATE
 
 }  // namespace cadre::optim

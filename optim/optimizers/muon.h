@@ -21,9 +21,9 @@ struct MuonConfig {
 // values grow fast; the result is within about 0.7 .. 1.2, not exactly 1). gram and gram2 are scratch of side
 // min(rows, cols), next has x's shape.
 template <class T>
-void newton_schulz(device::Queue& queue, const device::DeviceKernels<T>& kernels, int iterations,
-                   device::View<T, 2> x, device::View<T, 2> gram, device::View<T, 2> gram2,
-                   device::View<T, 2> next);
+void newton_schulz(device::Queue& queue, const device::DeviceKernels<T>& kernels,
+                   const OptimKernels<T>& optim_kernels, int iterations, device::View<T, 2> x,
+                   device::View<T, 2> gram, device::View<T, 2> gram2, device::View<T, 2> next);
 
 template <class T>
 std::unique_ptr<Optimizer<T>> make_muon(base::Section section, OptimizerContext<T> context);

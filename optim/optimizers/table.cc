@@ -28,5 +28,8 @@ template const std::vector<base::Entry<OptimizerMaker<float>>>& optimizer_table(
 template const std::vector<base::Entry<OptimizerMaker<double>>>& optimizer_table();
 template std::unique_ptr<Optimizer<float>> make_optimizer(base::Section, OptimizerContext<float>);
 template std::unique_ptr<Optimizer<double>> make_optimizer(base::Section, OptimizerContext<double>);
+template const std::vector<base::Entry<OptimizerMaker<device::bf16>>>& optimizer_table();
+template std::unique_ptr<Optimizer<device::bf16>> make_optimizer(base::Section,
+                                                                 OptimizerContext<device::bf16>);
 
 }  // namespace cadre::optim

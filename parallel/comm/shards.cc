@@ -60,6 +60,12 @@ int64_t ShardPlan::state_size(int rank) const {
   return size;
 }
 
+namespace {
+// The communicators move host memory, which has no bf16: such gradients stay on their one rank.
+template <class T>
+constexpr bool kCanSend = !std::is_same_v<T, device::bf16>;
+}  // namespace
+
 template <class T>
 GradReducer<T>::GradReducer(Mesh& mesh, device::ParamStore<T>& store, const ShardPlan& dense,
                             const ShardPlan& expert)
@@ -68,6 +74,8 @@ GradReducer<T>::GradReducer(Mesh& mesh, device::ParamStore<T>& store, const Shar
     require(plans_[g]->ranks() == communicators_[g]->size(), ExitCode::kUsage,
             "found a shard plan for {} ranks on communicator '{}' of {}", plans_[g]->ranks(),
             communicators_[g]->name(), communicators_[g]->size());
+    require(kCanSend<T> || communicators_[g]->size() == 1, ExitCode::kUsage,
+            "bf16 training runs on one rank yet, found {}", communicators_[g]->size());
   }
 }
 
@@ -77,8 +85,10 @@ void GradReducer<T>::add(int bucket) {
     Communicator& comm = *communicators_[g];
     const std::vector<int64_t>& cuts = plans_[g]->cuts(bucket);
     if (comm.size() == 1 || cuts.front() == cuts.back()) continue;
-    T* grads = store_.grads(device::Group(g)).data();
-    pending_.push_back(comm.reduce_scatter(grads, cuts, grads + cuts[comm.rank()], "gradients"));
+    if constexpr (kCanSend<T>) {
+      T* grads = store_.grads(device::Group(g)).data();
+      pending_.push_back(comm.reduce_scatter(grads, cuts, grads + cuts[comm.rank()], "gradients"));
+    }
   }
 }
 
@@ -111,19 +121,22 @@ void GradReducer<T>::all_gather(device::Group group, device::View<T, 1> flat, co
   const ShardPlan& plan = *plans_[int(group)];
   Communicator& comm = *communicators_[int(group)];
   if (comm.size() == 1) return;
-  std::vector<Request> requests;
-  std::vector<int64_t> counts(comm.size());
-  for (int b = 0; b < plan.num_buckets(); ++b) {
-    const std::vector<int64_t>& cuts = plan.cuts(b);
-    if (cuts.front() == cuts.back()) continue;
-    for (int r = 0; r < comm.size(); ++r) counts[r] = cuts[r + 1] - cuts[r];
-    requests.push_back(comm.all_gather(flat.data() + cuts[comm.rank()], counts[comm.rank()], flat.data(),
-                                       counts, std::span(cuts).first(comm.size()), dtype_of<T>(), label));
+  if constexpr (kCanSend<T>) {
+    std::vector<Request> requests;
+    std::vector<int64_t> counts(comm.size());
+    for (int b = 0; b < plan.num_buckets(); ++b) {
+      const std::vector<int64_t>& cuts = plan.cuts(b);
+      if (cuts.front() == cuts.back()) continue;
+      for (int r = 0; r < comm.size(); ++r) counts[r] = cuts[r + 1] - cuts[r];
+      requests.push_back(comm.all_gather(flat.data() + cuts[comm.rank()], counts[comm.rank()], flat.data(),
+                                         counts, std::span(cuts).first(comm.size()), dtype_of<T>(), label));
+    }
+    for (Request& request : requests) request.wait();
   }
-  for (Request& request : requests) request.wait();
 }
 
 template class GradReducer<float>;
 template class GradReducer<double>;
+template class GradReducer<device::bf16>;
 
 }  // namespace cadre::comm

@@ -7,6 +7,7 @@
 
 #include "parallel/comm/communicator.h"
 #include "parallel/comm/mesh.h"
+#include "parallel/device/bf16.h"
 #include "parallel/device/param_table.h"
 
 namespace cadre::comm {
@@ -68,5 +69,6 @@ class GradReducer {
 };
 extern template class GradReducer<float>;
 extern template class GradReducer<double>;
+extern template class GradReducer<device::bf16>;
 
 }  // namespace cadre::comm

@@ -1,5 +1,6 @@
 // The table of dense kernels of a device: one entry per operation, chosen once at construction. The CPU
-// entries are the readable reference, instantiated for float and double. Shapes are row-major; T tokens, D
+// entries are the readable reference, instantiated for float and double; CUDA has float and bf16. Views are of
+// device memory: the host never reads them, and no entry waits for the device. Shapes are row-major; T tokens, D
 // model, N heads, G KV heads, h head size, F hidden width, V vocabulary. No kernel allocates; scratch is
 // passed in. Results do not depend on anything but the arguments and the queue's number of threads.
 #pragma once
@@ -75,10 +76,17 @@ struct DeviceKernels {
   void (*add)(Queue&, View<const T, 1> x, View<T, 1> y);   // y += x
   void (*copy)(Queue&, View<const T, 1> x, View<T, 1> y);  // y = x
   void (*fill)(Queue&, View<T, 1> x, double value);
+  // sum += x: gradients of several micro-batches in wide_t.
+  void (*accumulate)(Queue&, View<const T, 1> x, View<W, 1> sum);
+  // wide = x.
+  void (*widen)(Queue&, View<const T, 1> x, View<W, 1> wide);
 };
 
 // The CPU table, for T = float and double.
 template <class T>
 const DeviceKernels<T>& cpu_kernels();
+// The table for a device; throws Error(kUsage) when this build has none for it and this type.
+template <class T>
+const DeviceKernels<T>& device_kernels(DeviceKind device);
 
 }  // namespace cadre::device

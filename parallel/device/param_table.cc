@@ -4,6 +4,7 @@
 
 #include "parallel/base/errors.h"
 #include "parallel/base/rng.h"
+#include "parallel/device/transfer.h"
 
 namespace cadre::device {
 
@@ -69,46 +70,112 @@ ParamLayout::ParamLayout(const ParamTable& table, int ep_size, int ep_rank) : ta
   }
 }
 
+namespace {
+template <class U>
+View<U, 1> allocate(Buffer& memory, DeviceKind device, int64_t n) {
+  memory = Buffer(device, size_t(n) * sizeof(U));
+  return View<U, 1>(reinterpret_cast<U*>(memory.data()), {n});
+}
+
+constexpr int64_t kChunk = int64_t(4) << 20;  // elements that go to or come from a device at a time
+}  // namespace
+
 template <class T>
-ParamStore<T>::ParamStore(const ParamLayout& layout, DeviceKind device, bool with_grads) : layout_(&layout) {
+ParamStore<T>::ParamStore(const ParamLayout& layout, DeviceKind device, StoreParts parts)
+    : layout_(&layout), device_(device), square_memory_(device, sizeof(double)) {
   for (int g = 0; g < kNumGroups; ++g) {
     const int64_t n = layout.group_size(Group(g));
-    const auto view = [n](const Buffer& buffer) {
-      return View<T, 1>(reinterpret_cast<T*>(buffer.data()), {n});
-    };
-    value_memory_[g] = Buffer(device, size_t(n) * sizeof(T));
-    values_[g] = view(value_memory_[g]);
-    if (!with_grads) continue;
-    grad_memory_[g] = Buffer(device, size_t(n) * sizeof(T));
-    grads_[g] = view(grad_memory_[g]);
+    values_[g] = allocate<T>(value_memory_[g], device, n);
+    if (!parts.grads) continue;
+    grads_[g] = allocate<T>(grad_memory_[g], device, n);
+    if (kWide) continue;
+    masters_[g] = allocate<W>(master_memory_[g], device, n);
+    if (parts.sums) sums_[g] = allocate<W>(sum_memory_[g], device, n);
+  }
+}
+
+template <class T>
+size_t ParamStore<T>::bytes() const {
+  size_t sum = 0;
+  for (const auto* memory : {value_memory_, grad_memory_, master_memory_, sum_memory_}) {
+    for (int g = 0; g < kNumGroups; ++g) sum += memory[g].bytes();
+  }
+  return sum;
+}
+
+template <class T>
+void ParamStore<T>::set(Queue& queue, Group group, int64_t offset, std::span<const W> from) {
+  if constexpr (kWide) {
+    upload(queue, from, values(group).rows(offset, int64_t(from.size())));
+  } else {
+    const std::vector<T> rounded(from.begin(), from.end());
+    upload(queue, rounded, values(group).rows(offset, int64_t(from.size())));
+    if (!masters(group).empty()) upload(queue, from, masters(group).rows(offset, int64_t(from.size())));
+  }
+}
+
+template <class T>
+void ParamStore<T>::get(Queue& queue, Group group, int64_t offset, std::span<W> to) const {
+  const int64_t count = int64_t(to.size());
+  if (kWide || !masters(group).empty()) {
+    download<W>(queue, masters(group).rows(offset, count), to);
+    return queue.wait();
+  }
+  std::vector<T> narrow(to.size());
+  download<T>(queue, values(group).rows(offset, count), narrow);
+  queue.wait();
+  std::copy(narrow.begin(), narrow.end(), to.begin());
+}
+
+template <class T>
+void ParamStore<T>::initialize(uint64_t seed, Queue& queue, CpuQueue& host) {
+  std::vector<W> chunk;
+  for (size_t i = 0; i < layout_->table().rows().size(); ++i) {
+    const ParamRow& row = layout_->table().row(int(i));
+    const Placement& place = layout_->at(int(i));
+    const base::Philox random(base::mix(seed, base::hash_name(row.name)));
+    for (int64_t begin = 0; begin < place.count; begin += kChunk) {
+      chunk.resize(size_t(std::min(kChunk, place.count - begin)));
+      host.parallel_for(int64_t(chunk.size()), 4096, [&](int64_t first, int64_t last) {
+        for (int64_t e = first; e < last; ++e) {
+          chunk[size_t(e)] = row.init.kind == Init::kOnes ? W(1)
+                             : row.init.kind == Init::kZeros
+                                 ? W(0)
+                                 : W(random.normal(uint64_t(place.global_begin + begin + e)) * row.init.std);
+        }
+      });
+      set(queue, place.group, place.offset + begin, chunk);
+    }
   }
 }
 
 template <class T>
 void ParamStore<T>::initialize(uint64_t seed) {
-  for (size_t i = 0; i < layout_->table().rows().size(); ++i) {
-    const ParamRow& row = layout_->table().row(int(i));
-    const Placement& place = layout_->at(int(i));
-    T* out = values_[int(place.group)].data() + place.offset;
-    if (row.init.kind != Init::kNormal) {
-      std::fill_n(out, place.count, row.init.kind == Init::kOnes ? T(1) : T(0));
-      continue;
-    }
-    const base::Philox random(base::mix(seed, base::hash_name(row.name)));
-    for (int64_t e = 0; e < place.count; ++e) {
-      out[e] = T(random.normal(uint64_t(place.global_begin + e)) * row.init.std);
-    }
-  }
+  assert(device_ == DeviceKind::kCpu);
+  CpuQueue queue(1);
+  initialize(seed, queue, queue);
 }
 
 template <class T>
 void ParamStore<T>::zero_grads() {
-  for (View<T, 1>& grads : grads_) {
-    if (!grads.empty()) std::fill(grads.begin(), grads.end(), T(0));
+  assert(device_ == DeviceKind::kCpu);
+  CpuQueue queue(1);
+  for (const View<T, 1>& grads : grads_) zero(queue, grads);
+  adds_ = true;
+}
+
+template <class T>
+void ParamStore<T>::start_grads(Queue& queue) {
+  for (size_t i = 0; i < layout_->table().rows().size(); ++i) {
+    const Placement& place = layout_->at(int(i));
+    if (layout_->table().row(int(i)).update == Update::kMatrix) continue;
+    zero(queue, grads(place.group).rows(place.offset, place.count));
   }
+  adds_ = false;
 }
 
 template class ParamStore<float>;
 template class ParamStore<double>;
+template class ParamStore<bf16>;
 
 }  // namespace cadre::device

@@ -4,10 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "parallel/device/bf16.h"
 #include "parallel/device/memory.h"
 #include "parallel/device/view.h"
 
@@ -84,11 +86,24 @@ class ParamLayout {
   std::vector<FlatRange> buckets_[kNumGroups];
 };
 
-// Values and gradients, flat. T is the storage type of the device (float, double, later bf16).
+// What a store holds beside the values.
+struct StoreParts {
+  bool grads = true;  // and, where T is not wide_t, masters
+  bool sums = false;  // gradients of several micro-batches, summed in wide_t; nothing where T is wide_t
+};
+
+// Values and gradients, flat. T is the storage type of the device. Where T is narrower than wide_t (bf16), a store
+// that trains also holds the values in wide_t, the masters: optimizers update them and round them to the values, and
+// checkpoints hold them, so that runs on different devices read each other's.
 template <class T>
 class ParamStore {
  public:
-  ParamStore(const ParamLayout& layout, DeviceKind device, bool with_grads = true);
+  using W = wide_t<T>;
+  static constexpr bool kWide = std::is_same_v<T, W>;
+
+  ParamStore(const ParamLayout& layout, DeviceKind device, StoreParts parts = {});
+  ParamStore(const ParamLayout& layout, DeviceKind device, bool with_grads)
+      : ParamStore(layout, device, StoreParts{.grads = with_grads}) {}
   const ParamLayout& layout() const { return *layout_; }
 
   // The rank's part of a row as (local shape): (E / ep, ...) for expert rows.
@@ -102,18 +117,46 @@ class ParamStore {
   }
   View<T, 1> values(Group group) const { return values_[int(group)]; }
   View<T, 1> grads(Group group) const { return grads_[int(group)]; }
+  View<W, 1> masters(
+      Group group) const {  // the values themselves where T is wide_t; else empty without grads
+    if constexpr (kWide)
+      return values_[int(group)];
+    else
+      return masters_[int(group)];
+  }
+  View<W, 1> grad_sums(Group group) const { return sums_[int(group)]; }  // empty unless asked for
+  View<double, 1> square_sum() const {                                   // (1) for the gradient norm
+    return {reinterpret_cast<double*>(square_memory_.data()), {1}};
+  }
+  size_t bytes() const;  // of all that it holds
+
+  // Values (and masters) of a range of a group's flat buffer, from and to the host. get() returns when they are there.
+  void set(Queue& queue, Group group, int64_t offset, std::span<const W> from);
+  void get(Queue& queue, Group group, int64_t offset, std::span<W> to) const;
 
   // Fills values from each row's Init. Element i of a tensor is a function of (seed, name, i) alone, so every layout
-  // starts from the same model.
-  void initialize(uint64_t seed);
-  void zero_grads();
+  // and every number of threads of `host` starts from the same model.
+  void initialize(uint64_t seed, Queue& queue, CpuQueue& host);
+  void initialize(uint64_t seed);  // on the CPU, with one thread
+  void zero_grads();               // on the CPU: all gradients are 0, and what comes is added
+
+  // For a step: gradients of Update::kMatrix rows, nearly all of the memory, are written and not added to by the
+  // first micro-batch, the others become 0. Modules ask adds(); the model says when a backward pass is over.
+  void start_grads(Queue& queue);
+  const bool& adds() const { return adds_; }
+  void end_backward() { adds_ = true; }
 
  private:
   template <int N>
   View<T, N> local(const View<T, 1> (&flat)[kNumGroups], int row) const;
   const ParamLayout* layout_;
-  Buffer value_memory_[kNumGroups], grad_memory_[kNumGroups];
+  DeviceKind device_;
+  Buffer value_memory_[kNumGroups], grad_memory_[kNumGroups], master_memory_[kNumGroups],
+      sum_memory_[kNumGroups];
+  Buffer square_memory_;
   View<T, 1> values_[kNumGroups], grads_[kNumGroups];
+  View<W, 1> masters_[kNumGroups], sums_[kNumGroups];
+  bool adds_ = true;
 };
 
 template <class T>
@@ -130,5 +173,6 @@ View<T, N> ParamStore<T>::local(const View<T, 1> (&flat)[kNumGroups], int row) c
 
 extern template class ParamStore<float>;
 extern template class ParamStore<double>;
+extern template class ParamStore<bf16>;
 
 }  // namespace cadre::device

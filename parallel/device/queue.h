@@ -4,7 +4,9 @@
 
 #include <absl/functional/function_ref.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 
 namespace cadre::device {
@@ -16,15 +18,24 @@ class Queue {
   virtual ~Queue() = default;
   virtual DeviceKind kind() const = 0;
   virtual void wait() = 0;  // until everything queued so far is done
+
+  // Copies in order with the rest of the queue; typed forms are in transfer.h. The host's memory may change as soon
+  // as upload returns; what download brings is there after wait(). The device's memory is never read by the host.
+  virtual void upload(const void* host, void* device, size_t bytes) = 0;
+  virtual void download(const void* device, void* host, size_t bytes) = 0;
+  virtual void zero(void* device, size_t bytes) = 0;
 };
 
-class CpuQueue final : public Queue {
+class CpuQueue : public Queue {
  public:
   // num_threads >= 1, the caller's thread included. The number takes part in the promise of equal bits.
   explicit CpuQueue(int num_threads);
   ~CpuQueue() override;
   DeviceKind kind() const override { return DeviceKind::kCpu; }
   void wait() override {}
+  void upload(const void* host, void* device, size_t bytes) override { std::memcpy(device, host, bytes); }
+  void download(const void* device, void* host, size_t bytes) override { std::memcpy(host, device, bytes); }
+  void zero(void* device, size_t bytes) override { std::memset(device, 0, bytes); }
   int num_threads() const;
 
   // Splits [0, n) into at most num_threads contiguous ranges of at least `grain` and runs body(begin, end) on each.

@@ -40,26 +40,32 @@ struct Tokens {
 // Tokens [begin, end) as a micro-batch.
 struct Piece {
   Piece(Tokens& all, int64_t begin, int64_t end)
-      : chosen(kExperts), segment(view(all.segment, {all.size()}).rows(begin, end - begin)) {
+      : tally(kExperts + 1), segment(view(all.segment, {all.size()}).rows(begin, end - begin)) {
     for (int64_t i = begin * kTopK; i < end * kTopK; ++i)
-      if (all.choice[i] >= 0) ++chosen[all.choice[i]];
+      if (all.choice[i] >= 0) ++tally[all.choice[i]];
     routing.num_tokens = end - begin;
     routing.num_experts = kExperts;
     routing.probs = view(all.probs, {all.size(), int64_t(kExperts)}).rows(begin, end - begin);
     routing.choice = view(all.choice, {all.size(), int64_t(kTopK)}).rows(begin, end - begin);
-    routing.chosen = view(chosen, {int64_t(kExperts)});
+    routing.tally = view(tally, {kExperts + 1});
   }
-  std::vector<int64_t> chosen;
+  std::vector<int64_t> tally;
   device::View<const int32_t, 1> segment;
   Routing<double> routing;
 };
 
 struct LossRig {
   explicit LossRig(const std::string& name) : loss(make_balance_loss<double>(config(name), shape())) {
-    loss->reserve(memory);
-    memory.allocate();
-    memory.release(0);
-    loss->reserve(memory);
+    loss->reserve(saved, scratch);
+    saved.allocate();
+    scratch.allocate();
+    scratch.release(0);
+    loss->reserve(saved, scratch);
+  }
+  double loss_and_grad(const Piece& piece, const BatchCounts& counts, device::View<double, 2> dprobs) {
+    double share = 0;
+    loss->loss_and_grad(piece.routing, piece.segment, kSeqLen, counts, dprobs, {&share, {1}});
+    return share;
   }
   static MoeConfig config(const std::string& name) {
     const std::string coef = name == "none" ? "" : fmt::format(", coef: {}", kCoef);
@@ -74,7 +80,7 @@ struct LossRig {
             .kernels = &cpu_moe_kernels<double>()};
   }
   device::CpuQueue queue{2};
-  device::Arena memory{"balance", device::DeviceKind::kCpu};
+  device::Arena saved{"saved", device::DeviceKind::kCpu}, scratch{"scratch", device::DeviceKind::kCpu};
   std::unique_ptr<BalanceLoss<double>> loss;
 };
 
@@ -99,7 +105,7 @@ Result run(const std::string& name, Tokens& tokens, int ranks, int micros) {
       Piece piece(tokens, begin, begin + length);
       rig.loss->observe(piece.routing, piece.segment, kSeqLen, mesh.data());
       const auto dprobs = view(total.dprobs, {tokens.size(), int64_t(kExperts)}).rows(begin, length);
-      const double share = rig.loss->loss_and_grad(piece.routing, piece.segment, kSeqLen, counts, dprobs);
+      const double share = rig.loss_and_grad(piece, counts, dprobs);
       std::lock_guard lock(mutex);
       total.loss += share;
     }
@@ -219,7 +225,7 @@ TEST(BalanceLoss, GlobalBatchCountsTheStepSoFar) {
     auto share = [&](int64_t begin) {
       Piece piece(tokens, begin, begin + 15);
       rig.loss->observe(piece.routing, piece.segment, kSeqLen, mesh.data());
-      return rig.loss->loss_and_grad(piece.routing, piece.segment, kSeqLen, counts, view(dprobs, {15, 4}));
+      return rig.loss_and_grad(piece, counts, view(dprobs, {15, 4}));
     };
     rig.loss->begin_step();
     const double first = share(0), second = share(15), first_alone = 13.0 / 23 * switch_loss(tokens, 0, 15);
@@ -242,7 +248,7 @@ TEST(BalanceLoss, PreviousBatchUsesAndSavesTheLoadOfTheLastStep) {
   Piece piece(tokens, 0, 30);
   std::vector<double> dprobs(120);
   const BatchCounts counts = counts_of(tokens.segment, kSeqLen);
-  loaded.loss->loss_and_grad(piece.routing, piece.segment, kSeqLen, counts, view(dprobs, {30, 4}));
+  loaded.loss_and_grad(piece, counts, view(dprobs, {30, 4}));
   EXPECT_NEAR(dprobs[0], kCoef * 4 * 0.25 / 23, 1e-14);
   EXPECT_NEAR(dprobs[2], kCoef * 4 * 0.75 / 23, 1e-14);
   EXPECT_THROW(loaded.loss->load({}, "layers.2.moe"), Error);

@@ -47,7 +47,7 @@ BatchResult run_batch(const std::string& text, int ranks, int ep, int micros, in
     for (int r = 0; r < ranks; ++r) {
       rig.mesh.data().barrier("test");
       if (r != world.rank()) continue;
-      const MoeStats& stats = rig.layer.stats();
+      const MoeStats stats = rig.layer.stats();
       result.aux += stats.aux_loss, result.z += stats.z_loss, result.dropped += stats.dropped;
       result.expert_tokens.resize(stats.expert_tokens.size());
       for (size_t e = 0; e < stats.expert_tokens.size(); ++e)

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <string>
@@ -61,6 +62,10 @@ struct LayerSizes {
   int threads = 1;
 };
 
+inline int64_t real_tokens(const std::vector<int32_t>& segment) {
+  return std::count_if(segment.begin(), segment.end(), [](int32_t s) { return s >= 0; });
+}
+
 // A layer on one rank of `world`, ready to run.
 template <class T>
 class LayerRig {
@@ -91,7 +96,8 @@ class LayerRig {
   std::vector<T> forward(const std::vector<T>& x, const std::vector<int32_t>& segment, bool training = true) {
     const int64_t tokens = int64_t(segment.size());
     std::vector<T> y(x.size(), T(99));
-    layer.forward(view(x, {tokens, dim}), view(segment, {tokens}), view(y, {tokens, dim}), training);
+    layer.forward(view(x, {tokens, dim}), view(segment, {tokens}), real_tokens(segment),
+                  view(y, {tokens, dim}), training);
     return y;
   }
   std::vector<T> backward(const std::vector<T>& x, const std::vector<int32_t>& segment,

@@ -29,7 +29,8 @@ struct RouterRig {
                                      .max_tokens = kTokens + 3,
                                      .num_experts = kExperts,
                                      .top_k = top_k,
-                                     .kernels = &cpu_moe_kernels<T>()});
+                                     .kernels = &cpu_moe_kernels<T>(),
+                                     .dense = &device::cpu_kernels<T>()});
     router->declare(params.table, "m", 0);
     params.build(1, 0, 11);
     router->bind(*params.store);
@@ -40,7 +41,14 @@ struct RouterRig {
     router->reserve(saved, scratch);
   }
   Routing<T>& forward() {
-    return router->forward(queue, view(x, {kTokens, kDim}), view(segment, {kTokens}), true);
+    return router->forward(queue, view(x, {kTokens, kDim}), view(segment, {kTokens}), real_tokens(segment),
+                           true);
+  }
+  // What add_z_loss adds at scale 1.
+  double z_sum() {
+    double sum = 0;
+    router->add_z_loss(queue, 1, {&sum, {1}});
+    return sum;
   }
   // (T, E) dot products with the parameter seen as rows of D.
   std::vector<double> products() const {

@@ -19,7 +19,7 @@ TEST(ExpertChoice, GivesEveryExpertItsBestTokensByColumn) {
     for (int64_t t = 0; t < kTokens; ++t) column.push_back(rig.segment[t] >= 0 ? p[t][e] : -1);
     auto expected = best(column, kCapacity);
     std::sort(expected.begin(), expected.end());
-    ASSERT_EQ(routing.chosen[e], kCapacity);
+    ASSERT_EQ(routing.tally[e], kCapacity);
     for (int i = 0; i < kCapacity; ++i) {
       EXPECT_EQ(routing.slot_token[kCapacity * e + i], expected[i]);
       EXPECT_NEAR(routing.slot_gate[kCapacity * e + i], p[expected[i]][e], 1e-12);
@@ -67,8 +67,8 @@ TEST(SigmoidBias, NeverLeavesTheKeptGroupsEvenWhenTheirScoresAreNegative) {
   // All s + b are negative; masking with 0 instead of -infinity would choose outside the kept group.
   rig.router->load({{"m.router.bias", {-9, -9, -3, -3, -9, -9}}}, "m");
   const auto& routing = rig.forward();
-  EXPECT_EQ(routing.chosen[2], kReal);
-  EXPECT_EQ(routing.chosen[3], kReal);
+  EXPECT_EQ(routing.tally[2], kReal);
+  EXPECT_EQ(routing.tally[3], kReal);
 }
 
 }  // namespace

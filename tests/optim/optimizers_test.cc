@@ -233,8 +233,8 @@ TEST(Muon, NewtonSchulzBringsSingularValuesNearOne) {
     };
     reflect(rows, true, 1);
     reflect(cols, false, 2);
-    newton_schulz<double>(queue, device::cpu_kernels<double>(), 5, View<double, 2>(x.data(), {rows, cols}),
-                          View<double, 2>(gram.data(), {side, side}),
+    newton_schulz<double>(queue, device::cpu_kernels<double>(), cpu_optim_kernels<double>(), 5,
+                          View<double, 2>(x.data(), {rows, cols}), View<double, 2>(gram.data(), {side, side}),
                           View<double, 2>(gram2.data(), {side, side}),
                           View<double, 2>(next.data(), {rows, cols}));
     // Undo the reflections (each is its own inverse): what is left must be diagonal, with entries near 1.

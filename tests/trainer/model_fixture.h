@@ -139,7 +139,7 @@ class TestModel {
     if (!gradient && !experts) return loss;
     const std::vector<T> kept = gradient ? std::vector<T>() : grads();
     model->backward({dlogp.data(), {batch.num_tokens()}}, counts_of(batch), [](int) {});
-    for (const moe::MoeStats* stats : model->moe_stats()) loss += stats->aux_loss + stats->z_loss;
+    for (const moe::MoeStats& stats : model->moe_stats()) loss += stats.aux_loss + stats.z_loss;
     if (!gradient) restore_grads(kept);
     return loss;
   }

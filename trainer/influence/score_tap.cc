@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "trainer/model/transfer.h"
+#include "parallel/device/transfer.h"
 
 namespace cadre::trainer {
 namespace {
@@ -91,7 +91,7 @@ template <class T>
 std::span<const double> ScoreTap<T>::finish(int64_t num_tokens) {
   const int64_t width = context_.max_tokens;
   std::vector<double> all(size_t(ranks() * width));
-  download<double>(*context_.queue, token_sums(), all);
+  device::download<double>(*context_.queue, token_sums(), all);
   kernels_.clear(*context_.queue, token_sums());
   own_.assign(size_t(width), 0);
   if (ranks() == 1) {

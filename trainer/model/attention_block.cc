@@ -131,5 +131,6 @@ void AttentionBlock<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch,
 
 template class AttentionBlock<float>;
 template class AttentionBlock<double>;
+template class AttentionBlock<device::bf16>;
 
 }  // namespace cadre::trainer

@@ -82,7 +82,7 @@ device::View<T, 2> Block<T>::feed_forward(const MicroBatch<T>& batch, bool train
   const View<T, 2> middle = middle_.rows(0, tokens), in = ffn_in_.rows(0, tokens), out = out_.rows(0, tokens);
   ffn_norm_.forward(context_, middle, in);
   if (moe_) {
-    moe_->forward(in, batch.segment, out, training, batch.seq_len);
+    moe_->forward(in, batch.segment, batch.num_real, out, training, batch.seq_len);
     context_.kernels->add(*context_.queue, flat(middle), flat(out));
   } else {
     context_.kernels->copy(*context_.queue, flat(middle), flat(out));
@@ -122,5 +122,6 @@ void Block<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, const Ba
 
 template class Block<float>;
 template class Block<double>;
+template class Block<device::bf16>;
 
 }  // namespace cadre::trainer

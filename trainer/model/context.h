@@ -30,6 +30,7 @@ struct MicroBatch {
   device::View<const int32_t, 1> token, segment, position;  // (T)
   device::View<const int32_t, 1> mask;                      // segment, or empty when documents are not masked
   device::View<const device::wide_t<T>, 2> rope;            // (positions, h), see DeviceKernels::rope
+  int64_t num_real = 0;                                     // tokens that are not padding
 
   int64_t num_tokens() const { return num_sequences * seq_len; }
 };

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "parallel/device/transfer.h"
 #include "trainer/model/decoder_impl.h"
-#include "trainer/model/transfer.h"
 
 namespace cadre::trainer {
 
@@ -45,14 +45,15 @@ template <class T>
 void Decoder<T>::Impl::take_in(std::span<const int32_t> tokens, std::span<const int32_t> segments,
                                std::span<const int32_t> positions) {
   const int64_t count = int64_t(tokens.size());
-  upload<int32_t>(*context.queue, tokens, token);
-  upload<int32_t>(*context.queue, segments, segment);
-  upload<int32_t>(*context.queue, positions, position);
+  device::upload<int32_t>(*context.queue, tokens, token);
+  device::upload<int32_t>(*context.queue, segments, segment);
+  device::upload<int32_t>(*context.queue, positions, position);
   micro.token = token.rows(0, count);
   micro.segment = segment.rows(0, count);
   micro.position = position.rows(0, count);
   micro.mask = context.mask_documents ? micro.segment : View<const int32_t, 1>();
   micro.rope = rope.view();
+  micro.num_real = std::count_if(segments.begin(), segments.end(), [](int32_t s) { return s >= 0; });
 }
 
 template <class T>
@@ -81,6 +82,7 @@ void Decoder<T>::bind(device::ParamStore<T>& store) {
   for (auto& block : m.blocks) block->bind(store);
   m.final_norm.bind(store);
   m.head.bind(store);
+  m.store = &store;
 }
 
 template <class T>
@@ -95,7 +97,7 @@ void Decoder<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   m.final_norm.reserve(saved, tokens);
   m.head.reserve(saved, scratch);
   scratch.release(mark);
-  m.rope.cover(m.context.seq_len, m.context.queue->kind());
+  m.rope.cover(m.context.seq_len, *m.context.queue);
 }
 
 template <class T>
@@ -107,8 +109,15 @@ void Decoder<T>::begin_step() {
 
 template <class T>
 View<const device::wide_t<T>, 1> Decoder<T>::forward(const Batch& batch, bool training) {
+  start_forward(batch, training, impl_->logp);
+  impl_->context.queue->wait();
+  return impl_->logp.finish();
+}
+
+template <class T>
+void Decoder<T>::start_forward(const Batch& batch, bool training, LogProbs<W>& logp) {
   Impl& m = *impl_;
-  m.rope.cover(m.context.seq_len, m.context.queue->kind());  // generation may have covered another length
+  m.rope.cover(m.context.seq_len, *m.context.queue);  // generation may have covered another length
   m.check(batch);
   m.micro.num_sequences = batch.num_sequences;
   m.micro.seq_len = batch.seq_len;
@@ -122,7 +131,7 @@ View<const device::wide_t<T>, 1> Decoder<T>::forward(const Batch& batch, bool tr
   m.trained = training;
   const View<T, 2> normed = m.normed.rows(0, m.micro.num_tokens());
   m.final_norm.forward(m.context, x, normed);
-  return m.head.forward(normed, batch);
+  m.head.forward(normed, batch, logp);
 }
 
 template <class T>
@@ -143,14 +152,15 @@ void Decoder<T>::backward(View<const W, 1> dlogp, const BatchCounts& counts,
   m.context.kernels->embed_backward(*m.context.queue, dx, m.micro.token, m.embed_grad);
   if (tap != nullptr) tap->on_lookup(m.embed_row, m.micro.token, dx);
   on_bucket_done(0);
+  m.store->end_backward();
   m.trained = false;  // the saved activations are used up
 }
 
 template <class T>
-std::vector<const moe::MoeStats*> Decoder<T>::moe_stats() const {
-  std::vector<const moe::MoeStats*> stats;
+std::vector<moe::MoeStats> Decoder<T>::moe_stats() const {
+  std::vector<moe::MoeStats> stats;
   for (const auto& block : impl_->blocks) {
-    if (block->moe() != nullptr) stats.push_back(&block->moe()->stats());
+    if (block->moe() != nullptr) stats.push_back(block->moe()->stats());
   }
   return stats;
 }
@@ -220,5 +230,6 @@ double Decoder<T>::flops_per_token(double mean_length) const {
 
 template class Decoder<float>;
 template class Decoder<double>;
+template class Decoder<device::bf16>;
 
 }  // namespace cadre::trainer

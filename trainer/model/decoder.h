@@ -12,11 +12,13 @@
 #include "moe/moe_layer.h"
 #include "parallel/base/batch.h"
 #include "parallel/comm/mesh.h"
+#include "parallel/device/bf16.h"
 #include "parallel/device/kernels.h"
 #include "parallel/device/param_table.h"
 #include "parallel/device/tap.h"
 #include "trainer/model/config.h"
 #include "trainer/model/context.h"
+#include "trainer/model/log_probs.h"
 
 namespace cadre::trainer {
 
@@ -42,14 +44,17 @@ class Decoder {
   // batch.seq_len may be below the context's, batch.num_tokens() at most max_sequences * seq_len. Collective
   // over the expert group.
   device::View<const W, 1> forward(const Batch& batch, bool training);
+  // The same without waiting for the device: logp can be finished after the queue's next wait(), and must live
+  // until then.
+  void start_forward(const Batch& batch, bool training, LogProbs<W>& logp);
   // Adds gradients. counts scale the balance losses. on_bucket_done(bucket) is called when a bucket's
   // gradients from this micro-batch are complete, from the last bucket to the first. Belongs to the last
   // forward, which had training = true.
   void backward(device::View<const W, 1> dlogp, const BatchCounts& counts,
                 absl::FunctionRef<void(int)> on_bucket_done, device::Tap<T>* tap = nullptr);
-  // MoE statistics of the step, one entry a MoE layer in rising order (dense layers have none); after_step
-  // takes the expert_tokens of the same layers, summed over data ranks.
-  std::vector<const moe::MoeStats*> moe_stats() const;
+  // MoE statistics of the step, one entry a MoE layer in rising order (dense layers have none); waits for the
+  // queue. after_step takes the expert_tokens of the same layers, summed over data ranks.
+  std::vector<moe::MoeStats> moe_stats() const;
   void after_step(const std::vector<std::vector<double>>& global_expert_tokens);
 
   // Generation, one sequence: feeds tokens at the cache's end and returns the logits (V) of the last one,
@@ -75,5 +80,6 @@ class Decoder {
 };
 extern template class Decoder<float>;
 extern template class Decoder<double>;
+extern template class Decoder<device::bf16>;
 
 }  // namespace cadre::trainer

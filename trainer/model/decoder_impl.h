@@ -46,8 +46,10 @@ struct Decoder<T>::Impl {
   RopeTable<W> rope;
 
   device::View<int32_t, 1> token, segment, position;  // (T) saved
-  device::View<T, 2> embedded, normed;  // (T, D) saved: input of the first block, input of the head
-  device::View<T, 2> dx, dh;            // (T, D) scratch
+  device::View<T, 2> embedded, normed;     // (T, D) saved: input of the first block, input of the head
+  device::View<T, 2> dx, dh;               // (T, D) scratch
+  device::ParamStore<T>* store = nullptr;  // bound
+  LogProbs<W> logp;                        // of the last forward()
   // Of the last forward:
   MicroBatch<T> micro;
   std::vector<device::View<T, 2>> inputs;  // of each block

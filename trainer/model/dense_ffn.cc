@@ -52,5 +52,6 @@ void DenseFfn<T>::backward(View<const T, 2> x, View<const T, 2> dy, View<T, 2> d
 
 template class DenseFfn<float>;
 template class DenseFfn<double>;
+template class DenseFfn<device::bf16>;
 
 }  // namespace cadre::trainer

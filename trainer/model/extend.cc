@@ -14,7 +14,7 @@ std::unique_ptr<KvCache<T>, void (*)(KvCache<T>*)> Decoder<T>::make_cache(int64_
   require(
       causal(), ExitCode::kUsage,
       "this model cannot generate: its router lets a token's experts depend on later tokens (expert choice)");
-  m.rope.cover(max_tokens, m.context.queue->kind());
+  m.rope.cover(max_tokens, *m.context.queue);
   return {new KvCache<T>(m.config.layers, max_tokens, m.config.kv_heads, m.config.head_size(),
                          m.context.queue->kind()),
           [](KvCache<T>* cache) { delete cache; }};
@@ -27,7 +27,7 @@ View<const device::wide_t<T>, 1> Decoder<T>::extend(KvCache<T>& cache, const std
   require(total > 0 && cache.layer[0].used + total <= cache.capacity, ExitCode::kUsage,
           "found {} tokens to add to {} of a cache of {}; make a larger cache", total, cache.layer[0].used,
           cache.capacity);
-  m.rope.cover(cache.capacity, m.context.queue->kind());
+  m.rope.cover(cache.capacity, *m.context.queue);
   View<T, 2> x;
   for (int64_t begin = 0; begin < total; begin += limit) {  // a long prompt goes in pieces
     const int64_t count = std::min(limit, total - begin);
@@ -49,7 +49,11 @@ View<const device::wide_t<T>, 1> Decoder<T>::extend(KvCache<T>& cache, const std
 
 template std::unique_ptr<KvCache<float>, void (*)(KvCache<float>*)> Decoder<float>::make_cache(int64_t);
 template std::unique_ptr<KvCache<double>, void (*)(KvCache<double>*)> Decoder<double>::make_cache(int64_t);
+template std::unique_ptr<KvCache<device::bf16>, void (*)(KvCache<device::bf16>*)>
+    Decoder<device::bf16>::make_cache(int64_t);
 template View<const float, 1> Decoder<float>::extend(KvCache<float>&, const std::vector<int32_t>&);
 template View<const double, 1> Decoder<double>::extend(KvCache<double>&, const std::vector<int32_t>&);
+template View<const device::wide_t<device::bf16>, 1> Decoder<device::bf16>::extend(
+    KvCache<device::bf16>&, const std::vector<int32_t>&);
 
 }  // namespace cadre::trainer

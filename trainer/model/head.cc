@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "trainer/model/transfer.h"
+#include "parallel/device/transfer.h"
 
 namespace cadre::trainer {
 
@@ -25,10 +25,10 @@ void Head<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   dcompact_ = scratch.take<T, 2>({tokens, config_.dim});
   for (View<int32_t, 1>* view : {&index_, &target_}) *view = saved.take<int32_t, 1>({tokens});
   for (View<W, 1>* view : {&logp_, &lse_, &dlogp_}) *view = saved.take<W, 1>({tokens});
+  wide_ = scratch.take<W, 1>({config_.vocab});
   host_index_.reserve(tokens);
   host_target_.reserve(tokens);
-  host_logp_.reserve(tokens);
-  host_live_.reserve(tokens);
+  host_dlogp_.reserve(tokens);
   host_logits_.resize(config_.vocab);
 }
 
@@ -44,7 +44,7 @@ void Head<T>::make_logits(View<const T, 2> rows, int64_t begin, int64_t count) {
 }
 
 template <class T>
-device::View<const device::wide_t<T>, 1> Head<T>::forward(View<const T, 2> x, const Batch& batch) {
+void Head<T>::forward(View<const T, 2> x, const Batch& batch, LogProbs<W>& logp) {
   const int64_t tokens = x.dim(0);
   device::Queue& queue = *context_.queue;
   host_index_.clear();
@@ -55,8 +55,8 @@ device::View<const device::wide_t<T>, 1> Head<T>::forward(View<const T, 2> x, co
     host_target_.push_back(batch.targets[t]);
   }
   const int64_t live = int64_t(host_index_.size());
-  upload<int32_t>(queue, host_index_, index_);
-  upload<int32_t>(queue, host_target_, target_);
+  device::upload(queue, host_index_, index_);
+  device::upload(queue, host_target_, target_);
   if (live < tokens) context_.kernels->embed(queue, x, index_.rows(0, live), compact_.rows(0, live));
   const View<const T, 2> rows = live_rows(x);
   for (int64_t begin = 0; begin < live; begin += chunk_) {
@@ -65,19 +65,19 @@ device::View<const device::wide_t<T>, 1> Head<T>::forward(View<const T, 2> x, co
     context_.kernels->log_prob(queue, logits_.rows(0, count), target_.rows(begin, count),
                                logp_.rows(begin, count), lse_.rows(begin, count));
   }
-  host_live_.resize(live);
-  download<W>(queue, logp_, host_live_);
-  host_logp_.assign(tokens, W(0));
-  for (int64_t i = 0; i < live; ++i) host_logp_[host_index_[i]] = host_live_[i];
-  return {host_logp_.data(), {tokens}};
+  logp.index = host_index_;
+  logp.live.resize(live);
+  logp.all.resize(tokens);
+  device::download<W>(queue, logp_, logp.live);
 }
 
 template <class T>
 void Head<T>::backward(View<const T, 2> x, View<const W, 1> dlogp, View<T, 2> dx, device::Tap<T>* tap) {
   const int64_t tokens = x.dim(0), live = int64_t(host_index_.size());
   device::Queue& queue = *context_.queue;
-  for (int64_t i = 0; i < live; ++i) host_live_[i] = dlogp[host_index_[i]];
-  upload<W>(queue, host_live_, dlogp_);
+  host_dlogp_.clear();
+  for (const int32_t token : host_index_) host_dlogp_.push_back(dlogp[token]);
+  device::upload(queue, host_dlogp_, dlogp_);
   const View<const T, 2> rows = live_rows(x);
   const View<T, 2> drows = live == tokens ? dx : dcompact_.rows(0, live);
   for (int64_t begin = 0; begin < live; begin += chunk_) {
@@ -97,12 +97,14 @@ void Head<T>::backward(View<const T, 2> x, View<const W, 1> dlogp, View<T, 2> dx
 template <class T>
 device::View<const device::wide_t<T>, 1> Head<T>::logits(View<const T, 2> x) {
   linear_.forward(context_, x, logits_.rows(0, 1));
+  context_.kernels->widen(*context_.queue, logits_[0], wide_);
+  device::download<W>(*context_.queue, wide_, host_logits_);
   context_.queue->wait();
-  std::copy_n(logits_.data(), config_.vocab, host_logits_.begin());
   return {host_logits_.data(), {config_.vocab}};
 }
 
 template class Head<float>;
 template class Head<double>;
+template class Head<device::bf16>;
 
 }  // namespace cadre::trainer

@@ -8,6 +8,7 @@
 #include "parallel/base/batch.h"
 #include "trainer/model/config.h"
 #include "trainer/model/linear.h"
+#include "trainer/model/log_probs.h"
 
 namespace cadre::trainer {
 
@@ -24,8 +25,8 @@ class Head {
   void bind(device::ParamStore<T>& store) { linear_.bind(store); }
   void reserve(device::Arena& saved, device::Arena& scratch);
 
-  // x: (N, D). Returns (N) in host memory, valid until the next call; 0 where loss_mask is 0.
-  View<const W, 1> forward(View<const T, 2> x, const Batch& batch);
+  // x: (N, D). Queues the work; see LogProbs.
+  void forward(View<const T, 2> x, const Batch& batch, LogProbs<W>& logp);
   // dlogp: (N) in host memory. dx is overwritten; x as in the last forward.
   void backward(View<const T, 2> x, View<const W, 1> dlogp, View<T, 2> dx, device::Tap<T>* tap);
   // All logits (V) of one token (1, D), in host memory, valid until the next call.
@@ -46,8 +47,9 @@ class Head {
   View<T, 2> dcompact_;              // (T, D) scratch
   View<int32_t, 1> index_, target_;  // (T) of live tokens, saved
   View<W, 1> logp_, lse_, dlogp_;    // (T) of live tokens, saved
+  View<W, 1> wide_;                  // (V) one token's logits, scratch
   std::vector<int32_t> host_index_, host_target_;
-  std::vector<W> host_logp_, host_live_, host_logits_;
+  std::vector<W> host_dlogp_, host_logits_;
 };
 
 }  // namespace cadre::trainer

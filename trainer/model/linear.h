@@ -32,6 +32,8 @@ class Linear {
   void bind(device::ParamStore<T>& store) {
     weight_ = store.template value<2>(row_);
     if (store.grads(device::Group::kDense).data() != nullptr) grad_ = store.template grad<2>(row_);
+    const bool matrix = store.layout().table().row(row_).update == device::Update::kMatrix;
+    add_ = matrix ? &store.adds() : nullptr;
   }
   View<const T, 2> weight() const { return weight_; }
   View<T, 2> grad() const { return grad_; }
@@ -40,10 +42,11 @@ class Linear {
   void forward(const ModelContext<T>& c, View<const T, 2> x, View<T, 2> y, double beta = 0) const {
     c.kernels->gemm(*c.queue, x, weight_, y, {.transpose_b = true, .beta = beta});
   }
-  // grad += dy^T x; dx = dy W + beta dx. token: see Tap::on_linear.
+  // grad += dy^T x, or = when ParamStore says so; dx = dy W + beta dx. token: see Tap::on_linear.
   void backward(const ModelContext<T>& c, View<const T, 2> x, View<const T, 2> dy, View<T, 2> dx, double beta,
                 device::Tap<T>* tap, const int32_t* token = nullptr) const {
-    c.kernels->gemm(*c.queue, dy, x, grad_, {.transpose_a = true, .beta = 1});
+    c.kernels->gemm(*c.queue, dy, x, grad_,
+                    {.transpose_a = true, .beta = add_ == nullptr || *add_ ? 1.0 : 0.0});
     c.kernels->gemm(*c.queue, dy, weight_, dx, {.beta = beta});
     if (tap != nullptr) tap->on_linear(row_, x, dy, token, {});
   }
@@ -51,6 +54,7 @@ class Linear {
  private:
   int row_ = -1;
   View<T, 2> weight_, grad_;
+  const bool* add_ = nullptr;  // null: always
 };
 
 }  // namespace cadre::trainer

@@ -59,15 +59,19 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   StepStats stats(state.dataset.train->num_domains());
   double loss_share = 0;  // of this rank
   std::vector<device::wide_t<Real>> dlogp;
-  state.model.store.zero_grads();
+  std::vector<LogProbs<device::wide_t<Real>>> logp(batch.micro.size());
+  // A gradient that needs no log-probability lets the device run on: the loss is read at the end of the step.
+  const bool ahead = state.objective->constant_grad();
+  state.model.store.start_grads(state.model.queue);
   model.begin_step();
   for (size_t i = 0; i < batch.micro.size(); ++i) {
     const Batch& micro = batch.micro[i];
-    const auto logp = model.forward(micro, true);
+    model.start_forward(micro, true, logp[i]);
+    if (!ahead) state.model.queue.wait();
     dlogp.resize(size_t(micro.num_tokens()));
     const device::View<device::wide_t<Real>, 1> gradient(dlogp.data(), {micro.num_tokens()});
-    loss_share += state.objective->loss_and_grad(logp, micro, batch.counts, gradient);
-    stats.add(micro, logp);
+    const double share = state.objective->loss_and_grad(logp[i].finish(), micro, batch.counts, gradient);
+    if (!ahead) loss_share += share;
     // Buckets are reduced while the rest of the last backward pass runs; before that they are still being
     // summed.
     const bool last = i + 1 == batch.micro.size();
@@ -75,6 +79,15 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
       if (last) state.reducer.add(bucket);
       state.reducer.progress();
     });
+  }
+  state.model.queue.wait();
+  for (size_t i = 0; i < batch.micro.size(); ++i) {
+    const auto values = logp[i].finish();
+    dlogp.resize(size_t(values.size()));
+    if (ahead)
+      loss_share += state.objective->loss_and_grad(values, batch.micro[i], batch.counts,
+                                                   {dlogp.data(), {values.size()}});
+    stats.add(batch.micro[i], values);
   }
   const Clock::time_point wait_start = Clock::now();
   state.reducer.finish();

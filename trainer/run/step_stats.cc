@@ -22,10 +22,10 @@ void StepStats::reduce(TrainState& state, const StepSignals& signals, double los
                        StepReport& report) const {
   const auto layers = state.model.decoder.moe_stats();
   double aux = 0, z = 0, dropped = 0;
-  for (const moe::MoeStats* layer : layers) {
-    aux += layer->aux_loss;
-    z += layer->z_loss;
-    dropped += layer->dropped;
+  for (const moe::MoeStats& layer : layers) {
+    aux += layer.aux_loss;
+    z += layer.z_loss;
+    dropped += layer.dropped;
   }
   comm::Communicator& data = state.model.mesh.data();
   std::vector<double> sums = {loss_share,
@@ -39,8 +39,8 @@ void StepStats::reduce(TrainState& state, const StepSignals& signals, double los
                               data.rank() == 0 ? signals.seconds : 0.0};
   const size_t fixed = sums.size();
   sums.insert(sums.end(), domain_loss_.begin(), domain_loss_.end());
-  for (const moe::MoeStats* layer : layers) {
-    sums.insert(sums.end(), layer->expert_tokens.begin(), layer->expert_tokens.end());
+  for (const moe::MoeStats& layer : layers) {
+    sums.insert(sums.end(), layer.expert_tokens.begin(), layer.expert_tokens.end());
   }
   data.all_reduce(std::span<double>(sums), comm::ReduceOp::kSum, "step statistics");
   report.loss = sums[0];
@@ -54,9 +54,9 @@ void StepStats::reduce(TrainState& state, const StepSignals& signals, double los
   auto next = sums.begin() + int64_t(fixed);
   report.domain_loss.assign(next, next + int64_t(domain_loss_.size()));
   next += int64_t(domain_loss_.size());
-  for (const moe::MoeStats* layer : layers) {
-    report.expert_tokens.emplace_back(next, next + int64_t(layer->expert_tokens.size()));
-    next += int64_t(layer->expert_tokens.size());
+  for (const moe::MoeStats& layer : layers) {
+    report.expert_tokens.emplace_back(next, next + int64_t(layer.expert_tokens.size()));
+    next += int64_t(layer.expert_tokens.size());
   }
 }
 

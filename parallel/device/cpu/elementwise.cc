@@ -52,6 +52,16 @@ void CpuKernels<T>::copy(Queue& queue, View<const T, 1> x, View<T, 1> y) {
   });
 }
 
+// On the CPU wide_t<T> is T.
+template <class T>
+void CpuKernels<T>::accumulate(Queue& queue, View<const T, 1> x, View<W, 1> sum) {
+  add(queue, x, sum);
+}
+template <class T>
+void CpuKernels<T>::widen(Queue& queue, View<const T, 1> x, View<W, 1> wide) {
+  copy(queue, x, wide);
+}
+
 template <class T>
 void CpuKernels<T>::fill(Queue& queue, View<T, 1> x, double value) {
   cpu(queue).parallel_for(x.size(), kGrain, [&](int64_t begin, int64_t end) {

@@ -28,6 +28,8 @@ const DeviceKernels<T>& cpu_kernels() {
         .add = K::add,
         .copy = K::copy,
         .fill = K::fill,
+        .accumulate = K::accumulate,
+        .widen = K::widen,
     };
   }();
   return table;

@@ -34,6 +34,8 @@ struct CpuKernels {
   static void add(Queue&, View<const T, 1> x, View<T, 1> y);
   static void copy(Queue&, View<const T, 1> x, View<T, 1> y);
   static void fill(Queue&, View<T, 1> x, double value);
+  static void accumulate(Queue&, View<const T, 1> x, View<W, 1> sum);
+  static void widen(Queue&, View<const T, 1> x, View<W, 1> wide);
 };
 
 }  // namespace cadre::device

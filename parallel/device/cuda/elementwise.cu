@@ -64,6 +64,22 @@ struct Add {
 };
 
 template <class T>
+struct Accumulate {
+  const T* x;
+  float* sum;
+  bool add;
+  template <int N>
+  __device__ void run(int64_t i) const {
+    float a[N], b[N];
+    load<N>(x + i, a);
+    if (add) load<N>(sum + i, b);
+#pragma unroll
+    for (int j = 0; j < N; ++j) a[j] += add ? b[j] : 0.0f;
+    store<N>(sum + i, a);
+  }
+};
+
+template <class T>
 struct Scale {
   T* x;
   float factor;
@@ -135,6 +151,19 @@ void CudaKernels<T>::scale(Queue& queue, View<T, 1> x, double factor) {
   if (factor == 0) return fill(queue, x, 0);
   const Scale<native_t<T>> body{raw(x), float(factor)};
   map<kVec<T>>(queue, x.size(), aligned16(body.x), body);
+}
+
+template <class T>
+void CudaKernels<T>::accumulate(Queue& queue, View<const T, 1> x, View<W, 1> sum) {
+  assert(x.size() == sum.size());
+  const Accumulate<native_t<T>> body{raw(x), sum.data(), true};
+  map<kVec<T>>(queue, x.size(), all_aligned16(body.x, body.sum), body);
+}
+
+template <class T>
+void CudaKernels<T>::widen(Queue& queue, View<const T, 1> x, View<W, 1> wide) {
+  const Accumulate<native_t<T>> body{raw(x), wide.data(), false};
+  map<kVec<T>>(queue, x.size(), all_aligned16(body.x, body.sum), body);
 }
 
 template struct CudaKernels<float>;  // the members defined above

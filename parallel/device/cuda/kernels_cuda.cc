@@ -22,6 +22,8 @@ const DeviceKernels<T>& cuda_kernels() {
       .add = K::add,
       .copy = K::copy,
       .fill = K::fill,
+      .accumulate = K::accumulate,
+      .widen = K::widen,
   };
   return table;
 }

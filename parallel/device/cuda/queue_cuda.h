@@ -3,7 +3,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "parallel/device/queue.h"
 
@@ -22,11 +24,25 @@ class CudaQueue final : public Queue {
   DeviceKind kind() const override { return DeviceKind::kCuda; }
   // Also reports errors of kernels that ran since the last wait().
   void wait() override;
+  // Through pinned memory of this queue, so that the host goes on at once. When that is full, they wait.
+  void upload(const void* host, void* device, size_t bytes) override;
+  void download(const void* device, void* host, size_t bytes) override;
+  void zero(void* device, size_t bytes) override;
   cudaStream_t stream() const { return stream_; }
   KernelState& state() { return *state_; }
 
  private:
+  struct Arrival {  // of a download: from pinned memory to where it was wanted
+    const std::byte* from;
+    void* to;
+    size_t bytes;
+  };
+  std::byte* stage(size_t bytes);
+
   cudaStream_t stream_ = nullptr;
+  std::byte* pinned_ = nullptr;
+  size_t pinned_used_ = 0;
+  std::vector<Arrival> arrivals_;
   std::unique_ptr<KernelState> state_;
 };
 

@@ -1,0 +1,21 @@
+// The tables of MoeKernels by device and storage type.
+#include "moe/kernels.h"
+
+#include "parallel/base/errors.h"
+#include "parallel/device/bf16.h"
+
+namespace cadre::moe {
+
+// The CPU has none for bf16.
+template <class T>
+const MoeKernels<T>& moe_kernels(device::DeviceKind device) {
+  if constexpr (!std::is_same_v<T, device::bf16>) {
+    if (device == device::DeviceKind::kCpu) return cpu_moe_kernels<T>();
+  }
+  fail(ExitCode::kUsage, "this build has no expert kernels for this device and number type; set device: cpu");
+}
+template const MoeKernels<float>& moe_kernels(device::DeviceKind);
+template const MoeKernels<double>& moe_kernels(device::DeviceKind);
+template const MoeKernels<device::bf16>& moe_kernels(device::DeviceKind);
+
+}  // namespace cadre::moe
