@@ -1,6 +1,7 @@
 // Finding the files of a tokenizer as people have them, and which tokens start and end documents.
 #include <sstream>
 
+#include "data/tokenizers/chat_source.h"
 #include "data/tokenizers/tokenizer_file.h"
 #include "data/tokenizers/tokenizer_json.h"
 #include "parallel/base/errors.h"
@@ -109,6 +110,7 @@ std::unique_ptr<BpeTokenizer> import_tokenizer(const fs::path& path, const Docum
   if (roles.bos < 0 || roles.eos < 0 || !marks.bos.empty() || !marks.eos.empty()) {
     write_roles(document, choose_marks(fields, file.parent_path() / "tokenizer_config.json", marks),
                 file.string());
+    write_chat(document, find_chat(file));
   }
   return make_bpe_tokenizer(document, file.string());
 }

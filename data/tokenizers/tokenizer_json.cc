@@ -64,8 +64,7 @@ class JsonTokenizer final : public BpeTokenizer {
     std::string text;
     bool first = true;
     for (const int32_t id : ids) {
-      require(id >= 0 && id < vocab_size(), ExitCode::kData, "token {}, expected 0 to {}", id,
-              vocab_size() - 1);
+      check_id(id);
       if (special_[id]) continue;
       text += first ? decoder_.bytes_of(tokens_[id], true) : pieces_[id];
       first = false;
@@ -78,7 +77,17 @@ class JsonTokenizer final : public BpeTokenizer {
     return found == ids_.end() ? -1 : found->second;
   }
 
+  std::string_view bytes_of(int32_t id) const override {
+    check_id(id);
+    return pieces_[id];
+  }
+
  private:
+  void check_id(int32_t id) const {
+    require(id >= 0 && id < vocab_size(), ExitCode::kData, "token {}, expected 0 to {}", id,
+            vocab_size() - 1);
+  }
+
   JsonTokenizer(const JsonFields& file, PreTokenizer pre_tokenizer, std::string definition)
       : JsonTokenizer(file, read_bpe(file, pre_tokenizer.byte_level()), std::move(pre_tokenizer),
                       std::move(definition)) {}

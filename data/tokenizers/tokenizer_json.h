@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/tokenizer.h"
@@ -22,6 +23,9 @@ class BpeTokenizer : public Tokenizer {
   // documents from elsewhere: they could then end themselves, or speak as the system.
   virtual void encode_with_specials(std::string_view text, std::vector<int32_t>& out) const = 0;
   virtual int id_of(const std::string& token) const = 0;  // -1 when there is none
+  // What an id stands for inside of a text, special tokens by their own text. Throws Error(kData) for an id that
+  // there is not.
+  virtual std::string_view bytes_of(int32_t id) const = 0;
 };
 
 // Which tokens start and end documents; empty: as the files say.

@@ -1,0 +1,122 @@
+// The template language against Jinja2 in transformers' setting; cases from tests/golden/make_chat_cases.py.
+#include <gtest/gtest.h>
+
+#include "data/jinja/template.h"
+#include "data/tokenizers/chat_template.h"
+#include "parallel/base/errors.h"
+#include "parallel/base/files.h"
+
+namespace cadre::data::jinja {
+namespace {
+
+constexpr TemplateOptions kOptions = {.lexer = {.trim_blocks = true, .lstrip_blocks = true},
+                                      .strict_undefined = false};
+
+std::string render(const std::string& source, const Map& variables,
+                   const TemplateOptions& options = kOptions) {
+  return Template(source, options, "test").render(variables).bytes;
+}
+
+std::string error_of(const std::string& source, const Map& variables = {}) {
+  try {
+    render(source, variables);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kData);
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Jinja, RendersAndRefusesAsTheReferenceDoes) {
+  const Json cases = Json::parse(base::read_file(CADRE_CHAT_CASES, ExitCode::kData));
+  Map variables = *from_json(cases["variables"]).map();
+  size_t refused = 0;
+  for (const Json& c : cases["language"]) {
+    const std::string source = c["template"];
+    if (c.contains("output")) {
+      try {
+        EXPECT_EQ(render(source, variables), c["output"]) << source;
+      } catch (const Error& error) {
+        ADD_FAILURE() << source << "\n" << error.what();
+      }
+    } else {
+      EXPECT_NE(error_of(source, variables), "no error") << source;
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 20u);
+}
+
+TEST(Jinja, NamesWhatIsNotSupported) {
+  const auto names = [](const std::string& source, const std::string& what) {
+    EXPECT_NE(error_of(source).find(what), std::string::npos) << error_of(source);
+  };
+  names("a\n{% include 'x' %}", "test, line 2: the tag 'include' is not supported");
+  names("{{ 'a' | wordwrap }}", "the filter 'wordwrap' is not supported");
+  names("{{ 1 is prime }}", "the test 'prime' is not supported");
+  names("{{ [1] }}", "a list is written as text");
+  names("{{ 'é'.upper() }}", "not ASCII");
+  names("{{ 'a'.zfill(3) }}", "'zfill' is called, but it is undefined, or not supported");
+  names("{% for i in [] recursive %}{% endfor %}", "recursive loops");
+  names("\n\n{{ a.b }}", "test, line 3: 'a' is undefined, so it has no 'b'");
+}
+
+TEST(Jinja, AHostileTemplateStops) {
+  const auto stops = [](const std::string& source) { EXPECT_NE(error_of(source), "no error"); };
+  stops("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}");
+  stops("{% set ns = namespace(t='x') %}{% for i in range(99) %}{% set ns.t = ns.t + ns.t %}{% endfor %}");
+  stops("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}");
+  stops("{{ " + std::string(100000, '(') + "1");
+  stops("{{ 1" + std::string(100000, '+') + "1 }}");
+  std::string sum = "1";
+  for (int i = 0; i < 5000; ++i) sum += "+1";
+  stops("{{ " + sum + " }}");
+  std::string branches = "{% if a %}";
+  for (int i = 0; i < 5000; ++i) branches += "{% elif a %}";
+  stops(branches + "{% endif %}");
+  std::string blocks, ends;
+  for (int i = 0; i < 5000; ++i) blocks += "{% if 1 %}", ends += "{% endif %}";
+  stops(blocks + ends);
+  stops("{{ 9223372036854775807 }}{{ 999999999999999999 * 999 }}");
+  stops("{{ range(100001) }}");
+}
+
+TEST(Jinja, StrictTemplatesRefuseToWriteWhatIsUndefined) {
+  const TemplateOptions strict = {.lexer = {}, .strict_undefined = true};
+  EXPECT_THROW(render("{{ nothing }}", {}, strict), Error);
+  EXPECT_EQ(render("{{ nothing | default('x') }}{% if nothing is defined %}y{% endif %}", {}, strict), "x");
+}
+
+TEST(Jinja, ATemplateThatIsOneOutputHasAValue) {
+  const auto value = [](const std::string& source) { return Template(source, {}, "test").value({}); };
+  ASSERT_TRUE(value("{{ [1, 'b'] }}").has_value());
+  EXPECT_EQ(value("{{ [1, 'b'] }}")->list()->size(), 2u);
+  EXPECT_FALSE(value("{{ 1 }} ").has_value());
+  EXPECT_FALSE(value("text").has_value());
+}
+
+// Where the bytes of `message` stand in a text, through all that may be done to them.
+TEST(Jinja, TextRemembersWhereItCameFrom) {
+  Map variables;
+  variables.set("a", from_json(" Answer: yes \n", 5));
+  variables.set("b", from_json("no", 6));
+  const auto marks = [&](const std::string& source) {
+    std::string out;
+    const Text text = Template(source, kOptions, "test").render(variables);
+    for (const Mark& mark : text.marks)
+      out += std::to_string(mark.source) + "[" + text.bytes.substr(mark.begin, mark.end - mark.begin) + "]";
+    return out;
+  };
+  EXPECT_EQ(marks("x{{ 'q' + a | trim + 'r' }}y{{ b }}"), "5[Answer: yes]6[no]");
+  EXPECT_EQ(marks("{{ a.split(':')[1].strip() ~ b ~ a[1:3] }}"), "5[yes]6[no]5[An]");
+  EXPECT_EQ(marks("{{ {'k': b, 'n': 1} | tojson }}{{ a | upper }}"),
+            "6[{\"k\": \"no\", \"n\": 1}]5[ ANSWER: YES \n]");
+  EXPECT_EQ(marks("{{ a.replace('yes', b) | trim }}"), "5[Answer: ]6[no]");
+  EXPECT_EQ(marks("{% macro m(t) %}<{{ t }}>{% endmacro %}{% set c %}{{ m(b) }}{% endset %}{{ c }}"),
+            "6[no]");
+  EXPECT_EQ(marks("{{ b == 'no' }}{{ b | length }}"), "");
+  EXPECT_EQ(marks("{% generation %}x{{ b }}{% endgeneration %}"), "-2[xno]");
+}
+
+}  // namespace
+}  // namespace cadre::data::jinja
