@@ -40,16 +40,53 @@ int physical_cores() {
   return std::max<int>(1, int(cores.size()));
 }
 
-std::vector<std::string> mpirun_command(int num_ranks, int cores, const std::vector<std::string>& rank) {
-  if (num_ranks == 1) return rank;
+namespace {
+
+std::vector<std::string> srun_command(const StartOptions& start) {
+  require(in_path("srun"), ExitCode::kUsage, "srun is not in PATH; use --starter mpirun");
+  return {"srun",           "--ntasks", std::to_string(start.ranks), "--mpi=pmix", "--kill-on-bad-exit=1",
+          "--cpu-bind=none"};
+}
+
+std::vector<std::string> mpirun_command(const StartOptions& start) {
   require(in_path("mpirun"), ExitCode::kUsage,
           "mpirun is not in PATH, so {} ranks cannot be started; install Open MPI (openmpi-bin), or use -n 1",
-          num_ranks);
+          start.ranks);
   // No binding: a rank's threads would all share the one core that Open MPI binds it to.
-  std::vector<std::string> command = {"mpirun", "-np", std::to_string(num_ranks), "--bind-to", "none"};
-  if (num_ranks > cores) command.push_back("--oversubscribe");
+  std::vector<std::string> command = {"mpirun", "-np", std::to_string(start.ranks), "--bind-to", "none"};
+  if (!start.hosts.empty()) {
+    std::string list;
+    for (const Host& host : start.hosts)
+      list += fmt::format("{}{}:{}", list.empty() ? "" : ",", host.name, host.slots);
+    command.insert(command.end(), {"--host", list, "-x", "OPENBLAS_NUM_THREADS", "-x", "OMP_NUM_THREADS"});
+  }
+  const int slots = start.hosts.empty() ? start.cores : total_slots(start.hosts);
+  if (start.ranks > slots) command.push_back("--oversubscribe");
+  return command;
+}
+
+}  // namespace
+
+std::vector<std::string> start_command(const StartOptions& start, const std::vector<std::string>& rank) {
+  if (start.starter == Starter::kMpirun && start.ranks == 1 && start.hosts.empty()) return rank;
+  std::vector<std::string> command =
+      start.starter == Starter::kSrun ? srun_command(start) : mpirun_command(start);
   command.insert(command.end(), rank.begin(), rank.end());
   return command;
+}
+
+std::string describe_places(const StartOptions& start, int threads) {
+  if (start.starter == Starter::kSrun) return fmt::format("{} ranks, placed by Slurm", start.ranks);
+  if (!start.hosts.empty()) {
+    std::string list;
+    for (const Host& host : start.hosts)
+      list += fmt::format("{}{} ({})", list.empty() ? "" : ", ", host.name, host.slots);
+    return fmt::format("{} ranks over the slots of {}", start.ranks, list);
+  }
+  const int share = std::max(1, start.cores / start.ranks);
+  return fmt::format("{} rank{} on this host with {} core{}: {} thread{} each", start.ranks,
+                     start.ranks > 1 ? "s" : "", start.cores, start.cores > 1 ? "s" : "",
+                     threads > 0 ? threads : share, (threads > 0 ? threads : share) > 1 ? "s" : "");
 }
 
 std::vector<std::pair<std::string, std::string>> rank_environment(bool root) {

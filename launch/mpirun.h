@@ -1,18 +1,29 @@
-// The mpirun command line for ranks on this host.
+// The command line that starts the ranks: mpirun on this host or on a list of hosts, srun inside a Slurm job.
 #pragma once
 
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "launch/hosts.h"
+
 namespace cadre::launch {
 
 // Physical cores that this process may use; what Open MPI counts as slots.
 int physical_cores();
 
-// argv of `num_ranks` copies of `rank`. A lone rank needs no mpirun. Throws Error(kUsage) when mpirun is not
-// in PATH.
-std::vector<std::string> mpirun_command(int num_ranks, int cores, const std::vector<std::string>& rank);
+enum class Starter { kMpirun, kSrun };
+struct StartOptions {
+  Starter starter = Starter::kMpirun;
+  int ranks = 1;
+  int cores = 1;            // of this host
+  std::vector<Host> hosts;  // empty: this host alone
+};
+// argv of `ranks` copies of `rank`. A lone rank on this host needs no mpirun. Throws Error(kUsage) when the
+// starter is not in PATH.
+std::vector<std::string> start_command(const StartOptions& start, const std::vector<std::string>& rank);
+// For people: how many ranks where, with how many threads (0: the cores shared out).
+std::string describe_places(const StartOptions& start, int threads);
 
 // What the ranks' environment gets: one BLAS thread, since kernels are spread over the rank's own threads,
 // and for root the permission that Open MPI asks for.

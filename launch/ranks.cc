@@ -5,6 +5,7 @@
 #include <string>
 #include <thread>
 
+#include "parallel/base/blackbox.h"
 #include "parallel/base/log.h"
 
 namespace cadre::launch {
@@ -24,6 +25,7 @@ int report_failure(int rank, int num_ranks) {
     throw;
   } catch (const Error& error) {
     fmt::print(stderr, "cadre: {}{}\n", who, error.what());
+    base::remember(error.what());
     return int(error.code());
   } catch (const std::bad_alloc&) {
     fmt::print(stderr,
@@ -31,6 +33,7 @@ int report_failure(int rank, int num_ranks) {
                who);
   } catch (const std::exception& error) {
     fmt::print(stderr, "cadre: {}unexpected failure: {}\n", who, error.what());
+    base::remember(error.what());
   }
   return 1;
 }

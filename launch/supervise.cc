@@ -20,15 +20,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Blocks the signals that supervise() waits for; restores the mask.
-class BlockedSignals {
+}  // namespace
+
+// Blocks the signals that the supervisor waits for; restores the mask.
+class Supervisor::Signals {
  public:
-  BlockedSignals() {
+  Signals() {
     sigemptyset(&waited_);
     for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD}) sigaddset(&waited_, signal);
     sigprocmask(SIG_BLOCK, &waited_, &before_);
   }
-  ~BlockedSignals() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+  ~Signals() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
   const sigset_t& before() const { return before_; }
 
   // The next signal, or 0 after the timeout.
@@ -41,6 +43,8 @@ class BlockedSignals {
  private:
   sigset_t waited_, before_;
 };
+
+namespace {
 
 std::vector<char*> pointers(std::vector<std::string>& strings) {
   std::vector<char*> out;
@@ -127,12 +131,21 @@ class Stopper {
  public:
   Stopper(pid_t pid, const Supervised& job) : pid_(pid), job_(job) {}
 
+  bool asked() const { return asked_; }
   void on_signal(int signal) {
+    asked_ = asked_ || (signal != SIGUSR2 && signal != SIGCHLD);
     if (signal == SIGUSR1 || signal == SIGUSR2) {
       kill(pid_, signal);
     } else if (signal == SIGTERM || signal == SIGINT || signal == SIGHUP) {
       stage_ == kRunning ? ask() : end();
     }
+  }
+  // The ranks hang: there is nothing to wait for.
+  void on_watch(const std::string& reason) {
+    if (stage_ == kEnding) return;
+    fmt::print(stderr, "cadre launch: {}; ending the ranks\n", reason);
+    stage_ = kRunning;
+    end();
   }
   void on_time() {
     if (Clock::now() < deadline_) return;
@@ -167,25 +180,50 @@ class Stopper {
   const pid_t pid_;
   const Supervised& job_;
   Stage stage_ = kRunning;
+  bool asked_ = false;
   Clock::time_point deadline_ = Clock::time_point::max();
 };
 
 }  // namespace
 
-int supervise(const Supervised& job) {
-  const BlockedSignals signals;
+Supervisor::Supervisor() : signals_(std::make_unique<Signals>()) {}
+Supervisor::~Supervisor() = default;
+
+Ended Supervisor::run(const Supervised& job) {
   prctl(PR_SET_CHILD_SUBREAPER, 1);
-  const pid_t pid = start(job, signals.before());
+  const pid_t pid = start(job, signals_->before());
   Stopper stopper(pid, job);
+  Ended ended;
+  Clock::time_point next_look = Clock::now() + job.watch_every;
   int status = 0;
   while (waitpid(pid, &status, WNOHANG) != pid) {
-    const int signal = signals.next(stopper.time_left());
+    const auto to_look = std::chrono::ceil<std::chrono::milliseconds>(next_look - Clock::now());
+    const auto wait = job.watch
+                          ? std::min(stopper.time_left(), std::max(to_look, std::chrono::milliseconds(0)))
+                          : stopper.time_left();
+    const int signal = signals_->next(wait);
     if (signal != 0) stopper.on_signal(signal);
     stopper.on_time();
+    if (!job.watch || !ended.reason.empty() || Clock::now() < next_look) continue;
+    next_look = Clock::now() + job.watch_every;
+    ended.reason = job.watch();
+    if (!ended.reason.empty()) stopper.on_watch(ended.reason);
   }
   reap_orphans();
   prctl(PR_SET_CHILD_SUBREAPER, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  ended.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  ended.asked = stopper.asked();
+  return ended;
+}
+
+bool Supervisor::pause(std::chrono::milliseconds time) {
+  const Clock::time_point end = Clock::now() + time;
+  for (auto left = time; left.count() > 0;
+       left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now())) {
+    const int signal = signals_->next(left);
+    if (signal != 0 && signal != SIGCHLD && signal != SIGUSR2) return false;
+  }
+  return true;
 }
 
 }  // namespace cadre::launch

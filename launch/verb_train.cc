@@ -8,6 +8,7 @@
 #include "launch/commit.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
+#include "parallel/base/blackbox.h"
 #include "parallel/base/files.h"
 #include "parallel/base/log.h"
 #include "trainer/run/loop.h"
@@ -49,10 +50,25 @@ void open_log(const trainer::RunConfig& config, int rank) {
   base::init_log(rank, std::filesystem::path(config.out) / "log.rank0");
 }
 
+// The rank's box, which lives as long as the process: what is in it matters most when the process ends. Without one
+// (a full disk) the run goes on unwatched.
+void open_box(const trainer::RunConfig& config, const comm::World& world) {
+  static std::unique_ptr<base::Blackbox> box;
+  const std::filesystem::path folder = std::filesystem::path(config.out) / "ranks";
+  std::error_code ignored;
+  std::filesystem::create_directories(folder, ignored);
+  try {
+    box = std::make_unique<base::Blackbox>(folder / base::box_name(world.rank()), world.rank(), world.size());
+  } catch (const Error& error) {
+    spdlog::warn("rank {} cannot be watched: {}", world.rank(), error.what());
+  }
+}
+
 int train_rank(const TrainArguments& arguments, comm::World& world) {
   const auto config = trainer::read_run(base::parse_run_file(arguments.run_file, arguments.overrides));
   trainer::install_stop_signals(!started_by_launcher());
   open_log(config, world.rank());
+  open_box(config, world);
   const trainer::Dataset dataset = trainer::open_dataset(config);
   return int(
       trainer::train(config, dataset, world, {.progress = progress_style(arguments), .commit = commit()}));

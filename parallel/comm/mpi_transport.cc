@@ -9,7 +9,9 @@
 #include <ctime>
 #include <exception>
 #include <limits>
+#include <numeric>
 
+#include "parallel/base/blackbox.h"
 #include "parallel/comm/transports.h"
 
 namespace cadre::comm {
@@ -92,37 +94,49 @@ class Backoff {
 
 class MpiRequest : public Request::State {
  public:
-  MpiRequest(const Communicator& communicator, const char* verb, std::string_view label)
-      : communicator_(communicator), verb_(verb), label_(label) {}
+  MpiRequest(const Communicator& communicator, const char* verb, std::string_view label, uint64_t bytes)
+      : communicator_(communicator),
+        verb_(verb),
+        label_(label),
+        record_(base::collective_started(verb, label, bytes)) {}
   // MPI cannot cancel a collective: what it still reads is left to it. The process is about to end.
   ~MpiRequest() override {
     if (request != MPI_REQUEST_NULL) (void)counts.release();
   }
 
   bool test() override {
-    int done = 0;
-    check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), label_);
-    return done != 0;
+    const bool done = test_quietly();
+    if (done) base::collective_done(record_, {});
+    return done;
   }
 
   void wait() override {
+    const auto start = std::chrono::steady_clock::now();
     Backoff backoff;
-    while (!test()) {
+    while (!test_quietly()) {
       if (backoff.pause() < communicator_.timeout()) continue;
       fail(ExitCode::kComm,
            "{} '{}' on communicator '{}', rank {} of {}: not done within {} ms; a rank hangs or was lost",
            verb_, label_, communicator_.name(), communicator_.rank(), communicator_.size(),
            communicator_.timeout().count());
     }
+    base::collective_done(record_, std::chrono::steady_clock::now() - start);
   }
 
   MPI_Request request = MPI_REQUEST_NULL;
   std::unique_ptr<Counts> counts = std::make_unique<Counts>();
 
  private:
+  bool test_quietly() {
+    int done = 0;
+    check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), label_);
+    return done != 0;
+  }
+
   const Communicator& communicator_;  // outlives its requests
   const char* verb_;
   std::string label_;
+  uint64_t record_;  // in this rank's box
 };
 
 const std::byte* at(const void* data, int64_t bytes) {
@@ -130,6 +144,11 @@ const std::byte* at(const void* data, int64_t bytes) {
 }
 std::byte* at(void* data, int64_t bytes) {
   return static_cast<std::byte*>(data) + bytes;
+}
+
+// That this rank sends.
+uint64_t bytes_of(std::span<const int64_t> counts, Dtype dtype) {
+  return uint64_t(std::accumulate(counts.begin(), counts.end(), int64_t(0))) * size_of(dtype);
 }
 
 class MpiCommunicator : public Communicator {
@@ -150,7 +169,7 @@ class MpiCommunicator : public Communicator {
                      std::span<const int64_t> send_displs, void* receive,
                      std::span<const int64_t> receive_counts, std::span<const int64_t> receive_displs,
                      Dtype dtype, std::string_view label) override {
-    auto call = std::make_unique<MpiRequest>(*this, "all_to_all", label);
+    auto call = std::make_unique<MpiRequest>(*this, "all_to_all", label, bytes_of(send_counts, dtype));
     Displacements from(send_displs, dtype, label), into(receive_displs, dtype, label);
     *call->counts = {narrow(send_counts, label), std::move(from.relative), narrow(receive_counts, label),
                      std::move(into.relative)};
@@ -165,7 +184,8 @@ class MpiCommunicator : public Communicator {
   Request all_gather(const void* send, int64_t send_count, void* receive,
                      std::span<const int64_t> receive_counts, std::span<const int64_t> receive_displs,
                      Dtype dtype, std::string_view label) override {
-    auto call = std::make_unique<MpiRequest>(*this, "all_gather", label);
+    auto call =
+        std::make_unique<MpiRequest>(*this, "all_gather", label, uint64_t(send_count) * size_of(dtype));
     Displacements into(receive_displs, dtype, label);
     *call->counts = {{}, {}, narrow(receive_counts, label), std::move(into.relative)};
     const Counts& c = *call->counts;
@@ -178,7 +198,7 @@ class MpiCommunicator : public Communicator {
   }
 
   Request broadcast(void* data, int64_t count, int root, Dtype dtype, std::string_view label) override {
-    auto call = std::make_unique<MpiRequest>(*this, "broadcast", label);
+    auto call = std::make_unique<MpiRequest>(*this, "broadcast", label, uint64_t(count) * size_of(dtype));
     check(MPI_Ibcast(data, narrow(count, label), mpi_type(dtype), root, comm_, &call->request), label);
     return Request(std::move(call));
   }

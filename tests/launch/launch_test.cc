@@ -34,7 +34,7 @@ class Launch : public testing::Test {
     dup2(open((folder_ / "stderr").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600), STDERR_FILENO);
     int code = 99;
     try {
-      code = supervise(job);
+      code = Supervisor().run(job).code;
     } catch (const Error& error) {
       code = int(error.code());
     }
@@ -159,9 +159,10 @@ TEST_F(Launch, OnlyTheChildsEnvironmentIsChanged) {
 
 TEST(MpirunCommand, OversubscribesOnlyBeyondTheCores) {
   const std::vector<std::string> rank = {"/opt/cadre", "train", "run.yaml"};
-  EXPECT_EQ(mpirun_command(1, 1, rank), rank);
-  EXPECT_EQ(shell_line(mpirun_command(2, 2, rank)), "mpirun -np 2 --bind-to none /opt/cadre train run.yaml");
-  EXPECT_EQ(shell_line(mpirun_command(3, 2, rank)),
+  EXPECT_EQ(start_command({.ranks = 1, .cores = 1, .hosts = {}}, rank), rank);
+  EXPECT_EQ(shell_line(start_command({.ranks = 2, .cores = 2, .hosts = {}}, rank)),
+            "mpirun -np 2 --bind-to none /opt/cadre train run.yaml");
+  EXPECT_EQ(shell_line(start_command({.ranks = 3, .cores = 2, .hosts = {}}, rank)),
             "mpirun -np 3 --bind-to none --oversubscribe /opt/cadre train run.yaml");
   EXPECT_GE(physical_cores(), 1);
 }
@@ -170,7 +171,7 @@ TEST(MpirunCommand, SaysWhenMpirunIsMissing) {
   const std::string path = std::getenv("PATH");
   setenv("PATH", "/nonexistent", 1);
   try {
-    mpirun_command(2, 2, {"cadre"});
+    start_command({.ranks = 2, .cores = 2, .hosts = {}}, {"cadre"});
     ADD_FAILURE() << "mpirun was found";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kUsage);
@@ -195,7 +196,7 @@ TEST_F(Launch, MpirunForwardsTheRequestAndTheExitCode) {
       "; trap 'touch got.$OMPI_COMM_WORLD_RANK; sleep 0.5; exit 75' USR1; "
       "touch ready.$OMPI_COMM_WORLD_RANK; i=0; while [ $i -lt 600 ]; do sleep 0.05; i=$((i+1)); done";
   Supervised job;
-  job.command = mpirun_command(2, 1, {"sh", "-c", rank});
+  job.command = start_command({.ranks = 2, .cores = 1, .hosts = {}}, {"sh", "-c", rank});
   job.environment = rank_environment(geteuid() == 0);
   const pid_t pid = launch(job);
   ASSERT_TRUE(appears("ready.0"));
@@ -211,7 +212,7 @@ TEST_F(Launch, AKilledLauncherLeavesNoMpirunRanks) {
                            "; echo $$ > id.$OMPI_COMM_WORLD_RANK; "
                            "touch ready.$OMPI_COMM_WORLD_RANK; sleep 60";
   Supervised job;
-  job.command = mpirun_command(2, 1, {"sh", "-c", rank});
+  job.command = start_command({.ranks = 2, .cores = 1, .hosts = {}}, {"sh", "-c", rank});
   job.environment = rank_environment(geteuid() == 0);
   const pid_t pid = launch(job);
   ASSERT_TRUE(appears("ready.0"));

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "parallel/base/blackbox.h"
 #include "parallel/base/log.h"
 #include "trainer/report/endpoint.h"
 #include "trainer/report/event_file.h"
@@ -47,6 +48,7 @@ class TrainLoop {
 
   ExitCode run() {
     start_ = Clock::now();
+    base::at_step(state_.progress.step);
     while (state_.progress.step < state_.progress.total_steps && !out_of_time_) {
       const StepReport report = timed_step();
       log_step(report);
@@ -207,6 +209,7 @@ class TrainLoop {
   void evaluate_now() {
     if (!state_.dataset.valid || last_eval_ == state_.progress.step) return;
     last_eval_ = state_.progress.step;
+    base::enter(base::Phase::kEvaluate);
     const auto scores =
         evaluate(state_.model, *state_.dataset.valid, eval_set_, state_.config().train.micro_batch);
     if (data_.rank() != 0) return;
@@ -222,6 +225,7 @@ class TrainLoop {
   void save() {
     if (writer_.under_way()) finish_save();
     if (writer_.last_saved() == state_.progress.step) return;
+    base::enter(base::Phase::kCheckpoint);
     writer_.start();
     if (!state_.config().checkpoint.async) finish_save();
   }
@@ -243,6 +247,7 @@ class TrainLoop {
   void save_and_wait() {
     if (writer_.under_way()) finish_save();
     if (writer_.last_saved() == state_.progress.step) return;
+    base::enter(base::Phase::kCheckpoint);
     writer_.start();
     const SaveResult result = finish_save();
     require(result.error.empty(), ExitCode::kCheckpoint, "the last checkpoint could not be written: {}",

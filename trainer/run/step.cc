@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "optim/clipping.h"
+#include "parallel/base/blackbox.h"
 #include "parallel/base/log.h"
 #include "trainer/run/step_stats.h"
 
@@ -50,6 +51,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
               state.schedule->factor(int64_t(state.progress.step), int64_t(state.progress.total_steps));
   state.progress.lr = report.lr;
 
+  base::enter(base::Phase::kData);
   const data::LoadedBatch batch = state.feed.next(state.progress);
   report.data_wait_ms = state.feed.last_wait_ms();
   report.counts = batch.counts;
@@ -66,6 +68,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   model.begin_step();
   for (size_t i = 0; i < batch.micro.size(); ++i) {
     const Batch& micro = batch.micro[i];
+    base::enter(base::Phase::kForward);
     model.start_forward(micro, true, logp[i]);
     if (!ahead) state.model.queue.wait();
     dlogp.resize(size_t(micro.num_tokens()));
@@ -75,6 +78,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
     // Buckets are reduced while the rest of the last backward pass runs; before that they are still being
     // summed.
     const bool last = i + 1 == batch.micro.size();
+    base::enter(base::Phase::kBackward);
     model.backward(gradient, batch.counts, [&](int bucket) {
       if (last) state.reducer.add(bucket);
       state.reducer.progress();
@@ -89,6 +93,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
                                                    {dlogp.data(), {values.size()}});
     stats.add(batch.micro[i], values);
   }
+  base::enter(base::Phase::kReduce);
   const Clock::time_point wait_start = Clock::now();
   state.reducer.finish();
   report.comm_exposed_ms = ms_since(wait_start);
@@ -102,6 +107,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
     count_skip(state, report);
   } else {
     state.counters.skips_in_row = 0;
+    base::enter(base::Phase::kUpdate);
     state.optimizer->step(report.lr, norm.scale);
     const Clock::time_point gather_start = Clock::now();
     state.reducer.all_gather_values();
@@ -109,6 +115,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
     model.after_step(report.expert_tokens);
   }
   ++state.progress.step;
+  base::at_step(state.progress.step);
   state.progress.tokens += uint64_t(batch.counts.trained_tokens);
   observe(state, report);
   return report;
