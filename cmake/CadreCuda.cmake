@@ -13,3 +13,26 @@ set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real")
 if(CADRE_CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${CADRE_CCACHE})
 endif()
+
+# cuDNN through the header library cudnn-frontend, which distributions lack: -DCUDNN_FRONTEND_DIR, or where pip puts the
+# package nvidia-cudnn-frontend. Without it the project's own attention kernels serve.
+set(CUDNN_FRONTEND_DIR "" CACHE PATH "Folder that holds include/cudnn_frontend.h or cudnn_frontend.h")
+find_package(Python3 COMPONENTS Interpreter QUIET)
+if(Python3_FOUND)
+  execute_process(COMMAND ${Python3_EXECUTABLE} -c "import sysconfig; p = sysconfig.get_paths(); print(p['data'] + ';' + p['purelib'])"
+    OUTPUT_VARIABLE cadre_python_paths OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+endif()
+find_path(CADRE_CUDNN_FRONTEND_INCLUDE cudnn_frontend.h HINTS ${CUDNN_FRONTEND_DIR} ${CUDNN_FRONTEND_DIR}/include
+  PATHS ${cadre_python_paths} PATH_SUFFIXES include)
+find_path(CADRE_CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} PATHS /usr/include/x86_64-linux-gnu)
+find_library(CADRE_CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
+if(CUDNN_FRONTEND_DIR AND NOT CADRE_CUDNN_FRONTEND_INCLUDE)
+  message(FATAL_ERROR "CUDNN_FRONTEND_DIR=${CUDNN_FRONTEND_DIR} holds no cudnn_frontend.h")
+endif()
+if(CADRE_CUDNN_FRONTEND_INCLUDE AND CADRE_CUDNN_INCLUDE AND CADRE_CUDNN_LIBRARY)
+  set(CADRE_CUDNN ON)
+  message(STATUS "attention: cuDNN (${CADRE_CUDNN_LIBRARY}, cudnn-frontend in ${CADRE_CUDNN_FRONTEND_INCLUDE}) and own kernels")
+else()
+  set(CADRE_CUDNN OFF)
+  message(STATUS "attention: own kernels only (cuDNN: ${CADRE_CUDNN_LIBRARY}, cudnn-frontend: ${CADRE_CUDNN_FRONTEND_INCLUDE}; see CUDNN_FRONTEND_DIR)")
+endif()

@@ -58,9 +58,12 @@ class GemmPlans {
   std::map<GemmKey, std::unique_ptr<GemmPlan>> plans_;
 };
 
+class CudnnAttention;
+
 struct KernelState {
   Scratch scratch;
   GemmPlans gemm;
+  std::shared_ptr<CudnnAttention> attention;  // made at first use, in builds with cudnn-frontend
 };
 
 }  // namespace cadre::device::cuda
