@@ -141,6 +141,14 @@ struct Cases {
     add("copy", shape, {in(n), out(n, 0)}, [=](const auto& kernels, Queue& q, const auto& a) {
       kernels.copy(q, a.template view<1>(0, {n}), a.template view<1>(1, {n}));
     });
+    ArraySpec sum_in_wide = wide_out(n, 1);
+    sum_in_wide.scale = 1;
+    add("accumulate", shape, {in(n), sum_in_wide}, [=](const auto& kernels, Queue& q, const auto& a) {
+      kernels.accumulate(q, a.template view<1>(0, {n}), a.template wide<1>(1, {n}));
+    });
+    add("widen", shape, {in(n), wide_out(n, 0)}, [=](const auto& kernels, Queue& q, const auto& a) {
+      kernels.widen(q, a.template view<1>(0, {n}), a.template wide<1>(1, {n}));
+    });
     for (const double value : {0.0, 2.5}) {
       add("fill", shape, {out(n, 0)}, [=](const auto& kernels, Queue& q, const auto& a) {
         kernels.fill(q, a.template view<1>(0, {n}), value);
