@@ -57,10 +57,13 @@ device::View<const T, 2> ExpertFfn<T>::forward(const ExpertSlots<T>& slots) {
              act = act_.rows(0, n);
   if (n == 0) return y;
   kernels_.gather_rows(queue_, slots.rows, slots.slot_row, x);
-  const device::View<const T, 2> h = shape_.hint_width > 0 ? slots.slot_hint : device::View<const T, 2>(x);
-  kernels_.grouped_gemm(queue_, h, w_gate_, slots.offsets, gate);
-  kernels_.grouped_gemm(queue_, x, w_up_, slots.offsets, up);
-  dense_.swiglu(queue_, gate, up, act);
+  if (shape_.hint_width > 0) {
+    kernels_.grouped_gemm(queue_, slots.slot_hint, w_gate_, slots.offsets, gate);
+    kernels_.grouped_gemm(queue_, x, w_up_, slots.offsets, up);
+    dense_.swiglu(queue_, gate, up, act);
+  } else {
+    kernels_.grouped_swiglu(queue_, x, w_gate_, w_up_, slots.offsets, gate, up, act);
+  }
   kernels_.grouped_gemm(queue_, act, w_down_, slots.offsets, y);
   return y;
 }
@@ -83,8 +86,7 @@ typename ExpertFfn<T>::Grads ExpertFfn<T>::backward(const ExpertSlots<T>& slots,
   // dY.
   const auto dy = y;
   kernels_.gather_rows(queue_, drows, slots.slot_row, dy);
-  kernels_.grouped_dgrad(queue_, dy, w_down_, slots.offsets, false, act);
-  kernels_.swiglu_gate_backward(queue_, slots.slot_gate, gate, up, act, dgate);
+  kernels_.grouped_swiglu_backward(queue_, dy, w_down_, slots.offsets, slots.slot_gate, gate, up, act, dgate);
   kernels_.grouped_wgrad(queue_, dy, act, slots.offsets, *add_, dw_down_);
   on_linear(down_row_, act, dy);
 
@@ -96,8 +98,12 @@ typename ExpertFfn<T>::Grads ExpertFfn<T>::backward(const ExpertSlots<T>& slots,
   on_linear(gate_row_, h, gate);
   on_linear(up_row_, x, up);
   const auto dx = y;
-  kernels_.grouped_dgrad(queue_, up, w_up_, slots.offsets, false, dx);
-  kernels_.grouped_dgrad(queue_, gate, w_gate_, slots.offsets, !hints, hints ? dhint : dx);
+  if (hints) {
+    kernels_.grouped_dgrad(queue_, up, w_up_, slots.offsets, false, dx);
+    kernels_.grouped_dgrad(queue_, gate, w_gate_, slots.offsets, false, dhint);
+  } else {
+    kernels_.grouped_dgrad_pair(queue_, up, w_up_, gate, w_gate_, slots.offsets, dx);
+  }
   return grads;
 }
 

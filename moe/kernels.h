@@ -120,11 +120,18 @@ struct MoeKernels {
   // dw[e] = (accumulate ? dw[e] : 0) + b^T a over the rows of e, also for an expert without rows.
   void (*grouped_wgrad)(Queue&, View<const T, 2> b, View<const T, 2> a, View<const int64_t, 1> offsets,
                         bool accumulate, View<T, 3> dw);
-  // Back through the gate factor and the activation a = silu(gate) * up, in one pass. On entry out is
-  // dL/d(weight * a) = W_down^T dY. Then dweight[i] = <out[i], a[i]> (so the experts' outputs need not be
-  // kept), gate and up become their gradients, and out becomes weight * a, the factor of W_down's gradient.
-  void (*swiglu_gate_backward)(Queue&, View<const W, 1> weight, View<T, 2> gate, View<T, 2> up,
-                               View<T, 2> out, View<W, 1> dweight);
+  // gate = x w_gate^T, up = x w_up^T, act = silu(gate) * up.
+  void (*grouped_swiglu)(Queue&, View<const T, 2> x, View<const T, 3> w_gate, View<const T, 3> w_up,
+                         View<const int64_t, 1> offsets, View<T, 2> gate, View<T, 2> up, View<T, 2> act);
+  // Back through the last matrix, the gate factor and the activation a = silu(gate) * up. With o = dy w_down,
+  // which is dL/d(weight * a): dweight[i] = <o[i], a[i]> (so the experts' outputs need not be kept), gate and
+  // up become their gradients, and out becomes weight * a, the factor of w_down's gradient.
+  void (*grouped_swiglu_backward)(Queue&, View<const T, 2> dy, View<const T, 3> w_down,
+                                  View<const int64_t, 1> offsets, View<const W, 1> weight, View<T, 2> gate,
+                                  View<T, 2> up, View<T, 2> out, View<W, 1> dweight);
+  // dx = b0 w0 + b1 w1.
+  void (*grouped_dgrad_pair)(Queue&, View<const T, 2> b0, View<const T, 3> w0, View<const T, 2> b1,
+                             View<const T, 3> w1, View<const int64_t, 1> offsets, View<T, 2> dx);
 };
 
 template <class T>

@@ -88,7 +88,8 @@ void grouped_wgrad(Queue& queue, View<const T, 2> b, View<const T, 2> a, View<co
   }
 }
 
-// silu(x) = x s and silu'(x) = s (1 + x (1 - s)) with s = sigmoid(x).
+// The second half of grouped_swiglu_backward; out is dL/d(weight * a) on entry. silu(x) = x s and
+// silu'(x) = s (1 + x (1 - s)) with s = sigmoid(x).
 template <class T>
 void swiglu_gate_backward(Queue& queue, View<const wide_t<T>, 1> weight, View<T, 2> gate, View<T, 2> up,
                           View<T, 2> out, View<wide_t<T>, 1> dweight) {
@@ -114,6 +115,29 @@ void swiglu_gate_backward(Queue& queue, View<const wide_t<T>, 1> weight, View<T,
   });
 }
 
+template <class T>
+void grouped_swiglu(Queue& queue, View<const T, 2> x, View<const T, 3> w_gate, View<const T, 3> w_up,
+                    View<const int64_t, 1> offsets, View<T, 2> gate, View<T, 2> up, View<T, 2> act) {
+  grouped_gemm(queue, x, w_gate, offsets, gate);
+  grouped_gemm(queue, x, w_up, offsets, up);
+  device::cpu_kernels<T>().swiglu(queue, gate, up, act);
+}
+
+template <class T>
+void grouped_swiglu_backward(Queue& queue, View<const T, 2> dy, View<const T, 3> w_down,
+                             View<const int64_t, 1> offsets, View<const wide_t<T>, 1> weight, View<T, 2> gate,
+                             View<T, 2> up, View<T, 2> out, View<wide_t<T>, 1> dweight) {
+  grouped_dgrad(queue, dy, w_down, offsets, false, out);
+  swiglu_gate_backward(queue, weight, gate, up, out, dweight);
+}
+
+template <class T>
+void grouped_dgrad_pair(Queue& queue, View<const T, 2> b0, View<const T, 3> w0, View<const T, 2> b1,
+                        View<const T, 3> w1, View<const int64_t, 1> offsets, View<T, 2> dx) {
+  grouped_dgrad(queue, b0, w0, offsets, false, dx);
+  grouped_dgrad(queue, b1, w1, offsets, true, dx);
+}
+
 }  // namespace
 
 template <class T>
@@ -121,7 +145,9 @@ void add_expert_entries(MoeKernels<T>& table) {
   table.grouped_gemm = grouped_gemm<T>;
   table.grouped_dgrad = grouped_dgrad<T>;
   table.grouped_wgrad = grouped_wgrad<T>;
-  table.swiglu_gate_backward = swiglu_gate_backward<T>;
+  table.grouped_swiglu = grouped_swiglu<T>;
+  table.grouped_swiglu_backward = grouped_swiglu_backward<T>;
+  table.grouped_dgrad_pair = grouped_dgrad_pair<T>;
 }
 template void add_expert_entries(MoeKernels<float>&);
 template void add_expert_entries(MoeKernels<double>&);
