@@ -3,15 +3,23 @@
 
 #include "parallel/base/errors.h"
 #include "parallel/device/bf16.h"
+#if CADRE_CUDA
+#include "moe/cuda/entries.h"
+#endif
 
 namespace cadre::moe {
 
-// The CPU has none for bf16.
+// The CPU has no bf16, GPUs have no double.
 template <class T>
 const MoeKernels<T>& moe_kernels(device::DeviceKind device) {
   if constexpr (!std::is_same_v<T, device::bf16>) {
     if (device == device::DeviceKind::kCpu) return cpu_moe_kernels<T>();
   }
+#if CADRE_CUDA
+  if constexpr (!std::is_same_v<T, double>) {
+    if (device == device::DeviceKind::kCuda) return cuda_moe_kernels<T>();
+  }
+#endif
   fail(ExitCode::kUsage, "this build has no expert kernels for this device and number type; set device: cpu");
 }
 template const MoeKernels<float>& moe_kernels(device::DeviceKind);

@@ -1,0 +1,33 @@
+// The CUDA entries of MoeKernels by file; kernels.cc collects them. Contracts are in moe/kernels.h.
+#pragma once
+
+#include "moe/kernels.h"
+#include "parallel/device/bf16.h"
+
+namespace cadre::moe {
+
+// The CUDA table, for T = float (parity with the CPU) and bf16.
+template <class T>
+const MoeKernels<T>& cuda_moe_kernels();
+
+namespace cuda {
+
+template <class T>
+void add_router_entries(MoeKernels<T>& table);  // router_linear.cu
+template <class T>
+void add_score_entries(MoeKernels<T>& table);  // scores.cu
+template <class T>
+void add_choice_entries(MoeKernels<T>& table);  // choice.cu
+template <class T>
+void add_slot_entries(MoeKernels<T>& table);  // slots.cu
+template <class T>
+void add_hint_entries(MoeKernels<T>& table);  // hints.cu
+template <class T>
+void add_balance_entries(MoeKernels<T>& table);  // balance.cu
+template <class T>
+void add_row_entries(MoeKernels<T>& table);  // rows.cu
+template <class T>
+void add_expert_entries(MoeKernels<T>& table);  // experts.cc
+
+}  // namespace cuda
+}  // namespace cadre::moe

@@ -1,0 +1,181 @@
+#include "moe/cuda/grouped_hopper.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+
+#include "moe/cuda/hopper_gemm.h"
+#include "moe/cuda/launch.h"
+#include "parallel/device/cuda/check.h"
+
+namespace cadre::moe::cuda {
+namespace {
+
+using device::bf16;
+using device::View;
+using device::cuda::check;
+
+// The driver's function through the runtime: linking the driver's library would keep the program from
+// starting on machines without one.
+PFN_cuTensorMapEncodeTiled_v12000 encoder() {
+  static const auto kFunction = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
+                                           &found));
+    if (found != cudaDriverEntryPointSuccess)
+      throw std::runtime_error("the NVIDIA driver has no cuTensorMapEncodeTiled; it needs CUDA 12 or newer");
+    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
+  }();
+  return kFunction;
+}
+
+// (z, y, x) values of bf16, read in boxes of 64 by `box_y`. What lies outside reads as 0.
+CUtensorMap tensor_map(const bf16* data, int64_t z, int64_t y, int64_t x, int box_y) {
+  CUtensorMap map;
+  const cuuint64_t sizes[3] = {cuuint64_t(x), cuuint64_t(y), cuuint64_t(z)};
+  const cuuint64_t strides[2] = {cuuint64_t(x) * 2, cuuint64_t(x) * cuuint64_t(y) * 2};
+  const cuuint32_t box[3] = {64, cuuint32_t(box_y), 1}, steps[3] = {1, 1, 1};
+  const CUresult status =
+      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<bf16*>(data), sizes, strides, box,
+                steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS) throw std::runtime_error("cuTensorMapEncodeTiled refused a tensor");
+  return map;
+}
+CUtensorMap rows_map(ConstRows v, int box_rows) {
+  return tensor_map(v.data(), 1, v.dim(0), v.dim(1), box_rows);
+}
+CUtensorMap weights_map(Weights v, int box_rows) {
+  return tensor_map(v.data(), v.dim(0), v.dim(1), v.dim(2), box_rows);
+}
+
+int tiles(int64_t n, int64_t tile) {
+  return int((n + tile - 1) / tile);
+}
+__nv_bfloat16* raw(bf16* p) {
+  return reinterpret_cast<__nv_bfloat16*>(p);
+}
+
+// A pair of blocks shares the b tile when groups have many tile rows; with few, an odd one would leave a
+// block of the pair without work too often.
+constexpr int64_t kRowsForPairs = 4096;
+
+template <Form kForm>
+void launch(GemmParams& p, int64_t tile_rows_bound, bool pairs, cudaStream_t stream) {
+  const int64_t bound = tile_rows_bound * p.n_tiles;
+  const int blocks = int(std::min<int64_t>(multiprocessors(), bound + (bound & 1)));
+  if (pairs) {
+    launch_hopper<kForm, 2>(p, blocks, stream);
+  } else {
+    launch_hopper<kForm, 1>(p, blocks, stream);
+  }
+}
+
+// For forms whose groups cut the rows of the output.
+template <Form kForm>
+void launch_ragged(GemmParams& p, int64_t rows, Offsets offsets, cudaStream_t stream) {
+  p.offsets = offsets.data();
+  p.groups = int(offsets.dim(0) - 1);
+  p.rows = rows;
+  launch<kForm>(p, rows / kTileM + p.groups, rows >= kRowsForPairs * p.groups, stream);
+}
+
+void gemm(cudaStream_t stream, ConstRows a, Weights w, Offsets offsets, Rows y) {
+  GemmParams p{};
+  p.a[0] = rows_map(a, kTileM);
+  p.b[0] = weights_map(w, kTileN / 2);
+  p.n = w.dim(1);
+  p.n_tiles = tiles(p.n, kTileN);
+  p.k_blocks = tiles(w.dim(2), kTileK);
+  p.out = raw(y.data());
+  launch_ragged<Form::kForward>(p, a.dim(0), offsets, stream);
+}
+
+void dgrad(cudaStream_t stream, ConstRows b, Weights w, Offsets offsets, bool accumulate, Rows da) {
+  GemmParams p{};
+  p.a[0] = rows_map(b, kTileM);
+  p.b[0] = weights_map(w, 64);
+  p.n = w.dim(2);
+  p.n_tiles = tiles(p.n, kTileN);
+  p.k_blocks = tiles(w.dim(1), kTileK);
+  p.accumulate = accumulate;
+  p.out = raw(da.data());
+  launch_ragged<Form::kDgrad>(p, b.dim(0), offsets, stream);
+}
+
+void wgrad(cudaStream_t stream, ConstRows b, ConstRows a, Offsets offsets, bool accumulate,
+           View<bf16, 3> dw) {
+  GemmParams p{};
+  p.accumulate = accumulate;
+  p.a[0] = rows_map(b, 64);
+  p.b[0] = rows_map(a, 64);
+  p.offsets = offsets.data();
+  p.groups = int(dw.dim(0));
+  p.m = dw.dim(1);
+  p.n = dw.dim(2);
+  p.n_tiles = tiles(p.n, kTileN);
+  const bool pairs = p.m % (2 * kTileM) == 0;
+  p.m_tiles = tiles(p.m, pairs ? 2 * kTileM : kTileM);
+  p.out = raw(dw.data());
+  launch<Form::kWgrad>(p, int64_t(p.groups) * tiles(p.m, kTileM), pairs, stream);
+}
+
+}  // namespace
+
+const GroupedProducts<bf16>& hopper_products() {
+  static constexpr GroupedProducts<bf16> kProducts = {gemm, dgrad, wgrad};
+  return kProducts;
+}
+
+int64_t hopper_partials(int64_t width) {
+  return tiles(width, kTileN);
+}
+
+void hopper_swiglu(cudaStream_t stream, ConstRows x, Weights w_gate, Weights w_up, Offsets offsets, Rows gate,
+                   Rows up, Rows act) {
+  GemmParams p{};
+  p.a[0] = rows_map(x, kTileM);
+  p.b[0] = weights_map(w_gate, kTileN / 2);
+  p.b[1] = weights_map(w_up, kTileN / 2);
+  p.n = w_gate.dim(1);
+  p.n_tiles = tiles(p.n, kTileN / 2);
+  p.k_blocks = tiles(w_gate.dim(2), kTileK);
+  p.gate = raw(gate.data());
+  p.up = raw(up.data());
+  p.out = raw(act.data());
+  launch_ragged<Form::kSwiglu>(p, x.dim(0), offsets, stream);
+}
+
+void hopper_dgrad_pair(cudaStream_t stream, ConstRows b0, Weights w0, ConstRows b1, Weights w1,
+                       Offsets offsets, Rows dx) {
+  GemmParams p{};
+  p.a[0] = rows_map(b0, kTileM);
+  p.a[1] = rows_map(b1, kTileM);
+  p.b[0] = weights_map(w0, 64);
+  p.b[1] = weights_map(w1, 64);
+  p.n = w0.dim(2);
+  p.n_tiles = tiles(p.n, kTileN);
+  p.k_blocks = tiles(w0.dim(1), kTileK);
+  p.out = raw(dx.data());
+  launch_ragged<Form::kDgradPair>(p, b0.dim(0), offsets, stream);
+}
+
+void hopper_swiglu_backward(cudaStream_t stream, ConstRows dy, Weights w_down, Offsets offsets,
+                            View<const float, 1> weight, Rows gate, Rows up, Rows out,
+                            View<float, 2> partial) {
+  GemmParams p{};
+  p.a[0] = rows_map(dy, kTileM);
+  p.b[0] = weights_map(w_down, 64);
+  p.n = w_down.dim(2);
+  p.n_tiles = tiles(p.n, kTileN);
+  p.k_blocks = tiles(w_down.dim(1), kTileK);
+  p.gate = raw(gate.data());
+  p.up = raw(up.data());
+  p.out = raw(out.data());
+  p.weight = weight.data();
+  p.partial = partial.data();
+  launch_ragged<Form::kSwigluBackward>(p, dy.dim(0), offsets, stream);
+}
+
+}  // namespace cadre::moe::cuda

@@ -1,0 +1,44 @@
+// Grouped bf16 products on sm_90a: what one launch needs to know, and the six forms that the experts use. The
+// kernel is in hopper_kernel.cuh; each .cu file that includes it instantiates some forms.
+#pragma once
+
+#include <cudaTypedefs.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace cadre::moe::cuda {
+
+// Rows [offsets[e], offsets[e + 1]) belong to group e; M, N and K are the sizes of one group's product.
+enum class Form {
+  kForward,    // out = a b^T, b (E, N, K)
+  kSwiglu,     // gate = a b0^T, up = a b1^T, out = silu(gate) up; N counts both, 128 columns of each a tile
+  kDgrad,      // out = (accumulate ? out : 0) + a b, b (E, K, N)
+  kDgradPair,  // out = a0 b0 + a1 b1
+  kSwigluBackward,  // d = a b; then as MoeKernels::grouped_swiglu_backward says
+  kWgrad,  // out[e] (M, N) = (accumulate ? out[e] : 0) + a^T b over the rows of e, a ragged contraction
+};
+
+struct GemmParams {
+  CUtensorMap a[2], b[2];
+  const int64_t* offsets;
+  int groups;
+  int m_tiles;  // kWgrad: of the M axis; else unused
+  int n_tiles;
+  int k_blocks;  // of one phase; unused for kWgrad
+  int64_t m, n;  // kWgrad: matrix sizes; else n columns of the outputs
+  bool accumulate;
+  __nv_bfloat16 *out, *gate, *up;
+  const float* weight;
+  float* partial;  // (n_tiles, rows) of kSwigluBackward
+  int64_t rows;    // row stride of partial
+};
+
+inline constexpr int kTileM = 128, kTileN = 256, kTileK = 64;
+
+// Blocks of a cluster share the b tile, each loading half of it.
+template <Form kForm, int kCluster>
+void launch_hopper(const GemmParams& params, int blocks, cudaStream_t stream);
+
+}  // namespace cadre::moe::cuda

@@ -1,0 +1,296 @@
+// One persistent kernel for all forms (sm_90a). A block has three warpgroups: one feeds shared memory through
+// the copy engine, two multiply, each for 64 of the tile's 128 rows, and write their part out. The two
+// consumers are never synchronised with each other: whichever is ahead writes its results while the other one
+// keeps the tensor cores busy, and the next tile's data is being fetched meanwhile.
+#pragma once
+
+#include <stdexcept>
+
+#include "moe/cuda/group_walk.h"
+#include "moe/cuda/hopper_epilogue.cuh"
+#include "moe/cuda/hopper_gemm.h"
+#include "moe/cuda/hopper_ptx.h"
+#include "parallel/device/cuda/check.h"
+
+namespace cadre::moe::cuda {
+
+inline constexpr int kStages = 4;
+inline constexpr int kBytesA = kTileM * kTileK * 2, kBytesB = kTileN * kTileK * 2;
+inline constexpr int kStageBytes = kBytesA + kBytesB;
+inline constexpr int kConsumerWarps = 8, kThreads = 384;
+inline constexpr int kEpilogueBytes = kConsumerWarps * 2 * kChunkBytes;
+inline constexpr int kSharedBytes = kStages * kStageBytes + kEpilogueBytes + 3 * kStages * 8;
+inline constexpr int kBoxBytes = 64 * 128;  // 64 rows of 64 values: the unit of MN-major tiles
+
+// One stage of the ring after the other, with the parity of its barriers.
+struct Ring {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ void next() {
+    if (++stage == kStages) stage = 0, phase ^= 1;
+  }
+  __device__ void skip(int count) {
+    const int to = stage + count;
+    phase ^= uint32_t(to / kStages) & 1;
+    stage = to % kStages;
+  }
+};
+
+template <Form kForm, int kCluster>
+struct Block {
+  static constexpr bool kRagged = kForm != Form::kWgrad;  // groups cut the rows of the output
+  static constexpr bool kTransposeA = kForm == Form::kWgrad;
+  static constexpr bool kTransposeB = kForm != Form::kForward && kForm != Form::kSwiglu;
+
+  const GemmParams& p;
+  uint32_t shared;  // base address
+  uint32_t rank;    // in the cluster
+
+  __device__ uint32_t tile_a(int stage) const { return shared + stage * kStageBytes; }
+  __device__ uint32_t tile_b(int stage) const { return tile_a(stage) + kBytesA; }
+  __device__ uint32_t staging(int warp) const {
+    return shared + kStages * kStageBytes + warp * 2 * kChunkBytes;
+  }
+  __device__ uint32_t barrier(int kind, int stage) const {
+    return shared + kStages * kStageBytes + kEpilogueBytes + (kind * kStages + stage) * 8;
+  }
+  __device__ uint32_t full(int stage) const { return barrier(0, stage); }   // the tile is there
+  __device__ uint32_t empty(int stage) const { return barrier(1, stage); }  // nobody reads it any more
+  __device__ uint32_t raw(int stage) const { return barrier(2, stage); }  // there, but its tail is not masked
+
+  __device__ void init_barriers() const {
+    for (int s = 0; s < kStages; ++s) {
+      ptx::barrier_init(full(s), 1);
+      ptx::barrier_init(empty(s), kConsumerWarps * kCluster);
+      ptx::barrier_init(raw(s), 1);
+    }
+    ptx::fence_barrier_init();
+  }
+
+  template <class Body>
+  __device__ void for_tiles(const Body& body) const {
+    GroupWalk<kRagged, kTileM * kCluster> walk(p.offsets, p.groups, p.m_tiles, p.n_tiles, p.accumulate);
+    TilePlace place;
+    for (int64_t t = blockIdx.x / kCluster; walk.seek(t, place); t += gridDim.x / kCluster) {
+      place.m = place.m * kCluster + int(rank);
+      body(place);
+    }
+  }
+  __device__ int k_blocks(const TilePlace& place) const {
+    if (kForm == Form::kWgrad) return int((place.rows + kTileK - 1) / kTileK);
+    return kForm == Form::kDgradPair ? 2 * p.k_blocks : p.k_blocks;
+  }
+
+  // ---- The copying lane ----
+  __device__ void copy_b(const CUtensorMap* map, uint32_t bar, uint32_t to, int x, int y, int z) const {
+    if constexpr (kCluster == 1) {
+      ptx::copy_box(map, bar, to, x, y, z);
+    } else {
+      ptx::copy_box_to_cluster(map, bar, to, x, y, z, uint16_t((1 << kCluster) - 1));
+    }
+  }
+  __device__ void copy_stage(const TilePlace& place, int kb, int stage, uint32_t bar) const {
+    const int phase = kForm == Form::kDgradPair && kb >= p.k_blocks;
+    const int k0 = (kb - phase * p.k_blocks * (kForm == Form::kDgradPair)) * kTileK;
+    const int row = int(place.begin) + (kRagged ? place.m * kTileM : k0);
+    if constexpr (kTransposeA) {
+      for (int j = 0; j < 2; ++j)
+        ptx::copy_box(&p.a[0], bar, tile_a(stage) + j * kBoxBytes, place.m * kTileM + j * 64, row, 0);
+    } else {
+      ptx::copy_box(&p.a[phase], bar, tile_a(stage), k0, row, 0);
+    }
+    // The halves of b: every block of the cluster needs both and loads its share.
+    for (int half = kCluster == 1 ? 0 : int(rank); half < (kCluster == 1 ? 2 : int(rank) + 1); ++half) {
+      const uint32_t to = tile_b(stage) + half * (kBytesB / 2);
+      if constexpr (kForm == Form::kForward) {
+        copy_b(&p.b[0], bar, to, k0, place.n * kTileN + half * 128, place.group);
+      } else if constexpr (kForm == Form::kSwiglu) {
+        copy_b(&p.b[half], bar, to, k0, place.n * 128, place.group);
+      } else {
+        for (int j = 0; j < 2; ++j)
+          copy_b(&p.b[phase], bar, to + j * kBoxBytes, place.n * kTileN + half * 128 + j * 64,
+                 kForm == Form::kWgrad ? row : k0, kForm == Form::kWgrad ? 0 : place.group);
+      }
+    }
+  }
+  __device__ void produce() const {
+    Ring ring;
+    for_tiles([&](const TilePlace& place) {
+      const int blocks = k_blocks(place);
+      for (int kb = 0; kb < blocks; ++kb, ring.next()) {
+        ptx::barrier_wait(empty(ring.stage), ring.phase ^ 1);
+        const bool tail = kForm == Form::kWgrad && kb == blocks - 1 && place.rows % kTileK != 0;
+        const uint32_t bar = tail ? raw(ring.stage) : full(ring.stage);
+        ptx::barrier_expect(bar, kStageBytes);
+        copy_stage(place, kb, ring.stage, bar);
+      }
+    });
+  }
+
+  // ---- The masking warp of kWgrad ----
+  // The last rows of a group's contraction belong to the next group, or to nobody: they become zeros in both
+  // operands, since either may hold anything, also NaN.
+  __device__ void mask_tails(int lane) const {
+    Ring ring;
+    uint32_t phases = 0;  // of raw, a bit for each stage
+    for_tiles([&](const TilePlace& place) {
+      const int blocks = k_blocks(place), valid = int(place.rows % kTileK);
+      if (blocks == 0) return;
+      ring.skip(blocks - 1);
+      if (valid != 0) {
+        ptx::barrier_wait(raw(ring.stage), phases >> ring.stage & 1);
+        phases ^= 1u << ring.stage;
+        const int units = (kTileK - valid) * 8;
+        for (int box = 0; box < kStageBytes / kBoxBytes; ++box)
+          for (int i = lane; i < units; i += 32)
+            ptx::store_shared(tile_a(ring.stage) + box * kBoxBytes + valid * 128 + i * 16, {0, 0, 0, 0});
+        ptx::fence_async_proxy();
+        __syncwarp();
+        if (lane == 0) ptx::barrier_arrive(full(ring.stage));
+      }
+      ring.next();
+    });
+  }
+
+  // ---- A multiplying warpgroup ----
+  // Shared memory descriptor of a 128-byte swizzled operand: 8 rows of 128 bytes follow each other at 1024
+  // bytes; for an MN-major operand the next 64 of its first dimension are one box further.
+  __device__ static uint64_t descriptor(uint32_t address, bool transposed) {
+    const uint64_t leading = transposed ? kBoxBytes : 16;
+    return uint64_t((address & 0x3ffff) >> 4) | (leading >> 4) << 16 | uint64_t(1024 >> 4) << 32 |
+           uint64_t(1) << 62;
+  }
+  __device__ void multiply(float (&d)[128], int stage, int warpgroup, bool keep) const {
+    // 16 of the contraction: 32 bytes along a row, or 16 rows of 128 bytes.
+    constexpr uint64_t kStepA = (kTransposeA ? 2048 : 32) >> 4, kStepB = (kTransposeB ? 2048 : 32) >> 4;
+    const uint64_t a = descriptor(tile_a(stage) + warpgroup * kBoxBytes, kTransposeA);
+    const uint64_t b = descriptor(tile_b(stage), kTransposeB);
+#pragma unroll
+    for (int k = 0; k < kTileK / 16; ++k)
+      ptx::wgmma<kTransposeA, kTransposeB>(d, a + k * kStepA, b + k * kStepB, keep || k > 0);
+  }
+  __device__ void release(int stage, int lane) const {
+    if constexpr (kCluster == 1) {
+      if (lane == 0) ptx::barrier_arrive(empty(stage));
+    } else {
+      if (lane < kCluster) ptx::barrier_arrive_at(empty(stage), lane);
+    }
+  }
+  __device__ void consume(int warpgroup, int warp, int lane) const {
+    Ring ring;
+    for_tiles([&](const TilePlace& place) {
+      float d[128];
+      const int blocks = k_blocks(place);
+      if (blocks == 0) {  // an empty group, whose gradient is written as zeros
+#pragma unroll
+        for (int i = 0; i < 128; ++i) d[i] = 0;
+        write_out(d, place, warpgroup, warp, lane);
+        return;
+      }
+      ptx::wgmma_pin(d);
+      int previous = 0;
+      for (int kb = 0; kb < blocks; ++kb, ring.next()) {
+        ptx::barrier_wait(full(ring.stage), ring.phase);
+        ptx::wgmma_begin();
+        multiply(d, ring.stage, warpgroup, kb > 0);
+        ptx::wgmma_commit();
+        // The product before this one is done: its stage is free.
+        ptx::wgmma_wait<1>();
+        if (kb > 0) release(previous, lane);
+        previous = ring.stage;
+      }
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_pin(d);
+      release(previous, lane);
+      write_out(d, place, warpgroup, warp, lane);
+    });
+  }
+
+  __device__ void write_out(const float (&d)[128], const TilePlace& place, int warpgroup, int warp,
+                            int lane) const {
+    const int first = place.m * kTileM + warpgroup * 64 + (warp & 3) * 16;  // of the group's matrix
+    const uint32_t stage = staging(warp);
+    const int columns = int(p.n), column = place.n * kTileN;
+    if constexpr (kForm == Form::kWgrad) {
+      const WarpRows out{p.out + (place.group * p.m + first) * p.n, columns,
+                         int(min(p.m - first, int64_t(16)))};
+      if (p.accumulate) {
+        epilogue_accumulate(d, stage, out, column, columns, lane);
+      } else {
+        epilogue_plain(d, stage, out, column, columns, lane);
+      }
+      return;
+    }
+    const int64_t row = place.begin + first;
+    const int count = int(min(place.rows - first, int64_t(16)));
+    auto rows = [&](__nv_bfloat16* data) { return WarpRows{data + row * p.n, columns, count}; };
+    if constexpr (kForm == Form::kSwiglu) {
+      epilogue_swiglu(d, stage, rows(p.gate), rows(p.up), rows(p.out), column / 2, columns, lane);
+    } else if constexpr (kForm == Form::kSwigluBackward) {
+      const int r = lane / 4;
+      const float weight[2] = {r < count ? p.weight[row + r] : 0.f,
+                               r + 8 < count ? p.weight[row + r + 8] : 0.f};
+      float dots[2] = {0, 0};
+      epilogue_swiglu_backward(d, stage, rows(p.gate), rows(p.up), rows(p.out), weight, column, columns, lane,
+                               dots);
+      for (int h = 0; h < 2; ++h) {
+        dots[h] += __shfl_xor_sync(~0u, dots[h], 1);
+        dots[h] += __shfl_xor_sync(~0u, dots[h], 2);
+        if (lane % 4 == 0 && r + 8 * h < count) p.partial[place.n * p.rows + row + r + 8 * h] = dots[h];
+      }
+    } else if (kForm == Form::kDgrad && p.accumulate) {
+      epilogue_accumulate(d, stage, rows(p.out), column, columns, lane);
+    } else {
+      epilogue_plain(d, stage, rows(p.out), column, columns, lane);
+    }
+  }
+};
+
+template <Form kForm, int kCluster>
+__global__ void __launch_bounds__(kThreads, 1) hopper_gemm(const __grid_constant__ GemmParams params) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(1024) uint8_t memory[];
+  const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const Block<kForm, kCluster> block{params, ptx::shared_address(memory),
+                                     kCluster == 1 ? 0 : ptx::block_in_cluster()};
+  if (threadIdx.x == 0) block.init_barriers();
+  if constexpr (kCluster == 1) {
+    __syncthreads();
+  } else {
+    ptx::cluster_sync();
+  }
+  if (warpgroup == 2) {
+    ptx::give_registers<40>();
+    if (warp == kConsumerWarps && lane == 0) block.produce();
+    if (kForm == Form::kWgrad && warp == kConsumerWarps + 1) block.mask_tails(lane);
+  } else {
+    ptx::take_registers<232>();
+    block.consume(warpgroup, warp, lane);
+  }
+  // A block must not end while another one still copies into it or arrives at its barriers.
+  if constexpr (kCluster > 1) {
+    __syncwarp();
+    ptx::cluster_sync();
+  }
+#endif
+}
+
+template <Form kForm, int kCluster>
+void launch_hopper(const GemmParams& params, int blocks, cudaStream_t stream) {
+  const auto kernel = hopper_gemm<kForm, kCluster>;
+  device::cuda::check(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {kCluster, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks / kCluster * kCluster);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kSharedBytes;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = kCluster > 1;
+  device::cuda::check(cudaLaunchKernelEx(&config, kernel, params));
+}
+
+}  // namespace cadre::moe::cuda

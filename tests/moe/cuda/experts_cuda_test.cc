@@ -1,0 +1,178 @@
+// The experts' products on CUDA, by every way of computing them, against the CPU's in double: at group sizes
+// around the tiles' sizes, with NaN in the rows behind the last group, and each expert's weight gradient by
+// itself, since a wrong one hides in a norm over all of them.
+#include "moe/cuda/grouped_hopper.h"
+#include "moe/cuda/launch.h"
+#include "tests/moe/cuda/side.h"
+
+namespace cadre::moe {
+namespace {
+
+using device::bf16;
+using device::View;
+
+template <class T>
+class ExpertEntries : public BothSides<T> {
+ protected:
+  // The ways that this GPU and storage type have; the entries of the table choose among them.
+  std::vector<std::pair<std::string, const cuda::GroupedProducts<T>*>> ways() const {
+    std::vector<std::pair<std::string, const cuda::GroupedProducts<T>*>> all = {
+        {"simple", &cuda::simple_products<T>()}};
+    if constexpr (std::is_same_v<T, bf16>) {
+      all.push_back({"ampere", &cuda::ampere_products()});
+      if (cuda::compute_capability() == 90) all.push_back({"hopper", &cuda::hopper_products()});
+    }
+    return all;
+  }
+};
+TYPED_TEST_SUITE(ExpertEntries, Storages);
+
+struct Shape {
+  std::vector<int64_t> sizes;  // rows of each expert
+  int64_t in, out;
+  int64_t rows() const { return std::accumulate(sizes.begin(), sizes.end(), int64_t(0)); }
+  int64_t experts() const { return int64_t(sizes.size()); }
+};
+const Shape kShapes[] = {
+    {{0, 1, 7, 127, 128, 129, 0, 300}, 264, 136},
+    {{0, 0, 1500, 0}, 128, 264},
+    {{70, 0, 64, 63, 65, 3}, 72, 520},
+};
+constexpr int64_t kBehind = 40;  // rows behind the last group
+
+// Rows of normals with NaN behind the last group.
+template <class T>
+std::vector<double> rows(const Shape& s, int64_t width, uint64_t key) {
+  auto values = numbers<T>(size_t((s.rows() + kBehind) * width), key);
+  std::fill(values.begin() + s.rows() * width, values.end(), std::nan(""));
+  return values;
+}
+
+template <class X>
+struct Inputs {
+  template <class T>
+  static Inputs make(Side<X>& s, const Shape& shape, T) {
+    const int64_t all = shape.rows() + kBehind, e = shape.experts(), in = shape.in, out = shape.out;
+    std::vector<double> offsets(1, 0);
+    for (const int64_t n : shape.sizes) offsets.push_back(offsets.back() + double(n));
+    return {s.template put<int64_t, 1>(offsets, {e + 1}),
+            s.template put<X, 2>(rows<T>(shape, in, 1), {all, in}),
+            s.template put<X, 2>(rows<T>(shape, out, 2), {all, out}),
+            s.template put<X, 3>(numbers<T>(size_t(e * in * out), 3, 0.1), {e, out, in}),
+            s.template put<X, 3>(numbers<T>(size_t(e * in * out), 4, 0.1), {e, out, in}),
+            s.template put<X, 3>(numbers<T>(size_t(e * in * out), 5, 0.1), {e, in, out})};
+  }
+  View<const int64_t, 1> offsets;
+  View<const X, 2> x, b;           // (A, in), (A, out)
+  View<const X, 3> w, w_up, down;  // (E, out, in) twice, (E, in, out)
+};
+
+// The real rows of a result.
+template <class X>
+std::vector<double> real(Side<X>& s, const Shape& shape, View<X, 2> v) {
+  return s.get(v.rows(0, shape.rows()));
+}
+
+// results: y, da, da accumulated, then dw of each expert, written and accumulated.
+template <class T, class X, class Gemm, class Dgrad, class Wgrad>
+Results all_products(Side<X>& s, const Shape& shape, const Gemm& gemm, const Dgrad& dgrad,
+                     const Wgrad& wgrad) {
+  const auto in = Inputs<X>::make(s, shape, T());
+  const int64_t all = shape.rows() + kBehind, experts = shape.experts();
+  const auto y = s.template poison<X, 2>({all, shape.out});
+  const auto da = s.template poison<X, 2>({all, shape.in});
+  const auto da_added = s.template put<X, 2>(numbers<T>(size_t(all * shape.in), 6), {all, shape.in});
+  const auto dw = s.template poison<X, 3>({experts, shape.out, shape.in});
+  const auto dw_added =
+      s.template put<X, 3>(numbers<T>(size_t(dw.size()), 7), {experts, shape.out, shape.in});
+  gemm(in.x, in.w, in.offsets, y);
+  dgrad(in.b, in.w, in.offsets, false, da);
+  dgrad(in.b, in.w, in.offsets, true, da_added);
+  wgrad(in.b, in.x, in.offsets, false, dw);
+  wgrad(in.b, in.x, in.offsets, true, dw_added);
+  Results out = {real(s, shape, y), real(s, shape, da), real(s, shape, da_added)};
+  for (int64_t e = 0; e < experts; ++e) out.push_back(s.get(dw[e]));
+  for (int64_t e = 0; e < experts; ++e) out.push_back(s.get(dw_added[e]));
+  return out;
+}
+
+TYPED_TEST(ExpertEntries, ProductsMatchForEveryExpertAndGroupSize) {
+  using T = TypeParam;
+  for (const Shape& shape : kShapes) {
+    const Results cpu = this->on_cpu([&](Side<double>& s) {
+      return all_products<T>(
+          s, shape, [&](auto... a) { s.table.grouped_gemm(s.queue, a...); },
+          [&](auto... a) { s.table.grouped_dgrad(s.queue, a...); },
+          [&](auto... a) { s.table.grouped_wgrad(s.queue, a...); });
+    });
+    const int64_t longest = std::max({shape.in, shape.out, *std::ranges::max_element(shape.sizes)});
+    for (const auto& [name, way] : this->ways()) {
+      const auto body = [&, way = way](Side<T>& s) {
+        const cudaStream_t stream = cuda::stream_of(s.queue);
+        return all_products<T>(
+            s, shape, [&](auto... a) { way->gemm(stream, a...); },
+            [&](auto... a) { way->dgrad(stream, a...); }, [&](auto... a) { way->wgrad(stream, a...); });
+      };
+      const Results gpu = this->on_gpu(body);
+      ASSERT_EQ(gpu.size(), cpu.size());
+      for (size_t i = 0; i < gpu.size(); ++i)
+        expect_close(gpu[i], cpu[i], product_bound<T>(longest),
+                     fmt::format("{}, in {}, out {}, result {}", name, shape.in, shape.out, i));
+      expect_same(this->on_gpu(body), gpu);
+    }
+  }
+}
+
+TYPED_TEST(ExpertEntries, FusedFormsMatchTheirParts) {
+  using T = TypeParam;
+  for (const Shape& shape : kShapes) {
+    const auto body = [&]<class X>(Side<X>& s) {
+      using W = device::wide_t<X>;
+      const auto in = Inputs<X>::make(s, shape, T());
+      const int64_t all = shape.rows() + kBehind;
+      const auto gate = s.template poison<X, 2>({all, shape.out}),
+                 up = s.template poison<X, 2>({all, shape.out}),
+                 act = s.template poison<X, 2>({all, shape.out});
+      s.table.grouped_swiglu(s.queue, in.x, in.w, in.w_up, in.offsets, gate, up, act);
+      Results out = {real(s, shape, gate), real(s, shape, up), real(s, shape, act)};
+      // The same gate and up on both sides for the way back.
+      const auto g = s.template put<X, 2>(rows<T>(shape, shape.out, 11), {all, shape.out}),
+                 u = s.template put<X, 2>(rows<T>(shape, shape.out, 12), {all, shape.out}),
+                 weighted = s.template poison<X, 2>({all, shape.out});
+      const auto dy = s.template put<X, 2>(rows<T>(shape, shape.in, 13), {all, shape.in});
+      const auto weight = s.template put<W, 1>(numbers<float>(size_t(all), 14), {all});
+      const auto dweight = s.template poison<W, 1>({all});
+      s.table.grouped_swiglu_backward(s.queue, dy, in.down, in.offsets, weight, g, u, weighted, dweight);
+      for (const auto& v : {g, u, weighted}) out.push_back(real(s, shape, v));
+      out.push_back(s.get(dweight.rows(0, shape.rows())));
+      const auto dx = s.template poison<X, 2>({all, shape.in});
+      s.table.grouped_dgrad_pair(s.queue, in.b, in.w, in.b, in.w_up, in.offsets, dx);
+      out.push_back(real(s, shape, dx));
+      return out;
+    };
+    const Results gpu = this->on_gpu(body), cpu = this->on_cpu(body);
+    // act and the gradients come from rounded gate and up, or (without fused kernels) from a rounded dL/da.
+    const double once = product_bound<T>(std::max(shape.in, shape.out));
+    for (size_t i = 0; i < gpu.size(); ++i)
+      expect_close(gpu[i], cpu[i], i < 2 ? once : 3 * once, fmt::format("out {}, result {}", shape.out, i));
+    expect_same(this->on_gpu(body), gpu);
+  }
+}
+
+// Rows that are no whole units of 16 bytes must not reach the kernels that need them.
+TYPED_TEST(ExpertEntries, OddWidthsAndBasesAreRight) {
+  using T = TypeParam;
+  const Shape shape{{5, 0, 130}, 13, 37};
+  const auto body = [&]<class X>(Side<X>& s) {
+    return all_products<T>(
+        s, shape, [&](auto... a) { s.table.grouped_gemm(s.queue, a...); },
+        [&](auto... a) { s.table.grouped_dgrad(s.queue, a...); },
+        [&](auto... a) { s.table.grouped_wgrad(s.queue, a...); });
+  };
+  const Results gpu = this->on_gpu(body), cpu = this->on_cpu(body);
+  for (size_t i = 0; i < gpu.size(); ++i)
+    expect_close(gpu[i], cpu[i], product_bound<T>(130), fmt::format("result {}", i));
+}
+
+}  // namespace
+}  // namespace cadre::moe

@@ -1,0 +1,267 @@
+// The router's, balance losses' and rows' entries of CUDA's table against the CPU's in double.
+#include "tests/moe/cuda/side.h"
+
+namespace cadre::moe {
+namespace {
+
+using device::View;
+
+template <class T>
+class RouterEntries : public BothSides<T> {};
+TYPED_TEST_SUITE(RouterEntries, Storages);
+
+constexpr int64_t kTokens = 203, kExperts = 24, kTopK = 5, kDim = 136, kSlots = kTokens * kTopK;
+constexpr double kFloatBound = 0x1p-18;  // some exponentials and sums of 24 terms in fp32
+
+std::vector<double> segments() {
+  std::vector<double> segment(kTokens, 0);
+  for (int64_t t = 0; t < kTokens; t += 13) segment[size_t(t)] = -1;
+  return segment;
+}
+int64_t real_tokens() {
+  const auto s = segments();
+  return std::count(s.begin(), s.end(), 0.0);
+}
+
+// With equal scores in many rows, and a row of NaN.
+std::vector<double> logits() {
+  auto z = numbers<float>(kTokens * kExperts, 5, 2);
+  for (int64_t t = 0; t < kTokens; t += 3)
+    for (int64_t e = 0; e < kExperts; ++e) z[size_t(t * kExperts + e)] = double((e * 7 + t) % 4);
+  for (int64_t e = 0; e < kExperts; ++e) z[size_t(17 * kExperts + e)] = std::nan("");
+  return z;
+}
+
+template <class X>
+struct RouterState {
+  using W = device::wide_t<X>;
+  RouterState(Side<X>& s, bool one_matrix) {
+    v.logits = s.template put<W, 2>(logits(), {kTokens, kExperts});
+    v.probs = s.template poison<W, 2>({kTokens, kExperts});
+    v.scores = one_matrix ? v.probs : s.template poison<W, 2>({kTokens, kExperts});
+    v.gates = s.template poison<W, 2>({kTokens, kExperts});
+    v.lse = s.template poison<W, 1>({kTokens});
+    segment = s.template put<int32_t, 1>(segments(), {kTokens});
+    r.num_tokens = kTokens;
+    r.num_experts = kExperts;
+    r.num_real = real_tokens();
+    r.num_slots = r.num_real * kTopK;
+    r.probs = v.probs;
+    r.choice = s.template poison<int32_t, 2>({kTokens, kTopK});
+    r.expert_offsets = s.template poison<int64_t, 1>({kExperts + 1});
+    r.tally = s.template poison<int64_t, 1>({kExperts + 1});
+    r.slot_token = s.template poison<int32_t, 1>({kSlots});
+    r.slot_gate = s.template poison<W, 1>({kSlots});
+  }
+  // What says who goes where, of the slots that exist.
+  void results(Side<X>& s, Results& out) {
+    const auto offsets = s.get(r.expert_offsets);
+    const auto slots = int64_t(offsets[kExperts]);
+    out.push_back(offsets);
+    out.push_back(s.get(r.tally));
+    out.push_back(s.get(r.slot_token.rows(0, slots)));
+    out.push_back(s.get(r.slot_gate.rows(0, slots)));
+  }
+  ScoreViews<X> v;
+  View<const int32_t, 1> segment;
+  Routing<X> r;
+};
+
+struct RuleCase {
+  const char* name;
+  ScoreRule rule;
+  GroupLimit limit;
+  bool bias;
+};
+const RuleCase kRules[] = {
+    {"mixtral", {ScoreRule::kSoftmax, true, 1}, {}, false},
+    {"olmoe", {ScoreRule::kSoftmax, false, 1}, {}, false},
+    {"deepseek", {ScoreRule::kSigmoid, true, 2.5}, {8, 4}, true},
+    {"sigmoid", {ScoreRule::kSigmoid, false, 1}, {}, true},
+};
+
+// Everything from logits to slots, a capacity, and back to the logits.
+template <class X>
+Results top_k_pipeline(Side<X>& s, const RuleCase& c, int64_t capacity, DropPolicy policy) {
+  using W = device::wide_t<X>;
+  RouterState<X> state(s, c.rule.kind == ScoreRule::kSoftmax);
+  auto& v = state.v;
+  auto& r = state.r;
+  View<const W, 1> bias;
+  if (c.bias) bias = s.template put<W, 1>(numbers<float>(kExperts, 8, 0.1), {kExperts});
+  s.table.score(s.queue, c.rule, state.segment, v);
+  s.table.choose_top_k(s.queue, v.scores, bias, c.limit, state.segment, r.choice);
+  s.table.top_k_gates(s.queue, c.rule, r.choice, v);
+  s.table.top_k_slots(s.queue, r.choice, v.gates, r);
+  Results out = {s.get(r.choice), s.get(v.scores), s.get(v.probs), s.get(v.gates), s.get(v.lse)};
+  state.results(s, out);
+  const auto order = s.template poison<int32_t, 1>({kSlots});
+  if (capacity > 0) {
+    s.table.limit_capacity(s.queue, capacity, policy, order, r);
+    state.results(s, out);
+  }
+  RoutingGrad<X> grad;
+  grad.slot_gate = s.template put<W, 1>(numbers<float>(kSlots, 9), {kSlots});
+  grad.probs = s.template put<W, 2>(numbers<float>(kTokens * kExperts, 10, 0.01), {kTokens, kExperts});
+  grad.z_scale = 1e-3;
+  const auto dlogits = s.template poison<W, 2>({kTokens, kExperts});
+  s.table.score_backward(s.queue, c.rule, r, v, grad, dlogits);
+  out.push_back(s.get(dlogits));
+  return out;
+}
+
+TYPED_TEST(RouterEntries, TopKRoutersChooseAndDifferentiateAsOnTheCpu) {
+  for (const RuleCase& c : kRules) {
+    for (const int64_t capacity : {0, 1, 30}) {
+      for (const auto policy : {DropPolicy::kLowestProbability, DropPolicy::kPosition}) {
+        const auto body = [&](auto& side) { return top_k_pipeline(side, c, capacity, policy); };
+        const Results gpu = this->on_gpu(body), cpu = this->on_cpu(body);
+        ASSERT_EQ(gpu.size(), cpu.size());
+        for (size_t i = 0; i < gpu.size(); ++i) {
+          // The lists of integers: choice, offsets, tally and slots.
+          const bool exact = i == 0 || (i >= 5 && i + 1 < gpu.size() && (i - 5) % 4 < 3);
+          expect_close(gpu[i], cpu[i], exact ? 0 : kFloatBound,
+                       fmt::format("{}, capacity {}, result {}", c.name, capacity, i));
+        }
+        expect_same(this->on_gpu(body), gpu);
+      }
+    }
+  }
+}
+
+TYPED_TEST(RouterEntries, ExpertsChooseTheSameTokens) {
+  for (const int64_t capacity : {int64_t(1), int64_t(40), kTokens}) {
+    const auto body = [&]<class X>(Side<X>& s) {
+      RouterState<X> state(s, true);
+      const auto order = s.template poison<int32_t, 2>({kExperts, kTokens});
+      state.r.num_slots = kExperts * std::min(capacity, state.r.num_real);
+      state.r.slot_token = s.template poison<int32_t, 1>({state.r.num_slots});
+      state.r.slot_gate = s.template poison<device::wide_t<X>, 1>({state.r.num_slots});
+      s.table.score(s.queue, {ScoreRule::kSoftmax, false, 1}, state.segment, state.v);
+      s.table.expert_choice_slots(s.queue, capacity, state.segment, order, state.v, state.r);
+      Results out;
+      state.results(s, out);
+      out.push_back(s.get(state.v.gates));
+      return out;
+    };
+    const Results gpu = this->on_gpu(body), cpu = this->on_cpu(body);
+    for (size_t i = 0; i < gpu.size(); ++i)
+      expect_close(gpu[i], cpu[i], i < 3 ? 0 : kFloatBound,
+                   fmt::format("capacity {}, result {}", capacity, i));
+  }
+}
+
+TYPED_TEST(RouterEntries, RouterMatrixMultipliesForwardsAndBackwards) {
+  for (const int64_t tokens : {int64_t(1), kTokens, int64_t(2500)}) {
+    const auto body = [&]<class X>(Side<X>& s) {
+      using W = device::wide_t<X>;
+      const auto x = s.template put<X, 2>(numbers<TypeParam>(size_t(tokens * kDim), 1), {tokens, kDim});
+      const auto w = s.template put<X, 2>(numbers<TypeParam>(kExperts * kDim, 2), {kExperts, kDim});
+      const auto z = s.template poison<W, 2>({tokens, kExperts});
+      const auto dz = s.template put<W, 2>(numbers<float>(size_t(tokens * kExperts), 3), {tokens, kExperts});
+      const auto dx = s.template put<X, 2>(numbers<TypeParam>(size_t(tokens * kDim), 4), {tokens, kDim});
+      const auto dw = s.template put<X, 2>(numbers<TypeParam>(kExperts * kDim, 5), {kExperts, kDim});
+      s.table.router_linear(s.queue, x, w, z);
+      s.table.router_linear_backward(s.queue, dz, x, w, dx, dw);
+      return Results{s.get(z), s.get(dx), s.get(dw)};
+    };
+    const Results gpu = this->on_gpu(body), cpu = this->on_cpu(body);
+    expect_close(gpu[0], cpu[0], product_bound<float>(kDim), "logits");
+    expect_close(gpu[1], cpu[1], product_bound<TypeParam>(kExperts), "dx");
+    expect_close(gpu[2], cpu[2], product_bound<TypeParam>(tokens), "dw");
+    expect_same(this->on_gpu(body), gpu);
+  }
+}
+
+TYPED_TEST(RouterEntries, HintsAreNormedGatheredAndDifferentiated) {
+  constexpr int64_t kRank = 20;
+  const auto body = [&]<class X>(Side<X>& s) {
+    using W = device::wide_t<X>;
+    RouterState<X> state(s, true);
+    s.table.score(s.queue, {}, state.segment, state.v);
+    s.table.choose_top_k(s.queue, state.v.scores, {}, {}, state.segment, state.r.choice);
+    s.table.top_k_gates(s.queue, {}, state.r.choice, state.v);
+    s.table.top_k_slots(s.queue, state.r.choice, state.v.gates, state.r);
+    auto values = numbers<TypeParam>(kTokens * kExperts * kRank, 6);
+    std::fill_n(values.begin(), kRank, 0.0);  // a block with norm 0
+    const auto h = s.template put<X, 3>(values, {kTokens, kExperts, kRank});
+    const auto norms = s.template poison<W, 2>({kTokens, kExperts});
+    const auto hints = s.template put<X, 2>(std::vector<double>(kSlots * kRank, 0), {kSlots, kRank});
+    const auto dnorms = s.template put<W, 2>(numbers<float>(kTokens * kExperts, 7), {kTokens, kExperts});
+    const auto dhints = s.template put<X, 2>(numbers<TypeParam>(kSlots * kRank, 8), {kSlots, kRank});
+    s.table.block_norms(s.queue, h, state.segment, norms);
+    s.table.gather_hints(s.queue, h, state.r, hints);
+    s.table.block_norms_backward(s.queue, dnorms, norms, state.r, dhints, h);
+    return Results{s.get(norms), s.get(hints), s.get(h)};
+  };
+  const Results gpu = this->on_gpu(body), cpu = this->on_cpu(body);
+  expect_close(gpu[0], cpu[0], kFloatBound, "norms");
+  expect_close(gpu[1], cpu[1], 0, "hints");
+  expect_close(gpu[2], cpu[2], 2 * product_bound<TypeParam>(1), "dh");
+}
+
+TYPED_TEST(RouterEntries, BalanceSumsAndGradients) {
+  for (const int64_t seq_len : {int64_t(7), int64_t(70), kTokens, int64_t(1000)}) {
+    const int64_t sequences = (kTokens + seq_len - 1) / seq_len;
+    const auto body = [&]<class X>(Side<X>& s) {
+      using W = device::wide_t<X>;
+      const auto segment = s.template put<int32_t, 1>(segments(), {kTokens});
+      const auto probs = s.template put<W, 2>(numbers<float>(kTokens * kExperts, 5), {kTokens, kExperts});
+      std::vector<double> chosen(kTokens * kTopK);
+      for (size_t i = 0; i < chosen.size(); ++i)
+        chosen[i] = double((i / kTopK * 3 + i % kTopK * 4) % kExperts);
+      const auto choice = s.template put<int32_t, 2>(chosen, {kTokens, kTopK});
+      const auto sums = s.template poison<double, 2>({sequences, kExperts});
+      const auto rates = s.template poison<double, 2>({sequences, kExperts});
+      const auto dprobs = s.template poison<W, 2>({kTokens, kExperts});
+      const auto load = s.template put<double, 1>(numbers<float>(kExperts, 4), {kExperts});
+      const auto load_rates = s.template poison<double, 1>({kExperts});
+      const auto total = s.template put<double, 1>({0.5}, {1});
+      const auto counts = s.template put<int64_t, 1>(std::vector<double>(kExperts, 1e6), {kExperts});
+      s.table.sequence_sums(s.queue, probs, seq_len, sums);
+      s.table.sequence_rates(s.queue, choice, segment, seq_len, 0.7, 3, rates);
+      s.table.sequence_grads(s.queue, rates, segment, seq_len, dprobs);
+      s.table.add_dot(s.queue, sums, rates, total);
+      s.table.add_squares(s.queue, probs.template reshape<1>({probs.size()}), 0.25, total);
+      s.table.add_counts(s.queue, counts, load);
+      s.table.load_rates(s.queue, load, 0.3, load_rates);
+      return Results{s.get(sums), s.get(rates), s.get(dprobs), s.get(load_rates), s.get(load), s.get(total)};
+    };
+    const Results gpu = this->on_gpu(body), cpu = this->on_cpu(body);
+    const double bounds[] = {1e-13, 1e-13, 0x1p-23, 1e-13, 1e-15, 1e-13};
+    for (size_t i = 0; i < gpu.size(); ++i)
+      expect_close(gpu[i], cpu[i], bounds[i], fmt::format("sequences of {}, result {}", seq_len, i));
+  }
+}
+
+// Rows of 16-byte units and others, slots that do not exist, rows without slots.
+TYPED_TEST(RouterEntries, RowsAreGatheredAndSummed) {
+  for (const int64_t width : {int64_t(136), int64_t(13)}) {
+    const auto body = [&]<class X>(Side<X>& s) {
+      using W = device::wide_t<X>;
+      constexpr int64_t kCount = 700, kRows = 90;
+      std::vector<double> row(kCount);
+      for (int64_t a = 0; a < kCount; ++a) row[size_t(a)] = a % 11 == 0 ? -1 : double(a * a % (kRows - 3));
+      const auto slot_row = s.template put<int32_t, 1>(row, {kCount});
+      const auto offsets = s.template poison<int32_t, 1>({kRows + 1});
+      const auto slots = s.template put<int32_t, 1>(std::vector<double>(kCount, 0), {kCount});
+      const auto x = s.template put<X, 2>(numbers<TypeParam>(size_t(kRows * width), 1), {kRows, width});
+      const auto out = s.template put<X, 2>(std::vector<double>(size_t(kCount * width), 1), {kCount, width});
+      const auto weight = s.template put<W, 1>(numbers<float>(kCount, 2), {kCount});
+      const auto sums = s.template poison<X, 2>({kRows, width});
+      const auto added = s.template put<X, 2>(numbers<TypeParam>(size_t(kRows * width), 3), {kRows, width});
+      s.table.slots_by_row(s.queue, slot_row, offsets, slots);
+      s.table.gather_rows(s.queue, x, slot_row, out);
+      s.table.combine_rows(s.queue, out, offsets, slots, weight, false, sums);
+      s.table.combine_rows(s.queue, out, offsets, slots, {}, true, added);
+      return Results{s.get(offsets), s.get(slots), s.get(out), s.get(sums), s.get(added)};
+    };
+    const Results gpu = this->on_gpu(body), cpu = this->on_cpu(body);
+    for (size_t i = 0; i < gpu.size(); ++i)
+      expect_close(gpu[i], cpu[i], i < 3 ? 0 : product_bound<TypeParam>(16), fmt::format("result {}", i));
+    expect_same(this->on_gpu(body), gpu);
+  }
+}
+
+}  // namespace
+}  // namespace cadre::moe
