@@ -64,6 +64,7 @@ BatchCounts global_counts(const BatchPlan& plan) {
     for (const PlanSegment& s : sequence.segments) tokens += s.count;
     counts.trained_tokens += tokens;
     counts.sequences += tokens > 0;
+    counts.trained_segments += static_cast<int64_t>(sequence.segments.size());
   }
   counts.real_tokens = counts.trained_tokens;  // eos is only ever a target, so every input position has one
   return counts;

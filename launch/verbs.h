@@ -19,5 +19,6 @@ void add_inspect(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
 void add_report(CLI::App& app, Run& run);
 void add_top(CLI::App& app, Run& run);
+void add_objective(CLI::App& app, Run& run);
 
 }  // namespace cadre::launch

@@ -6,11 +6,30 @@
 #include <memory>
 #include <vector>
 
+#include "optim/advantage.h"
 #include "parallel/base/batch.h"
 #include "parallel/base/table.h"
 #include "parallel/device/view.h"
 
 namespace cadre::optim {
+
+// What a batch must hold beside tokens. A missing array throws Error(kData) in loss_and_grad.
+struct ObjectiveInputs {
+  bool pairs = false;      // segments come in pairs (dpo)
+  bool advantage = false;  // of each segment, made by compute_advantages(advantage_kind, ...)
+  bool old = false, rollout = false, reference = false;  // log-probabilities
+  AdvantageKind advantage_kind = AdvantageKind::kMeanStd;
+};
+
+// What an objective saw of one sequence, for metrics. Of pairs, what it saw of one response.
+struct SequenceRecord {
+  double tokens = 0;     // trained; a sequence without any has a record too, and is in no metric
+  double advantage = 0;  // of pairs: beta * (log pi - log pi_reference), the implicit reward
+  double log_w = 0;  // log of pi / behaviour over the sequence, as used: clamped, with what tis_cap adds
+  double log_ratio = 0;  // the same without clamps and without tis_cap
+  double log_tis = 0;    // sum of the clamped log-weights of tis_cap
+  double phi = 0;        // mean over tokens of the weight on -advantage * dlogp
+};
 
 template <class T>
 class Objective {
@@ -24,6 +43,13 @@ class Objective {
   // dlogp does not depend on logp (cross-entropy): the device need not wait for the host between a forward and
   // its backward pass.
   virtual bool constant_grad() const { return false; }
+  virtual ObjectiveInputs inputs() const { return {}; }
+  // One record a segment since the last call, in order of appearance; none from objectives without advantages
+  // or pairs.
+  std::vector<SequenceRecord> take_records() { return std::exchange(records_, {}); }
+
+ protected:
+  std::vector<SequenceRecord> records_;
 };
 
 template <class T>

@@ -1,5 +1,5 @@
 // Every objective, by name. Add a row here when you add a file.
-#include "optim/objectives/cross_entropy.h"
+#include "optim/objectives/makers.h"
 
 namespace cadre::optim {
 
@@ -7,6 +7,15 @@ template <class T>
 const std::vector<base::Entry<ObjectiveMaker<T>>>& objective_table() {
   static const std::vector<base::Entry<ObjectiveMaker<T>>> table = {
       {"cross_entropy", "mean negative log-probability of the next token", make_cross_entropy<T>},
+      {"vespo", "sequence-level, variational kernel on W: for stale samples", make_vespo<T>},
+      {"reinforce", "REINFORCE with truncated importance weights", make_reinforce<T>},
+      {"grpo", "clipped ratio by token, averaged by sequence", make_grpo<T>},
+      {"dapo", "clipped ratio by token, wider above, averaged over tokens", make_dapo<T>},
+      {"gspo", "clipped length-normalised ratio of the sequence", make_gspo<T>},
+      {"sapo", "soft gate on the ratio of a token", make_sapo<T>},
+      {"cispo", "REINFORCE with a clipped weight of each token", make_cispo<T>},
+      {"topr", "REINFORCE, negative samples weighted by min(s, 1)", make_topr<T>},
+      {"dpo", "preference pairs against a frozen reference", make_dpo<T>},
   };
   return table;
 }

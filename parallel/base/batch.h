@@ -20,10 +20,11 @@ struct Batch {
       position;  // (N) rotary position; restarts at 0 in every segment unless document masks are off
   std::vector<int32_t> domain;    // (N) domain index
   std::vector<int64_t> document;  // (N) global document index in the manifest's order; -1 for padding
-  // Post-training only, empty otherwise. By token:
-  std::vector<float> logp_behaviour, logp_old, logp_reference;  // (N)
-  // By segment, in order of appearance:
-  std::vector<float> reward, advantage;
+  // Post-training only, empty otherwise. Log-probabilities of the targets, anything where loss_mask is 0: by
+  // the engine that sampled them, by the trainer before the first update on them, by the frozen reference.
+  // Whole sequences stand in one row, each a segment; a pair is two segments in a row, the chosen one first.
+  std::vector<double> logp_rollout, logp_old, logp_reference;  // (N)
+  std::vector<double> advantage;                               // by segment, in order of appearance
 
   int64_t num_tokens() const { return num_sequences * seq_len; }
 };
@@ -31,9 +32,11 @@ struct Batch {
 // Counts over the global batch (all ranks, all micro-batches). Every loss divides by these once, so that splitting a
 // batch over micro-batches or ranks cannot change it.
 struct BatchCounts {
-  int64_t trained_tokens = 0;  // sum of loss_mask
-  int64_t real_tokens = 0;     // tokens that are not padding: what routers and balance losses see
-  int64_t sequences = 0;       // rows with at least one real token
+  int64_t trained_tokens = 0;    // sum of loss_mask
+  int64_t real_tokens = 0;       // tokens that are not padding: what routers and balance losses see
+  int64_t sequences = 0;         // rows with at least one real token
+  int64_t trained_segments = 0;  // segments with at least one trained token
+  int64_t pairs = 0;             // preference pairs with at least one trained token
 };
 
 struct Progress {
