@@ -25,7 +25,7 @@ struct ObjectiveInputs {
 struct SequenceRecord {
   double tokens = 0;     // trained; a sequence without any has a record too, and is in no metric
   double advantage = 0;  // of pairs: beta * (log pi - log pi_reference), the implicit reward
-  double log_w = 0;  // log of pi / behaviour over the sequence, as used: clamped, with what tis_cap adds
+  double log_w = 0;      // log of pi / behaviour over the sequence, as used: clamped, with what tis_cap adds
   double log_ratio = 0;  // the same without clamps and without tis_cap
   double log_tis = 0;    // sum of the clamped log-weights of tis_cap
   double phi = 0;        // mean over tokens of the weight on -advantage * dlogp
