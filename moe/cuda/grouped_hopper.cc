@@ -173,6 +173,8 @@ void hopper_swiglu_backward(cudaStream_t stream, ConstRows dy, Weights w_down, O
   p.gate = raw(gate.data());
   p.up = raw(up.data());
   p.out = raw(out.data());
+  p.read[0] = rows_map(gate, kTileM);
+  p.read[1] = rows_map(up, kTileM);
   p.weight = weight.data();
   p.partial = partial.data();
   launch_ragged<Form::kSwigluBackward>(p, dy.dim(0), offsets, stream);

@@ -22,6 +22,7 @@ enum class Form {
 
 struct GemmParams {
   CUtensorMap a[2], b[2];
+  CUtensorMap read[2];  // kSwigluBackward: gate and up, which the epilogue reads
   const int64_t* offsets;
   int groups;
   int m_tiles;  // kWgrad: of the M axis; else unused

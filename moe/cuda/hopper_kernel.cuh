@@ -113,10 +113,19 @@ struct Block {
       }
     }
   }
+  // What the epilogue will read is asked for at the start of the tile, so that it waits for the L2 cache only.
+  __device__ void prefetch_for_epilogue(const TilePlace& place) const {
+    if constexpr (kForm == Form::kSwigluBackward) {
+      for (int j = 0; j < kTileN / 64; ++j)
+        for (const CUtensorMap& map : p.read)
+          ptx::prefetch_box(&map, place.n * kTileN + j * 64, int(place.begin) + place.m * kTileM, 0);
+    }
+  }
   __device__ void produce() const {
     Ring ring;
     for_tiles([&](const TilePlace& place) {
       const int blocks = k_blocks(place);
+      prefetch_for_epilogue(place);
       for (int kb = 0; kb < blocks; ++kb, ring.next()) {
         ptx::barrier_wait(empty(ring.stage), ring.phase ^ 1);
         const bool tail = kForm == Form::kWgrad && kb == blocks - 1 && place.rows % kTileK != 0;

@@ -64,9 +64,6 @@ __device__ inline void cluster_sync() {
 }
 
 // ---- Bulk tensor copies, global to shared ----
-__device__ inline void prefetch_map(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
 __device__ inline void copy_box(const CUtensorMap* map, uint32_t barrier, uint32_t to, int32_t x, int32_t y,
                                 int32_t z) {
   asm volatile(
@@ -83,6 +80,13 @@ __device__ inline void copy_box_to_cluster(const CUtensorMap* map, uint32_t barr
       "[%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(blocks)
       : "memory");
+}
+
+// Brings a box into the L2 cache only.
+__device__ inline void prefetch_box(const CUtensorMap* map, int32_t x, int32_t y, int32_t z) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(x), "r"(y),
+               "r"(z)
+               : "memory");
 }
 
 // ---- Warpgroup products ----
