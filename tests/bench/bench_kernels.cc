@@ -1,124 +1,11 @@
-// Speed of CUDA's dense kernels at the shapes of a training step: time, GB/s or TFLOP/s, and the share of what a
-// large copy and a large matrix product reach in the same run. Every figure is the median of many repeats over
-// buffers larger than the caches.
+// Speed of CUDA's dense kernels, but attention, at the shapes of a training step.
 //   bench_kernels [FILTER]   only entries whose name holds FILTER
-#include <cuda_runtime_api.h>
-#include <fmt/format.h>
+#include "tests/bench/bench.h"
 
-#include <algorithm>
-#include <functional>
-#include <string>
-#include <vector>
-
-#include "parallel/base/rng.h"
-#include "parallel/device/cuda/accelerator_cuda.h"
-#include "parallel/device/cuda/check.h"
-#include "parallel/device/cuda/kernels_cuda.h"
-#include "parallel/device/cuda/queue_cuda.h"
-#include "parallel/device/memory.h"
+#include "optim/cuda/kernels_cuda.h"
 
 namespace cadre::device {
 namespace {
-
-using cuda::check;
-
-class Bench {
- public:
-  explicit Bench(std::string filter) : filter_(std::move(filter)) {
-    check(cudaEventCreate(&start_));
-    check(cudaEventCreate(&stop_));
-  }
-  cuda::CudaQueue& queue() { return queue_; }
-  const DeviceKernels<bf16>& kernels() const { return cuda_kernels<bf16>(); }
-
-  // Random bf16 numbers: a matrix product is faster on zeros than on what training has.
-  template <int N>
-  View<bf16, N> random(std::array<int64_t, N> shape) {
-    View<bf16, N> view(nullptr, shape);
-    view = View<bf16, N>(memory<bf16>(view.size()), shape);
-    std::vector<bf16> chunk(1 << 20);
-    const base::Philox rng(1);
-    for (size_t i = 0; i < chunk.size(); ++i) chunk[i] = bf16(rng.normal(i));
-    for (int64_t at = 0; at < view.size(); at += int64_t(chunk.size())) {
-      const int64_t count = std::min<int64_t>(view.size() - at, int64_t(chunk.size()));
-      check(cudaMemcpy(view.data() + at, chunk.data(), size_t(count) * 2, cudaMemcpyHostToDevice));
-    }
-    return view;
-  }
-  template <class U>
-  View<U, 1> zeros(int64_t n) {
-    return View<U, 1>(memory<U>(n), {n});
-  }
-  View<int32_t, 1> indices(int64_t n, int64_t limit) {
-    std::vector<int32_t> host;
-    const base::Philox rng(2);
-    for (int64_t i = 0; i < n; ++i) host.push_back(int32_t(rng.words(uint64_t(i))[0] % uint64_t(limit)));
-    const View<int32_t, 1> view = zeros<int32_t>(n);
-    check(cudaMemcpy(view.data(), host.data(), host.size() * 4, cudaMemcpyHostToDevice));
-    return view;
-  }
-  void forget() { buffers_.clear(); }
-  bool wanted(const std::string& name) const { return name.find(filter_) != std::string::npos; }
-
-  // Median seconds of a call.
-  double time(const std::function<void()>& call) {
-    for (int i = 0; i < 3; ++i) call();
-    queue_.wait();
-    std::vector<float> times;
-    for (int i = 0; i < 21; ++i) {
-      check(cudaEventRecord(start_, queue_.stream()));
-      call();
-      check(cudaEventRecord(stop_, queue_.stream()));
-      check(cudaEventSynchronize(stop_));
-      float ms = 0;
-      check(cudaEventElapsedTime(&ms, start_, stop_));
-      times.push_back(ms);
-    }
-    std::sort(times.begin(), times.end());
-    return times[times.size() / 2] * 1e-3;
-  }
-  void bytes(const std::string& name, double bytes, const std::function<void()>& call) {
-    if (!wanted(name)) return;
-    const double seconds = time(call), rate = bytes / seconds * 1e-9;
-    if (copy_rate_ == 0) copy_rate_ = rate;
-    fmt::print("{:<44} {:>9.1f} us {:>8.0f} GB/s  {:>5.1f}% of copy\n", name, seconds * 1e6, rate,
-               100 * rate / copy_rate_);
-  }
-  void flops(const std::string& name, double flops, const std::function<void()>& call) {
-    if (!wanted(name)) return;
-    const double seconds = time(call), rate = flops / seconds * 1e-12;
-    if (gemm_rate_ == 0) gemm_rate_ = rate;
-    fmt::print("{:<44} {:>9.1f} us {:>8.1f} TFLOP/s {:>4.1f}% of 8192^3\n", name, seconds * 1e6, rate,
-               100 * rate / gemm_rate_);
-  }
-  // The two ceilings, whatever the filter.
-  void ceilings() {
-    const std::string filter = std::exchange(filter_, "");
-    const View<uint8_t, 1> from = zeros<uint8_t>(int64_t(4) << 30), to = zeros<uint8_t>(int64_t(4) << 30);
-    bytes("copy, 4 GiB", 2 * double(from.size()), [&] {
-      check(cudaMemcpyAsync(to.data(), from.data(), size_t(from.size()), cudaMemcpyDeviceToDevice,
-                            queue_.stream()));
-    });
-    forget();
-    const int64_t n = 8192;
-    const auto a = random<2>({n, n}), b = random<2>({n, n}), c = random<2>({n, n});
-    flops("gemm, 8192^3", 2.0 * n * n * n, [&] { kernels().gemm(queue_, a, b, c, {}); });
-    forget();
-    filter_ = filter;
-  }
-
- private:
-  template <class U>
-  U* memory(int64_t n) {
-    buffers_.emplace_back(DeviceKind::kCuda, size_t(n) * sizeof(U));
-    return reinterpret_cast<U*>(buffers_.back().data());
-  }
-  std::string filter_;
-  cuda::CudaQueue queue_{0};
-  cudaEvent_t start_ = nullptr, stop_ = nullptr;
-  std::vector<Buffer> buffers_;
-  double copy_rate_ = 0, gemm_rate_ = 0;
-};
 
 template <int N>
 View<bf16, 1> flat(View<bf16, N> x) {
@@ -187,30 +74,23 @@ void bench_log_prob(Bench& b, int64_t tokens, int64_t vocab) {
   b.forget();
 }
 
-// documents: of one length each, 0 for none.
-void bench_attention(Bench& b, AttentionShape s, int64_t document) {
-  const int64_t tokens = s.num_sequences * s.seq_len;
-  const auto q = b.random<3>({tokens, s.num_heads, s.head_dim}), out = b.random<3>(q.shape()),
-             dout = b.random<3>(q.shape()), dq = b.random<3>(q.shape());
-  const auto k = b.random<3>({tokens, s.num_kv_heads, s.head_dim}), v = b.random<3>(k.shape()),
-             dk = b.random<3>(k.shape()), dv = b.random<3>(k.shape());
-  const auto lse = b.zeros<float>(tokens * s.num_heads).reshape<2>({tokens, s.num_heads});
-  View<int32_t, 1> segment;
-  if (document > 0) {
-    std::vector<int32_t> host;
-    for (int64_t t = 0; t < tokens; ++t) host.push_back(int32_t(t % s.seq_len / document));
-    segment = b.zeros<int32_t>(tokens);
-    check(cudaMemcpy(segment.data(), host.data(), host.size() * 4, cudaMemcpyHostToDevice));
-  }
-  const double length = double(document > 0 ? document : s.seq_len);
-  const double work = 2.0 * length * double(tokens) * double(s.num_heads) * double(s.head_dim);  // causal
-  const std::string shape = fmt::format(" {}x{} heads {}/{} h {} docs {}", s.num_sequences, s.seq_len,
-                                        s.num_heads, s.num_kv_heads, s.head_dim, document);
-  b.flops("attention" + shape, work,
-          [&] { b.kernels().attention(b.queue(), s, q, k, v, segment, out, lse); });
-  b.flops("attention_backward" + shape, 2.5 * work, [&] {
-    b.kernels().attention_backward(b.queue(), s, dout, q, k, v, segment, out, lse, dq, dk, dv);
-  });
+void bench_optim(Bench& b, int64_t n) {
+  const auto& kernels = optim::cuda_optim_kernels<bf16>();
+  const auto grad = b.random<1>({n}), value = b.random<1>({n});
+  const auto master = b.zeros<float>(n), m = b.zeros<float>(n), v = b.zeros<float>(n),
+             sum = b.zeros<float>(n);
+  const auto m_bf16 = b.random<1>({n}), v_bf16 = b.random<1>({n});
+  optim::AdamWStep step{.lr = 1e-3};
+  const optim::AdamWTensors<bf16> tensors{grad, {}, value, master, m, v, {}, {}},
+      summed{grad, sum, value, master, m, v, {}, {}}, narrow{grad, {}, value, master, {}, {}, m_bf16, v_bf16};
+  const std::string shape = fmt::format(" {} parameters", n);
+  b.bytes("adamw, bf16 gradient" + shape, 28 * double(n), [&] { kernels.adamw(b.queue(), step, tensors); });
+  b.bytes("adamw, fp32 gradient" + shape, 30 * double(n), [&] { kernels.adamw(b.queue(), step, summed); });
+  b.bytes("adamw, bf16 moments" + shape, 20 * double(n), [&] { kernels.adamw(b.queue(), step, narrow); });
+  step.stochastic = true;
+  b.bytes("adamw, random rounding" + shape, 28 * double(n), [&] { kernels.adamw(b.queue(), step, tensors); });
+  const auto squares = b.zeros<double>(1);
+  b.bytes("add_squares" + shape, 2 * double(n), [&] { kernels.add_squares(b.queue(), grad, squares); });
   b.forget();
 }
 
@@ -229,11 +109,7 @@ void run(const std::string& filter) {
   bench_norm(b, 262144, 128);
   bench_tokens(b, 32768, 2048, 50304);
   bench_log_prob(b, 8192, 50304);
-  for (const int64_t document : {0, 512}) {
-    bench_attention(b, {8, 2048, 16, 16, 128}, document);
-    bench_attention(b, {8, 2048, 32, 4, 128}, document);
-    bench_attention(b, {32, 1024, 12, 12, 64}, document);
-  }
+  bench_optim(b, int64_t(1) << 27);
 }
 
 }  // namespace

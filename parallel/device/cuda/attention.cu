@@ -6,6 +6,7 @@
 #endif
 #include "parallel/device/cuda/flash.h"
 #include "parallel/device/cuda/kernels_cuda.h"
+#include "parallel/device/cuda/own_attention.h"
 #include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::device::cuda {
@@ -108,22 +109,47 @@ BackwardScratch make_delta(Queue& queue, const AttentionShape& s, View<const T, 
 }  // namespace
 
 template <class T>
+void own_attention(Queue& queue, AttentionShape shape, View<const T, 3> q, View<const T, 3> k,
+                   View<const T, 3> v, View<const int32_t, 1> segment, View<T, 3> out,
+                   View<wide_t<T>, 2> lse) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (flash_supports(shape) && all_aligned16(q.data(), k.data(), v.data(), out.data())) {
+      return flash_attention(queue, shape, q, k, v, segment, out, lse,
+                             scratch<int2>(queue, flash_ranges(shape)));
+    }
+  }
+  general_attention<T>(queue, shape, q, k, v, segment, out, lse);
+}
+
+template <class T>
+void own_attention_backward(Queue& queue, AttentionShape shape, View<const T, 3> dout, View<const T, 3> q,
+                            View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> segment,
+                            View<const T, 3> out, View<const wide_t<T>, 2> lse, View<T, 3> dq, View<T, 3> dk,
+                            View<T, 3> dv) {
+  const auto [delta, ranges] = make_delta(queue, shape, dout, out);
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (flash_supports(shape) &&
+        all_aligned16(dout.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data())) {
+      return flash_attention_backward(queue, shape, dout, q, k, v, segment, lse, delta, dq, dk, dv, ranges);
+    }
+  }
+  general_attention_backward<T>(queue, shape, dout, q, k, v, segment, lse, delta, dq, dk, dv);
+}
+
+template <class T>
 void CudaKernels<T>::attention(Queue& queue, AttentionShape shape, View<const T, 3> q, View<const T, 3> k,
                                View<const T, 3> v, View<const int32_t, 1> segment, View<T, 3> out,
                                View<W, 2> lse) {
   if (shape.num_sequences * shape.seq_len == 0) return;
-  if constexpr (std::is_same_v<T, bf16>) {
-    if (all_aligned16(q.data(), k.data(), v.data(), out.data())) {
 #if CADRE_CUDNN
-      if (cudnn_forward(queue, shape, q, k, v, segment, out, lse)) return;
-#endif
-      if (flash_supports(shape)) {
-        return flash_attention(queue, shape, q, k, v, segment, out, lse,
-                               scratch<int2>(queue, flash_ranges(shape)));
-      }
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (all_aligned16(q.data(), k.data(), v.data(), out.data()) &&
+        cudnn_forward(queue, shape, q, k, v, segment, out, lse)) {
+      return;
     }
   }
-  general_attention<T>(queue, shape, q, k, v, segment, out, lse);
+#endif
+  own_attention<T>(queue, shape, q, k, v, segment, out, lse);
 }
 
 template <class T>
@@ -132,21 +158,27 @@ void CudaKernels<T>::attention_backward(Queue& queue, AttentionShape shape, View
                                         View<const int32_t, 1> segment, View<const T, 3> out,
                                         View<const W, 2> lse, View<T, 3> dq, View<T, 3> dk, View<T, 3> dv) {
   if (shape.num_sequences * shape.seq_len == 0) return;
+#if CADRE_CUDNN
   if constexpr (std::is_same_v<T, bf16>) {
     if (all_aligned16(dout.data(), q.data(), k.data(), v.data(), out.data(), dq.data(), dk.data(),
-                      dv.data())) {
-#if CADRE_CUDNN
-      if (cudnn_backward(queue, shape, dout, q, k, v, segment, out, lse, dq, dk, dv)) return;
-#endif
-      if (flash_supports(shape)) {
-        const auto [delta, ranges] = make_delta(queue, shape, dout, out);
-        return flash_attention_backward(queue, shape, dout, q, k, v, segment, lse, delta, dq, dk, dv, ranges);
-      }
+                      dv.data()) &&
+        cudnn_backward(queue, shape, dout, q, k, v, segment, out, lse, dq, dk, dv)) {
+      return;
     }
   }
-  const float* delta = make_delta(queue, shape, dout, out).delta;
-  general_attention_backward<T>(queue, shape, dout, q, k, v, segment, lse, delta, dq, dk, dv);
+#endif
+  own_attention_backward<T>(queue, shape, dout, q, k, v, segment, out, lse, dq, dk, dv);
 }
+
+#define CADRE_INSTANTIATE(T)                                                                                \
+  template void own_attention(Queue&, AttentionShape, View<const T, 3>, View<const T, 3>, View<const T, 3>, \
+                              View<const int32_t, 1>, View<T, 3>, View<float, 2>);                          \
+  template void own_attention_backward(                                                                     \
+      Queue&, AttentionShape, View<const T, 3>, View<const T, 3>, View<const T, 3>, View<const T, 3>,       \
+      View<const int32_t, 1>, View<const T, 3>, View<const float, 2>, View<T, 3>, View<T, 3>, View<T, 3>);
+CADRE_INSTANTIATE(float)
+CADRE_INSTANTIATE(bf16)
+#undef CADRE_INSTANTIATE
 
 template struct CudaKernels<float>;  // the members defined above
 template struct CudaKernels<bf16>;

@@ -153,7 +153,7 @@ __device__ inline void write_rows(const float (&sum)[kHead / 8][4], const float 
 }
 
 // Which pairs of tiles and of tokens of one sequence see each other.
-enum class Visible { kNone, kSome, kAll };
+enum Visible : uint8_t { kNone, kSome, kAll };
 
 struct Mask {
   const int32_t* segment;  // of the sequence, or null
@@ -177,15 +177,30 @@ struct Mask {
   }
   // Queries [q0, q0 + rows), keys [k0, k0 + cols).
   __device__ Visible tiles(int q0, int rows, int k0, int cols) const {
-    if (k0 > q0 + rows - 1 + past) return Visible::kNone;
+    if (k0 > q0 + rows - 1 + past) return kNone;
     bool all = k0 + cols - 1 <= q0 + past;
     if (segment != nullptr) {
       const int2 q = range(q0, rows), k = range(k0, cols);
-      if (q.y < k.x || k.y < q.x) return Visible::kNone;
+      if (q.y < k.x || k.y < q.x) return kNone;
       all = all && q.x == q.y && k.x == k.y && q.x == k.x;
     }
-    return all ? Visible::kAll : Visible::kSome;
+    return all ? kAll : kSome;
   }
 };
+
+// Fills visible[tile] for all tiles that pass by; the threads share the work, and meet at its end.
+template <class Look>
+__device__ inline void find_visible(uint8_t* visible, int tiles, const Look& look) {
+  for (int tile = int(threadIdx.x); tile < tiles; tile += kThreads) visible[tile] = look(tile);
+  __syncthreads();
+}
+// The first tile from `tile` on that is seen at all, or `tiles`.
+__device__ inline int next_visible(const uint8_t* visible, int tile, int tiles) {
+  while (tile < tiles && visible[tile] == kNone) ++tile;
+  return tile;
+}
+inline int64_t visible_bytes(int64_t rows) {
+  return (rows + kOther - 1) / kOther;
+}
 
 }  // namespace cadre::device::cuda::flash

@@ -37,14 +37,12 @@ __global__ void __launch_bounds__(kThreads, 1) dq_kernel(Params p) {
   const int64_t q_at = (int64_t(sequence) * p.length * p.heads + head) * kHead;
   const int64_t k_at = (int64_t(sequence) * p.length * p.kv_heads + head / (p.heads / p.kv_heads)) * kHead;
   const Mask mask(p, sequence);
-  const int end = min(first + kOwn, p.length);
-  const auto next_seen = [&](int key) {
-    while (key < end && mask.tiles(first, kOwn, key, kOther) == Visible::kNone) key += kOther;
-    return key;
-  };
-  const auto fetch = [&](int key, int stage) {
-    copy_tile<kHead, kOther>(k + stage * kTile, p.k + k_at, k_stride, key, p.length);
-    copy_tile<kHead, kOther>(v + stage * kTile, p.v + k_at, k_stride, key, p.length);
+  const int tiles = (min(first + kOwn, p.length) + kOther - 1) / kOther;
+  uint8_t* visible = reinterpret_cast<uint8_t*>(v + 2 * kTile);
+  find_visible(visible, tiles, [&](int tile) { return mask.tiles(first, kOwn, tile * kOther, kOther); });
+  const auto fetch = [&](int tile, int stage) {
+    copy_tile<kHead, kOther>(k + stage * kTile, p.k + k_at, k_stride, tile * kOther, p.length);
+    copy_tile<kHead, kOther>(v + stage * kTile, p.v + k_at, k_stride, tile * kOther, p.length);
   };
   float lse[2], delta[2];
   int segment[2] = {};
@@ -59,25 +57,25 @@ __global__ void __launch_bounds__(kThreads, 1) dq_kernel(Params p) {
 
   copy_tile<kHead, kOwn>(q, p.q + q_at, q_stride, first, p.length);
   copy_tile<kHead, kOwn>(dout, p.dout + q_at, q_stride, first, p.length);
-  int key = next_seen(0), stage = 0;
-  fetch(key, 0);
+  int tile = next_visible(visible, 0, tiles), stage = 0;
+  fetch(tile, 0);
   commit();
   float dq[kHead / 8][4] = {};
-  while (key < end) {
-    const int next = next_seen(key + kOther);
-    if (next < end) fetch(next, stage ^ 1);
+  while (tile < tiles) {
+    const int next = next_visible(visible, tile + 1, tiles);
+    if (next < tiles) fetch(next, stage ^ 1);
     commit();
     wait_for_copies<1>();
     __syncthreads();
     Scores scores, grads;
     score_product<kHead>(scores, q + warp * 16 * kStride<kHead>, k + stage * kTile);
     score_product<kHead>(grads, dout + warp * 16 * kStride<kHead>, v + stage * kTile);
-    const bool all = mask.tiles(first, kOwn, key, kOther) == Visible::kAll;
+    const bool all = visible[tile] == kAll;
 #pragma unroll
     for (int n = 0; n < kOther / 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int j = key + n * 8 + lane % 4 * 2 + e % 2;
+        const int j = tile * kOther + n * 8 + lane % 4 * 2 + e % 2;
         bool seen = all || j <= row + e / 2 * 8;
         if (!all && mask.segment != nullptr && seen)
           seen = segment[e / 2] == mask.segment[min(j, p.length - 1)];
@@ -87,7 +85,7 @@ __global__ void __launch_bounds__(kThreads, 1) dq_kernel(Params p) {
     weighted_sum<kHead>(dq, grads, k + stage * kTile);
     __syncthreads();
     stage ^= 1;
-    key = next;
+    tile = next;
   }
   const float factor[2] = {p.scale, p.scale};
   write_rows<kHead>(dq, factor, p.dq + q_at, q_stride, first + warp * 16, p.length);
@@ -109,8 +107,10 @@ __global__ void __launch_bounds__(kThreads, 1) dkv_kernel(Params p) {
   // Steps count tiles of queries over all heads of the group.
   const int tiles = (p.length - begin + kOther - 1) / kOther, end = group * tiles;
   const auto query_of = [&](int step) { return begin + step % tiles * kOther; };
+  uint8_t* visible = reinterpret_cast<uint8_t*>(delta + 2 * kOther);
+  find_visible(visible, tiles, [&](int tile) { return mask.tiles(query_of(tile), kOther, first, kOwn); });
   const auto next_seen = [&](int step) {
-    while (step < end && mask.tiles(query_of(step), kOther, first, kOwn) == Visible::kNone) ++step;
+    while (step < end && visible[step % tiles] == kNone) ++step;
     return step;
   };
   const auto fetch = [&](int step, int stage) {
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, 1) dkv_kernel(Params p) {
     score_product<kHead>(scores, k + warp * 16 * kStride<kHead>, q + stage * kTile);
     score_product<kHead>(grads, v + warp * 16 * kStride<kHead>, dout + stage * kTile);
     const int query = query_of(step);
-    const bool all = mask.tiles(query, kOther, first, kOwn) == Visible::kAll;
+    const bool all = visible[step % tiles] == kAll;
 #pragma unroll
     for (int n = 0; n < kOther / 8; ++n) {
 #pragma unroll
@@ -175,11 +175,10 @@ __global__ void __launch_bounds__(kThreads, 1) dkv_kernel(Params p) {
 template <int kHead>
 struct Backward {
   static void launch(Queue& queue, const AttentionShape& s, const Params& p) {
+    const size_t bytes = kSharedBytes<kHead> + size_t(visible_bytes(s.seq_len));
     const auto tiles = unsigned(ceil_div(s.seq_len, kOwn)), sequences = unsigned(s.num_sequences);
-    launch_with_shared(dkv_kernel<kHead>, dim3(tiles, unsigned(s.num_kv_heads), sequences),
-                       kSharedBytes<kHead>, queue, p);
-    launch_with_shared(dq_kernel<kHead>, dim3(tiles, unsigned(s.num_heads), sequences), kSharedBytes<kHead>,
-                       queue, p);
+    launch_with_shared(dkv_kernel<kHead>, dim3(tiles, unsigned(s.num_kv_heads), sequences), bytes, queue, p);
+    launch_with_shared(dq_kernel<kHead>, dim3(tiles, unsigned(s.num_heads), sequences), bytes, queue, p);
   }
 };
 

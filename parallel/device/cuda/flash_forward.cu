@@ -70,32 +70,30 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Params p) {
   const int64_t q_at = (int64_t(sequence) * p.length * p.heads + head) * kHead;
   const int64_t k_at = (int64_t(sequence) * keys * p.kv_heads + head / (p.heads / p.kv_heads)) * kHead;
   const Mask mask(p, sequence);
-  const int end = min(first + kOwn + p.past, keys);
-  const auto next_seen = [&](int key) {
-    while (key < end && mask.tiles(first, kOwn, key, kOther) == Visible::kNone) key += kOther;
-    return key;
-  };
-  const auto fetch = [&](int key, int stage) {
-    copy_tile<kHead, kOther>(k + stage * kTile, p.k + k_at, k_stride, key, keys);
-    copy_tile<kHead, kOther>(v + stage * kTile, p.v + k_at, k_stride, key, keys);
+  const int tiles = (min(first + kOwn + p.past, keys) + kOther - 1) / kOther;
+  uint8_t* visible = reinterpret_cast<uint8_t*>(v + 2 * kTile);
+  find_visible(visible, tiles, [&](int tile) { return mask.tiles(first, kOwn, tile * kOther, kOther); });
+  const auto fetch = [&](int tile, int stage) {
+    copy_tile<kHead, kOther>(k + stage * kTile, p.k + k_at, k_stride, tile * kOther, keys);
+    copy_tile<kHead, kOther>(v + stage * kTile, p.v + k_at, k_stride, tile * kOther, keys);
   };
 
   copy_tile<kHead, kOwn>(q, p.q + q_at, q_stride, first, p.length);
-  int key = next_seen(0), stage = 0;
-  fetch(key, 0);
+  int tile = next_visible(visible, 0, tiles), stage = 0;
+  fetch(tile, 0);
   commit();
   float out[kHead / 8][4] = {};
   Softmax softmax;
-  while (key < end) {
-    const int next = next_seen(key + kOther);
-    if (next < end) fetch(next, stage ^ 1);
+  while (tile < tiles) {
+    const int next = next_visible(visible, tile + 1, tiles);
+    if (next < tiles) fetch(next, stage ^ 1);
     commit();
     wait_for_copies<1>();
     __syncthreads();
     Scores scores;
     score_product<kHead>(scores, q + warp * 16 * kStride<kHead>, k + stage * kTile);
-    if (mask.tiles(first, kOwn, key, kOther) == Visible::kSome)
-      hide_unseen(scores, mask, first + warp * 16 + lane / 4, key, p.length);
+    if (visible[tile] == kSome)
+      hide_unseen(scores, mask, first + warp * 16 + lane / 4, tile * kOther, p.length);
     float factor[2];
     softmax.update(scores, p.scale * kLog2E, factor);
 #pragma unroll
@@ -106,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Params p) {
     weighted_sum<kHead>(out, scores, v + stage * kTile);
     __syncthreads();  // the stage is free for the tile after the next
     stage ^= 1;
-    key = next;
+    tile = next;
   }
   float inverse[2];
 #pragma unroll
@@ -126,9 +124,10 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Params p) {
 template <int kHead>
 struct Forward {
   static void launch(Queue& queue, const AttentionShape& s, const Params& p) {
-    constexpr size_t kBytes = size_t(kOwn + 4 * kOther) * kStride<kHead> * sizeof(__nv_bfloat16);
+    const size_t bytes = size_t(kOwn + 4 * kOther) * kStride<kHead> * sizeof(__nv_bfloat16) +
+                         size_t(visible_bytes(s.num_past + s.seq_len));
     const dim3 grid(unsigned(ceil_div(s.seq_len, kOwn)), unsigned(s.num_heads), unsigned(s.num_sequences));
-    launch_with_shared(forward_kernel<kHead>, grid, kBytes, queue, p);
+    launch_with_shared(forward_kernel<kHead>, grid, bytes, queue, p);
   }
 };
 

@@ -4,7 +4,7 @@
 #include <cassert>
 #include <stdexcept>
 
-#include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/accelerator_cuda.h"
 #include "parallel/device/cuda/kernel_state.h"
 #include "parallel/device/cuda/kernels_cuda.h"
 #include "parallel/device/cuda/queue_cuda.h"
@@ -106,7 +106,7 @@ GemmPlans::~GemmPlans() {
 const GemmPlan& GemmPlans::plan(const GemmKey& key) {
   if (handle_ == nullptr) {
     check_blas(cublasLtCreate(&handle_), "create");
-    check(cudaMalloc(&workspace_, kWorkspaceBytes));
+    workspace_ = accelerator_cuda().allocate(kWorkspaceBytes);
   }
   std::unique_ptr<GemmPlan>& entry = plans_[key];
   if (entry == nullptr) entry = std::make_unique<GemmPlan>(handle_, key);

@@ -80,21 +80,30 @@ __device__ void backward_rows(int64_t rows, int width, const T* __restrict__ dy,
   for (int64_t first = int64_t(blockIdx.x) * kGroups; first < rows; first += int64_t(gridDim.x) * kGroups) {
     const int64_t row = first + threadIdx.x / kGroup;
     const bool live = row < rows;
-    float d[kNum][N] = {}, v[kNum][N] = {}, dot = 0;
+    uint4 d_bits[kNum], v_bits[kNum], sum_bits[kNum];  // as in memory: floats would take twice the registers
+    float dot = 0;
     const float r = live ? rstd[row] : 0;
 #pragma unroll
     for (int i = 0; i < kNum; ++i) {
       const int col = (i * kGroup + lane) * N;
       if (!live || col >= width) continue;
-      float weight[N];
-      load<N>(dy + row * width + col, d[i]);
-      load<N>(x + row * width + col, v[i]);
+      d_bits[i] = *reinterpret_cast<const uint4*>(dy + row * width + col);
+      v_bits[i] = *reinterpret_cast<const uint4*>(x + row * width + col);
+      // Needed last, but on its way during the reduction.
+      sum_bits[i] = *reinterpret_cast<const uint4*>(dx + row * width + col);
+    }
+#pragma unroll
+    for (int i = 0; i < kNum; ++i) {
+      const int col = (i * kGroup + lane) * N;
+      if (!live || col >= width) continue;
+      float d[N], v[N], weight[N];
+      unpack<T>(d_bits[i], d);
+      unpack<T>(v_bits[i], v);
       load<N>(w + col, weight);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
-        acc[i][j] += d[i][j] * v[i][j] * r;
-        d[i][j] *= weight[j];
-        dot += d[i][j] * v[i][j];
+        acc[i][j] += d[j] * v[j] * r;
+        dot += d[j] * weight[j] * v[j];
       }
     }
     const float pull = group_sum<kGroup>(dot, shared) * r * r * r / float(width);
@@ -102,10 +111,13 @@ __device__ void backward_rows(int64_t rows, int width, const T* __restrict__ dy,
     for (int i = 0; i < kNum; ++i) {
       const int col = (i * kGroup + lane) * N;
       if (!live || col >= width) continue;
-      float sum[N];
-      load<N>(dx + row * width + col, sum);
+      float d[N], v[N], weight[N], sum[N];
+      unpack<T>(d_bits[i], d);
+      unpack<T>(v_bits[i], v);
+      unpack<T>(sum_bits[i], sum);
+      load<N>(w + col, weight);
 #pragma unroll
-      for (int j = 0; j < N; ++j) sum[j] += r * d[i][j] - pull * v[i][j];
+      for (int j = 0; j < N; ++j) sum[j] += r * (d[j] * weight[j]) - pull * v[j];
       store<N>(dx + row * width + col, sum);
     }
   }
@@ -199,12 +211,13 @@ void by_width(int64_t width, bool vector, const Launch& launch) {
   if (count <= 16) return launch.template run<N, 16, 1>();
   if (count <= 32) return launch.template run<N, 32, 1>();
   if (count <= 128) return launch.template run<N, 32, 4>();
-  if (count <= 256) return launch.template run<N, 256, 1>();
+  if (count <= 256) return launch.template run<N, Launch::kMiddle, 256 / Launch::kMiddle>();
   launch.template run<N, 256, 4>();
 }
 
 template <class T>
 struct Forward {
+  static constexpr int kMiddle = 32;  // threads of a row of 129 to 256 vectors: a warp meets no barrier
   cudaStream_t stream;
   int64_t rows;
   int width;
@@ -224,6 +237,7 @@ struct Forward {
 
 template <class T>
 struct Backward {
+  static constexpr int kMiddle = 256;  // a warp would need too many registers for its part of dw
   cudaStream_t stream;
   int64_t rows;
   int width;

@@ -68,14 +68,20 @@ __device__ T from_float(float x) {
   }
 }
 
+// The elements of T in 16 bytes.
+template <class T, int N>
+__device__ inline void unpack(const uint4& bits, float (&out)[N]) {
+  static_assert(N == kVec<T>);
+  const T* e = reinterpret_cast<const T*>(&bits);
+#pragma unroll
+  for (int i = 0; i < N; ++i) out[i] = to_float(e[i]);
+}
+
 // N consecutive elements; 16 bytes at once when N is kVec<T>.
 template <int N, class T>
 __device__ inline void load(const T* p, float (&out)[N]) {
   if constexpr (N == kVec<T>) {
-    const uint4 bits = *reinterpret_cast<const uint4*>(p);
-    const T* e = reinterpret_cast<const T*>(&bits);
-#pragma unroll
-    for (int i = 0; i < N; ++i) out[i] = to_float(e[i]);
+    unpack<T>(*reinterpret_cast<const uint4*>(p), out);
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) out[i] = to_float(p[i]);

@@ -124,9 +124,10 @@ struct Cases {
           kernels.log_prob(q, a.template view<2>(0, {rows, vocab}), a.ints(1, rows),
                            a.template wide<1>(2, {rows}), a.template wide<1>(3, {rows}));
         });
-    ArraySpec logits = sum(rows * vocab, 64 * (1 + scale));
+    ArraySpec logits = sum(rows * vocab, 64 * (1 + scale * scale));
     logits.scale = scale;
     ArraySpec lse = wide_in(rows, 0.5);
+    lse.offset = 4 * scale;  // above most logits, as a log-sum-exp is
     add("log_prob_backward", shape, {logits, random_index(rows, vocab), lse, wide_in(rows)},
         [=](const auto& kernels, Queue& q, const auto& a) {
           kernels.log_prob_backward(q, a.template view<2>(0, {rows, vocab}), a.ints(1, rows),
@@ -176,7 +177,7 @@ void attention(Cases<T>& cases, const AttentionShape& s, int64_t document) {
   const int64_t segment_size = int64_t(segment.size());
   const double terms = double(s.head_dim + s.num_past + s.seq_len);
   ArraySpec result = out(q_size, terms), stat = wide_out(rows * s.num_heads, terms);
-  result.inner = 2;
+  result.inner = 3;
   const std::string shape = fmt::format("{}x{}+{} heads {}/{} h {} documents {}", s.num_sequences, s.seq_len,
                                         s.num_past, s.num_heads, s.num_kv_heads, s.head_dim, document);
   const auto forward = [=](const auto& kernels, Queue& q, const auto& a) {
@@ -191,7 +192,7 @@ void attention(Cases<T>& cases, const AttentionShape& s, int64_t document) {
   if (s.num_past > 0) return;
   std::vector<ArraySpec> more = arrays;
   ArraySpec dq = out(q_size, 8 * terms), dk = out(k_size, 8 * terms);
-  dq.inner = dk.inner = 4;
+  dq.inner = dk.inner = 16;  // also of out, which delta is made from
   for (const ArraySpec& spec : {in(q_size), dq, dk, dk}) more.push_back(spec);
   cases.add("attention_backward", shape, more, [=](const auto& kernels, Queue& q, const auto& a) {
     forward(kernels, q, a);

@@ -17,7 +17,8 @@ enum class Kind { kNarrow, kWide, kInt };
 struct ArraySpec {
   Kind kind = Kind::kNarrow;
   int64_t size = 0;
-  double scale = 1;  // of normal random values; 0 is poison (NaN), for what is only written
+  double scale = 1;   // of normal random values; 0 is poison (NaN), for what is only written
+  double offset = 0;  // added to them
   bool output = false;
   // The error allowed, relative to the element and the root mean square of the array: `roundings` of the result
   // and of what it is added to, 4 sqrt(terms) of float, and `inner` of T where values inside are rounded to T.

