@@ -30,6 +30,7 @@ CudaQueue::CudaQueue(int device) {
 }
 
 CudaQueue::~CudaQueue() {
+  state_.reset();  // its handles know the stream
   cudaStreamDestroy(stream_);
   cudaFreeHost(pinned_);
 }
