@@ -82,6 +82,31 @@ __device__ inline void mark_best(const TokenScores& row, int k, uint32_t* chosen
   __syncwarp();
 }
 
+// The same for up to 32 kEach experts, whose scores are read once.
+template <int kEach>
+__device__ inline void mark_best_of_few(const TokenScores& row, int k, uint32_t* chosen, int lane) {
+  const uint64_t kept = kept_groups(row, lane);
+  float own[kEach];
+  bool open[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int e = lane + 32 * i;
+    open[i] = e < row.experts && (kept >> (e / row.group_size) & 1);
+    own[i] = open[i] ? row.at(e) : 0;
+  }
+  for (int j = 0; j < k; ++j) {
+    Best best{0, INT_MAX};
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      if (open[i]) best = better(best, {own[i], lane + 32 * i});
+    const int winner = warp_best(best).index;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) open[i] = open[i] && lane + 32 * i != winner;
+    if (lane == 0) chosen[winner / 32] |= 1u << (winner % 32);
+  }
+  __syncwarp();
+}
+
 __global__ void choose_kernel(const float* scores, const float* bias, int64_t tokens, int experts, int groups,
                               int kept, const int32_t* segment, int k, int32_t* choice) {
   extern __shared__ uint32_t marks[];
@@ -97,7 +122,14 @@ __global__ void choose_kernel(const float* scores, const float* bias, int64_t to
   for (int w = lane; w < words; w += 32) chosen[w] = 0;
   __syncwarp();
   // groups > 1 divide the experts; with one group every expert is in it.
-  mark_best({scores + t * experts, bias, experts, groups, kept, experts / groups}, k, chosen, lane);
+  const TokenScores row{scores + t * experts, bias, experts, groups, kept, experts / groups};
+  if (experts <= 64) {
+    mark_best_of_few<2>(row, k, chosen, lane);
+  } else if (experts <= 256) {
+    mark_best_of_few<8>(row, k, chosen, lane);
+  } else {
+    mark_best(row, k, chosen, lane);
+  }
   int before = 0;
   for (int w = 0; w < words; ++w) {
     const uint32_t bits = chosen[w];

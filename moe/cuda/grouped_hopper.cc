@@ -57,28 +57,19 @@ __nv_bfloat16* raw(bf16* p) {
   return reinterpret_cast<__nv_bfloat16*>(p);
 }
 
-// A pair of blocks shares the b tile when groups have many tile rows; with few, an odd one would leave a
-// block of the pair without work too often.
-constexpr int64_t kRowsForPairs = 4096;
-
-template <Form kForm>
-void launch(GemmParams& p, int64_t tile_rows_bound, bool pairs, cudaStream_t stream) {
-  const int64_t bound = tile_rows_bound * p.n_tiles;
-  const int blocks = int(std::min<int64_t>(multiprocessors(), bound + (bound & 1)));
-  if (pairs) {
-    launch_hopper<kForm, 2>(p, blocks, stream);
-  } else {
-    launch_hopper<kForm, 1>(p, blocks, stream);
-  }
+// As many blocks as can work, whole pairs of them.
+int block_count(int64_t tile_count) {
+  return int(std::min<int64_t>(multiprocessors(), tile_count + (tile_count & 1)));
 }
 
-// For forms whose groups cut the rows of the output.
+// For forms whose groups cut the rows of the output. No pairs of blocks here: sharing the b tile saves reads of
+// the L2 cache, but keeps the two in step, and measured 0 to 4% slower.
 template <Form kForm>
 void launch_ragged(GemmParams& p, int64_t rows, Offsets offsets, cudaStream_t stream) {
   p.offsets = offsets.data();
   p.groups = int(offsets.dim(0) - 1);
   p.rows = rows;
-  launch<kForm>(p, rows / kTileM + p.groups, rows >= kRowsForPairs * p.groups, stream);
+  launch_hopper<kForm, 1>(p, block_count((rows / kTileM + p.groups) * p.n_tiles), stream);
 }
 
 void gemm(cudaStream_t stream, ConstRows a, Weights w, Offsets offsets, Rows y) {
@@ -115,10 +106,16 @@ void wgrad(cudaStream_t stream, ConstRows b, ConstRows a, Offsets offsets, bool 
   p.m = dw.dim(1);
   p.n = dw.dim(2);
   p.n_tiles = tiles(p.n, kTileN);
+  // Pairs of blocks share the b tile where the rows of dw come in pairs of tiles.
   const bool pairs = p.m % (2 * kTileM) == 0;
   p.m_tiles = tiles(p.m, pairs ? 2 * kTileM : kTileM);
   p.out = raw(dw.data());
-  launch<Form::kWgrad>(p, int64_t(p.groups) * tiles(p.m, kTileM), pairs, stream);
+  const int blocks = block_count(int64_t(p.groups) * tiles(p.m, kTileM) * p.n_tiles);
+  if (pairs) {
+    launch_hopper<Form::kWgrad, 2>(p, blocks, stream);
+  } else {
+    launch_hopper<Form::kWgrad, 1>(p, blocks, stream);
+  }
 }
 
 }  // namespace

@@ -3,6 +3,5 @@
 namespace cadre::moe::cuda {
 
 template void launch_hopper<Form::kForward, 1>(const GemmParams&, int, cudaStream_t);
-template void launch_hopper<Form::kForward, 2>(const GemmParams&, int, cudaStream_t);
 
 }  // namespace cadre::moe::cuda

@@ -78,8 +78,10 @@ __global__ void __launch_bounds__(kMmaThreads)
                              int64_t(blockIdx.y) * kMmaTile, int64_t(blockIdx.x) * kMmaTile, dim);
 }
 
-// halves (T, 2 E): the upper bf16 of dlogits, then what is left of it.
-__global__ void split_gradient(const float* dlogits, int64_t tokens, int64_t experts, Bf16* halves) {
+// halves (T, 2 E): the upper bf16 of dlogits, then what is left of it. offsets: one group of all tokens.
+__global__ void split_gradient(const float* dlogits, int64_t tokens, int64_t experts, Bf16* halves,
+                               int64_t* offsets) {
+  if (blockIdx.x == 0 && threadIdx.x < 2) offsets[threadIdx.x] = threadIdx.x * tokens;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < tokens * experts;
        i += int64_t(gridDim.x) * blockDim.x) {
     const int64_t t = i / experts, e = i - t * experts;
@@ -87,14 +89,6 @@ __global__ void split_gradient(const float* dlogits, int64_t tokens, int64_t exp
     halves[t * 2 * experts + e] = upper;
     halves[(t * 2 + 1) * experts + e] = Bf16(dlogits[i] - to_float(upper));
   }
-}
-
-// dx += halves [w; w]: w_twice (2 E, D).
-__global__ void __launch_bounds__(kMmaThreads)
-    mma_dx(const Bf16* halves, const Bf16* w_twice, int64_t tokens, int64_t dim, int64_t experts, Bf16* dx) {
-  tile_product<false, true>({halves, 2 * experts, tokens, 2 * experts}, {w_twice, dim, 2 * experts, dim},
-                            Output<Bf16>{dx, dim, tokens, dim, true}, int64_t(blockIdx.y) * kMmaTile,
-                            int64_t(blockIdx.x) * kMmaTile, 2 * experts);
 }
 
 // sums (parts, 2 E, D)
@@ -117,17 +111,21 @@ void mma_backward(Queue& queue, const float* dlogits, const Bf16* x, const Bf16*
                   int64_t dim, int64_t experts, Bf16* dx, Bf16* dw) {
   const cudaStream_t stream = stream_of(queue);
   const int64_t parts = blocks_for(tokens, kTokensOfPart), size = experts * dim;
-  auto* sums = reinterpret_cast<float*>(
-      scratch_of(queue, size_t(parts * 2 * size) * 4 + size_t(2 * size + tokens * 2 * experts) * 2));
+  auto* offsets = reinterpret_cast<int64_t*>(
+      scratch_of(queue, 16 + size_t(parts * 2 * size) * 4 + size_t(2 * size + tokens * 2 * experts) * 2));
+  auto* sums = reinterpret_cast<float*>(offsets + 2);
   auto* w_twice = reinterpret_cast<Bf16*>(sums + parts * 2 * size);
   Bf16* halves = w_twice + 2 * size;
-  split_gradient<<<blocks_for(tokens * experts, 1024), 256, 0, stream>>>(dlogits, tokens, experts, halves);
+  split_gradient<<<blocks_for(tokens * experts, 1024), 256, 0, stream>>>(dlogits, tokens, experts, halves,
+                                                                         offsets);
   check(cudaGetLastError());
   for (int i = 0; i < 2; ++i)
     check(cudaMemcpyAsync(w_twice + i * size, w, size_t(size) * 2, cudaMemcpyDeviceToDevice, stream));
-  with_shared(mma_dx)<<<grid_of(kMmaTile, tokens, dim), kMmaThreads, kMmaSharedBytes, stream>>>(
-      halves, w_twice, tokens, dim, experts, dx);
-  check(cudaGetLastError());
+  // dx += halves [w; w], a grouped product of one group.
+  const auto& products = compute_capability() == 90 ? hopper_products() : ampere_products();
+  products.dgrad(stream, {reinterpret_cast<const bf16*>(halves), {tokens, 2 * experts}},
+                 {reinterpret_cast<const bf16*>(w_twice), {1, 2 * experts, dim}}, {offsets, {2}}, true,
+                 {reinterpret_cast<bf16*>(dx), {tokens, dim}});
   with_shared(
       mma_parts)<<<grid_of(kMmaTile, 2 * experts, dim, parts), kMmaThreads, kMmaSharedBytes, stream>>>(
       halves, x, sums, tokens, experts, dim);

@@ -123,28 +123,35 @@ __global__ void count_rows(const int32_t* slot_row, int64_t slots, int32_t* coun
 
 constexpr int kScanThreads = 1024;
 
-// One block: offsets[i] = sum of counts[0 .. i), cursors the same.
+// One block: offsets[i] = sum of counts[0 .. i), and the counts become the same.
 __global__ void scan_rows(int32_t* counts, int64_t rows, int32_t* offsets) {
-  __shared__ int32_t sums[kScanThreads];
-  const int64_t per_thread = (rows + kScanThreads - 1) / kScanThreads;
-  const int64_t begin = min(rows, threadIdx.x * per_thread), end = min(rows, begin + per_thread);
-  int32_t own = 0;
-  for (int64_t i = begin; i < end; ++i) own += counts[i];
-  sums[threadIdx.x] = own;
-  __syncthreads();
-  for (int step = 1; step < kScanThreads; step *= 2) {
-    const int32_t left = int(threadIdx.x) >= step ? sums[threadIdx.x - step] : 0;
+  constexpr int kEach = 4;
+  __shared__ int32_t sums[kScanThreads / 32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int32_t before = 0;
+  for (int64_t begin = 0; begin < rows; begin += kScanThreads * kEach) {
+    const int64_t first = begin + threadIdx.x * kEach;
+    int32_t v[kEach], own = 0;
+    for (int i = 0; i < kEach; ++i) own += v[i] = first + i < rows ? counts[first + i] : 0;
+    int32_t prefix = own;
+    for (int step = 1; step < 32; step *= 2) {
+      const int32_t left = __shfl_up_sync(~0u, prefix, step);
+      if (lane >= step) prefix += left;
+    }
+    __syncthreads();  // the sums of the turn before were read
+    if (lane == 31) sums[warp] = prefix;
     __syncthreads();
-    sums[threadIdx.x] += left;
-    __syncthreads();
+    int32_t at = before + prefix - own;
+    for (int w = 0; w < kScanThreads / 32; ++w) {
+      if (w < warp) at += sums[w];
+      before += sums[w];
+    }
+    for (int i = 0; i < kEach && first + i < rows; ++i) {
+      offsets[first + i] = counts[first + i] = at;
+      at += v[i];
+    }
   }
-  int32_t before = sums[threadIdx.x] - own;
-  for (int64_t i = begin; i < end; ++i) {
-    const int32_t count = counts[i];
-    offsets[i] = counts[i] = before;
-    before += count;
-  }
-  if (threadIdx.x == kScanThreads - 1) offsets[rows] = sums[threadIdx.x];
+  if (threadIdx.x == 0) offsets[rows] = before;
 }
 
 __global__ void place_rows(const int32_t* slot_row, int64_t slots, int32_t* cursors, int32_t* row_slots) {

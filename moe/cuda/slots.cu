@@ -62,23 +62,40 @@ __device__ inline void prefix_of_counts(const int64_t* counts, int experts, int6
   }
 }
 
-// One block. Counts become the places of each chunk's first slot within its expert; tally and offsets are
-// filled.
-__global__ void scan_counts(int32_t* counts, int64_t chunks, int experts, int64_t* tally, int64_t* offsets) {
-  const int lane = threadIdx.x % 32;
-  for (int e = threadIdx.x / 32; e < experts; e += kScanThreads / 32) {
-    int64_t before = 0;
-    for (int64_t begin = 0; begin < chunks; begin += 32) {
-      const int64_t c = begin + lane;
-      const int32_t own = c < chunks ? counts[c * experts + e] : 0;
-      const int64_t sum = before + warp_prefix(own);
-      if (c < chunks) counts[c * experts + e] = int32_t(sum - own);
-      before = __shfl_sync(~0u, sum, 31);
-    }
-    if (lane == 0) tally[e] = before;
-  }
+// Inclusive prefix sum over a block of whole warps, and the sum of all.
+__device__ inline int32_t block_prefix(int32_t v, int32_t& all) {
+  __shared__ int32_t sums[32];
+  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  int32_t prefix = int32_t(warp_prefix(v));
+  __syncthreads();  // the sums of an earlier call were read
+  if (threadIdx.x % 32 == 31) sums[warp] = prefix;
   __syncthreads();
-  if (threadIdx.x < 32) prefix_of_counts(tally, experts, offsets);
+  all = 0;
+  for (int w = 0; w < warps; ++w) {
+    if (w < warp) prefix += sums[w];
+    all += sums[w];
+  }
+  return prefix;
+}
+
+// A block an expert. Counts become the places of each chunk's first slot within its expert.
+__global__ void scan_counts(int32_t* counts, int64_t chunks, int experts, int64_t* tally) {
+  int32_t* own = counts + blockIdx.x;
+  int32_t before = 0;
+  for (int64_t begin = 0; begin < chunks; begin += blockDim.x) {
+    const int64_t c = begin + threadIdx.x;
+    const int32_t count = c < chunks ? own[c * experts] : 0;
+    int32_t all;
+    const int32_t sum = block_prefix(count, all);
+    if (c < chunks) own[c * experts] = before + sum - count;
+    before += all;
+  }
+  if (threadIdx.x == 0) tally[blockIdx.x] = before;
+}
+
+// One warp.
+__global__ void offsets_of_tally(int64_t* tally, int experts, int64_t* offsets) {
+  prefix_of_counts(tally, experts, offsets);
   if (threadIdx.x == 0) tally[experts] = 0;  // nothing dropped
 }
 
@@ -121,7 +138,9 @@ void top_k_slots(Queue& queue, View<const int32_t, 2> choice, View<const float, 
   int64_t* offsets = routing.expert_offsets.data();
   count_choices<<<unsigned(chunks), 32, shared, stream>>>(choice.data(), tokens, k, int(experts), counts);
   check(cudaGetLastError());
-  scan_counts<<<1, kScanThreads, 0, stream>>>(counts, chunks, int(experts), routing.tally.data(), offsets);
+  scan_counts<<<unsigned(experts), 256, 0, stream>>>(counts, chunks, int(experts), routing.tally.data());
+  check(cudaGetLastError());
+  offsets_of_tally<<<1, 32, 0, stream>>>(routing.tally.data(), int(experts), offsets);
   check(cudaGetLastError());
   place_choices<<<unsigned(chunks), 32, shared, stream>>>(
       choice.data(), gates.data(), tokens, k, int(experts), counts, offsets, routing.slot_token.data(),
