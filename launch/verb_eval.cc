@@ -1,11 +1,12 @@
 // `cadre eval`: held-out loss of a checkpoint by domain, beside a unigram and a bigram model when asked.
-// Under mpirun the documents are shared out.
+// Or, with --tasks, evaluation tasks. Under mpirun the documents are shared out.
 #include <fmt/format.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "launch/eval_tasks.h"
 #include "launch/model_arguments.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
@@ -18,6 +19,7 @@ struct EvalArguments {
   std::string path, split = "valid", manifest;
   int64_t tokens = 0;  // 0: the run file's eval.tokens_per_domain
   bool baselines = false, json = false;
+  TaskArguments tasks;
 };
 
 constexpr int64_t kMicroBatch = 8;  // rows a forward pass; only speed and memory depend on it
@@ -102,7 +104,7 @@ void print_json(const EvalResult& result) {
 
 void add_eval(CLI::App& app, Run& run) {
   const auto arguments = std::make_shared<EvalArguments>();
-  CLI::App* verb = app.add_subcommand("eval", "Held-out loss of a checkpoint by domain");
+  CLI::App* verb = app.add_subcommand("eval", "Held-out loss of a checkpoint by domain, or tasks");
   verb->add_option("path", arguments->path, "A run folder (its newest checkpoint) or a checkpoint")
       ->required();
   verb->add_option("--split", arguments->split, "Split of the manifest")->capture_default_str();
@@ -114,9 +116,12 @@ void add_eval(CLI::App& app, Run& run) {
   verb->add_flag("--baselines", arguments->baselines,
                  "Also a unigram and a bigram model of the training split");
   verb->add_flag("--json", arguments->json, "One JSON object instead of a table");
+  add_task_options(*verb, arguments->tasks);
   verb->callback([arguments, &run] {
     run = [arguments] {
       return run_ranks([&](comm::World& world) {
+        if (!arguments->tasks.files.empty())
+          return evaluate_tasks(arguments->tasks, arguments->path, arguments->json, world);
         const EvalResult result = evaluate(*arguments, world);
         if (world.rank() == 0) arguments->json ? print_json(result) : print_table(result);
         return int(ExitCode::kOk);

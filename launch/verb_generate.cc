@@ -4,16 +4,18 @@
 #include <cstdio>
 #include <memory>
 
+#include "data/tokenizers/chat_template.h"
 #include "launch/model_arguments.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
+#include "parallel/base/files.h"
 #include "trainer/run/generate.h"
 
 namespace cadre::launch {
 namespace {
 
 struct GenerateArguments {
-  std::string path, prompt;
+  std::string path, prompt, chat, chat_template;
   int64_t tokens = 200;
   trainer::SamplingConfig sampling;
 };
@@ -30,13 +32,36 @@ size_t unfinished_bytes(const std::string& text) {
   return 0;
 }
 
+// The ids of a conversation that waits for an answer. The file holds the list of messages, or an object with
+// "messages" and what else the template asks for.
+std::vector<int32_t> chat_prompt(const GenerateArguments& arguments, const data::Tokenizer& tokenizer) {
+  const std::string text = base::read_file(arguments.chat, ExitCode::kUsage, uint64_t(1) << 28);
+  auto file = data::jinja::Json::parse(text, nullptr, false);
+  require(!file.is_discarded(), ExitCode::kUsage, "{}: no JSON", arguments.chat);
+  data::ChatOptions options{.add_generation_prompt = true};
+  data::jinja::Json messages = file;
+  if (file.is_object()) {
+    require(file.contains("messages"), ExitCode::kUsage, "{}: no \"messages\"", arguments.chat);
+    messages = file["messages"];
+    file.erase("messages");
+    options.variables = file;
+  }
+  const data::ChatTemplate chat = data::load_chat_template(tokenizer, arguments.chat_template);
+  return data::encode_chat(tokenizer, chat.render(messages, options)).ids;
+}
+
 int generate_text(const GenerateArguments& arguments, comm::World& world) {
   require(world.size() == 1, ExitCode::kUsage, "cadre generate runs in one process; start it without mpirun");
   LoadedModel loaded = load_model(arguments.path, world, 1);
   const auto tokenizer = load_saved_tokenizer(loaded.folder);
-  std::vector<int32_t> ids = {int32_t(tokenizer->bos())};
-  tokenizer->encode(arguments.prompt, ids);
-  fmt::print("{}", arguments.prompt);
+  std::vector<int32_t> ids;
+  if (arguments.chat.empty()) {
+    ids.push_back(int32_t(tokenizer->bos()));
+    tokenizer->encode(arguments.prompt, ids);
+    fmt::print("{}", arguments.prompt);
+  } else {
+    ids = chat_prompt(arguments, *tokenizer);
+  }
   // Text is decoded as a whole and printed as far as it is complete: a token may be part of a character.
   std::vector<int32_t> produced;
   size_t printed = 0;
@@ -62,7 +87,17 @@ void add_generate(CLI::App& app, Run& run) {
   trainer::SamplingConfig& sampling = arguments->sampling;
   verb->add_option("path", arguments->path, "A run folder (its newest checkpoint) or a checkpoint")
       ->required();
-  verb->add_option("--prompt", arguments->prompt, "Text to continue (default: the start of a document)");
+  CLI::Option* const prompt =
+      verb->add_option("--prompt", arguments->prompt, "Text to continue (default: the start of a document)");
+  CLI::Option* const chat =
+      verb->add_option("--chat", arguments->chat,
+                       "JSON file with messages to answer, by the chat template of the tokenizer")
+          ->check(CLI::ExistingFile)
+          ->excludes(prompt);
+  verb->add_option("--chat-template", arguments->chat_template,
+                   "Another template: a .jinja, a tokenizer_config.json, or a folder with one")
+      ->check(CLI::ExistingPath)
+      ->needs(chat);
   verb->add_option("--tokens", arguments->tokens, "At most this many tokens")
       ->capture_default_str()
       ->check(CLI::Range(int64_t(1), int64_t(1) << 20));

@@ -86,6 +86,31 @@ ends_with 0 "$cadre" eval run --baselines
 says '^sums '
 ends_with 0 "$cadre" eval run --json
 says '"bits_per_byte"'
+
+# A task, on one rank and on two.
+for i in 1 2 3 4 5 6; do echo '{"q": "'$i' plus 1 is", "n": "'$((i + 1))'"}'; done >sums.jsonl
+cat >sums.yaml <<'END'
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: sums.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: q
+doc_to_choice: ["2.", "3.", "4.", "5.", "6.", "7."]
+doc_to_target: "{{n}}."
+num_fewshot: 1
+END
+ends_with 0 "$cadre" eval run --tasks sums.yaml --output one.json
+says '^sums .* acc_norm '
+ends_with 0 "$mpirun" -np 2 "$cadre" eval run --tasks sums.yaml --output two.json
+cmp -s one.json two.json || fail "two ranks gave another result than one"
+sed -i 's/doc_to_text/doc_to_txt/' sums.yaml
+ends_with 2 "$cadre" eval run --tasks sums.yaml
+says "line 6: doc_to_txt is not supported; did you mean 'doc_to_text'"
+echo '[{"role": "user", "content": "Hello"}]' >chat.json
+ends_with 3 "$cadre" generate run --chat chat.json
+says 'no special tokens for conversations'
+
 ends_with 0 "$cadre" generate run --prompt "3 plus" --tokens 30 --seed 5 --top-k 20 --top-p 0.9
 cp output first
 ends_with 0 "$cadre" generate run --prompt "3 plus" --tokens 30 --seed 5 --top-k 20 --top-p 0.9
