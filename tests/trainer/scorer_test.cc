@@ -202,8 +202,7 @@ TEST(RunTask, RollingPerplexityAndLogLikelihoodByHand) {
     EXPECT_NEAR(rolling.metrics[2].estimate.value, -sum / 34 / std::log(2.0), 1e-4);
     const TaskResult target = run_task(
         f.task(head +
-               "output_type: loglikelihood\ndoc_to_text: \"{{ t[0] }}\"\ndoc_to_target: \"{{ t[4:9] }}\"\n"
-               "target_delimiter: \"\"\n"),
+               "output_type: loglikelihood\ndoc_to_text: \"{{ t[0] }}\"\ndoc_to_target: \"{{ t[4:9] }}\"\n"),
         scorer, {.limit = 1});
     EXPECT_EQ(target.documents, 1);
     EXPECT_NEAR(target.metrics[0].estimate.value, std::exp(-m.logp(ids("Twords"), 2)),

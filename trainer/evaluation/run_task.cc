@@ -55,11 +55,9 @@ void multiple_choice(const Prompts& prompts, const Documents& documents, const D
 void log_likelihood(const Prompts& prompts, const Documents& documents, const Documents& examples,
                     Scorer& scorer, Table& table) {
   std::vector<ScoreRequest> requests;
-  for (const auto& document : documents) {
-    const std::string target = prompts.target(document).texts[0];
-    requests.push_back(
-        scorer.pair(prompts.context(document, examples), table.task.target_delimiter + target));
-  }
+  // As in the harness, no delimiter here: the target says what stands before it.
+  for (const auto& document : documents)
+    requests.push_back(scorer.pair(prompts.context(document, examples), prompts.target(document).texts[0]));
   for (const Score& score : scorer.score_greedy(requests)) {
     table.add("perplexity", {score.logp});
     table.add("acc", {score.greedy ? 1.0 : 0.0});
