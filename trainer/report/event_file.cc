@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <bit>
 #include <chrono>
 #include <cstring>
@@ -65,13 +66,22 @@ std::string event_message(uint64_t step) {
   return message;
 }
 
+std::string session_start(uint64_t first_step) {
+  std::string event = event_message(first_step), session;
+  put_field(session, 1, kVarint);
+  put_varint(session, 1);
+  put_bytes(event, 7, session);
+  return tf_record(event);
+}
+
 // TensorBoard reads every file whose name holds "tfevents", in the order of their names.
 std::filesystem::path file_name() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   char host[256] = "host";
   (void)gethostname(host, sizeof host - 1);
-  return fmt::format("events.out.tfevents.{:010}.{}.{}",
-                     std::chrono::duration_cast<std::chrono::seconds>(now).count(), host, getpid());
+  static std::atomic<int> count = 0;  // a second file may follow within a second
+  return fmt::format("events.out.tfevents.{:010}.{}.{}.{}",
+                     std::chrono::duration_cast<std::chrono::seconds>(now).count(), host, getpid(), count++);
 }
 
 }  // namespace
@@ -97,34 +107,49 @@ std::string tf_record(std::string_view data) {
   return record;
 }
 
-EventFile::EventFile(const std::filesystem::path& folder, uint64_t first_step) {
+EventFile::EventFile(const std::filesystem::path& folder, uint64_t first_step) : folder_(folder) {
   std::error_code code;
   std::filesystem::create_directories(folder, code);
   require(!code, ExitCode::kCheckpoint, "cannot create {}: {}", folder.string(), code.message());
-  file_ = std::make_unique<base::FileWriter>(folder / file_name(), ExitCode::kCheckpoint);
-  std::string head = event_message(0), start = event_message(first_step), session;
+  open(first_step);
+}
+
+void EventFile::open(uint64_t first_step) {
+  auto file = std::make_unique<base::FileWriter>(folder_ / file_name(), ExitCode::kCheckpoint);
+  std::string head = event_message(0);
   put_bytes(head, 3, "brain.Event:2");
-  put_field(session, 1, kVarint);
-  put_varint(session, 1);
-  put_bytes(start, 7, session);
-  file_->write(tf_record(head) + tf_record(start));
+  file->write(tf_record(head) + session_start(first_step));
+  file_ = std::move(file);
+}
+
+// A frame that was written in part would make the rest of the file unreadable, so a failure ends the file.
+void EventFile::write(uint64_t step, const std::string& record) {
+  try {
+    if (!file_) open(step);
+    file_->write(record);
+    told_ = false;
+  } catch (const Error& error) {
+    if (!told_) spdlog::warn("TensorBoard events are lost until this is over: {}", error.what());
+    told_ = true;
+    file_.reset();
+  }
 }
 
 void EventFile::line(const nlohmann::json& line) {
   const std::string kind = line.value("kind", "");
-  if (!file_ || (kind != "train" && kind != "eval")) return;
+  if (kind != "train" && kind != "eval") return;
   std::string summary;
   for (const Scalar& s : scalars(line)) {
     put_bytes(summary, 1, value_message(kind + "/" + s.name + (s.part.empty() ? "" : "/" + s.part), s.value));
   }
-  std::string event = event_message(line.value("step", uint64_t(0)));
+  const uint64_t step = line.value("step", uint64_t(0));
+  std::string event = event_message(step);
   put_bytes(event, 5, summary);
-  try {
-    file_->write(tf_record(event));
-  } catch (const Error& error) {
-    spdlog::warn("no more TensorBoard events are written: {}", error.what());
-    file_.reset();
-  }
+  write(step, tf_record(event));
+}
+
+void EventFile::rewind(uint64_t step) {
+  write(step + 1, session_start(step + 1));
 }
 
 }  // namespace cadre::report

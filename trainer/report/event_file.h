@@ -28,9 +28,14 @@ class EventFile : public MetricSink {
   // Throws Error(kCheckpoint) when it cannot be made.
   EventFile(const std::filesystem::path& folder, uint64_t first_step);
   void line(const nlohmann::json& line) override;
+  void rewind(uint64_t step) override;
 
  private:
-  std::unique_ptr<base::FileWriter> file_;  // null after a failed write
+  void open(uint64_t first_step);
+  void write(uint64_t step, const std::string& record);
+  std::filesystem::path folder_;
+  std::unique_ptr<base::FileWriter> file_;  // null after a failed write, until a new one can be begun
+  bool told_ = false;                       // of the failure
 };
 
 }  // namespace cadre::report

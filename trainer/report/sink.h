@@ -13,6 +13,8 @@ class MetricSink {
   virtual ~MetricSink() = default;
   // Called by the training thread; errors stay inside (a warning once), since watching must not end a run.
   virtual void line(const nlohmann::json& line) = 0;
+  // The run goes back: what was said about steps after this one does not hold.
+  virtual void rewind(uint64_t /*step*/) {}
 };
 
 // One number of a line. `part` is the key inside a map (a domain's name), empty for a plain number.

@@ -122,6 +122,7 @@ CheckpointIndex describe(const TrainState& state) {
         {"train_seconds", state.counters.train_seconds}}},
       {"optimizer", {{"name", optimizer_name(state.config())}, {"updates", state.optimizer->updates()}}},
       {"feed", state.feed.save()},
+      {"spikes", state.spikes.save()},
       {"model", state.model.decoder.save_state()}};
   return index;
 }
@@ -175,6 +176,8 @@ void restore(TrainState& state, TensorReader& reader) {
     state.optimizer->set_updates(index.state.at("optimizer").at("updates").get<int64_t>());
     restore_progress(state, index.state.at("progress"));
     state.feed.load(index.state.at("feed"));
+    // Checkpoints from before there was a detector have no history for it.
+    if (index.state.contains("spikes")) state.spikes.load(index.state.at("spikes"));
   } catch (const json::exception& error) {
     fail(ExitCode::kCheckpoint, "{}: its state cannot be read: {}", checkpoint_name(index.step),
          error.what());

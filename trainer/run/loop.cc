@@ -17,6 +17,7 @@
 #include "trainer/run/evaluate.h"
 #include "trainer/run/metrics.h"
 #include "trainer/run/peak.h"
+#include "trainer/run/profile.h"
 #include "trainer/run/stop.h"
 
 namespace cadre::trainer {
@@ -38,7 +39,8 @@ class TrainLoop {
       : state_(config, dataset, world),
         data_(state_.model.mesh.data()),
         writer_(fs::path(config.out) / "checkpoints", state_),
-        console_(data_.rank() == 0 ? options.progress : ProgressStyle::kNone, config.log.every) {
+        console_(data_.rank() == 0 ? options.progress : ProgressStyle::kNone, config.log.every),
+        profile_(config.profile, config.out, data_.rank()) {
     resume();
     open_files(options);
     if (dataset.valid) eval_set_ = choose_documents(*dataset.valid, config.eval.tokens_per_domain);
@@ -50,8 +52,14 @@ class TrainLoop {
     start_ = Clock::now();
     base::at_step(state_.progress.step);
     while (state_.progress.step < state_.progress.total_steps && !out_of_time_) {
+      profile_.before_step(state_.progress.step + 1);
       const StepReport report = timed_step();
+      profile_.after_step(state_.progress.step);
       log_step(report);
+      if (report.spike && state_.config().spikes.policy == SpikePolicy::kRollback) {
+        roll_back(report);
+        continue;
+      }
       if (writer_.under_way() && !report.writers_busy) finish_save();
       fit_into_time(report);
       if (report.stop) return stop();
@@ -155,7 +163,14 @@ class TrainLoop {
     if (data_.rank() != 0) return;
     const double tokens_per_s = window_.tokens / window_.seconds;
     console_.step(state_.progress, report, tokens_per_s, time_left());
-    if (report.skipped) event("skip", "loss or gradient not finite, no update");
+    if (report.spike) {
+      event(
+          "spike",
+          fmt::format("loss {:.4f}, gradient norm {:.4f}: {:.1f} standard deviations above the steps before",
+                      report.loss, report.grad_norm, report.spike_score));
+    } else if (report.skipped) {
+      event("skip", "loss or gradient not finite, no update");
+    }
     if (!due(state_.config().log.every) && state_.progress.step != state_.progress.total_steps) return;
     const double steps = double(window_.steps);
     StepTimes times{.step_ms = 1e3 * window_.seconds / steps,
@@ -167,6 +182,35 @@ class TrainLoop {
     }
     metrics_->write(train_line(state_, report, times, lines_++ % kExpertLoadEvery == 0));
     window_ = {};
+  }
+
+  // Weights, optimizer and step of the newest checkpoint, but the data goes on behind the batch of the spike.
+  void roll_back(const StepReport& report) {
+    if (writer_.under_way()) finish_save();
+    const SpikeConfig& config = state_.config().spikes;
+    require(rollbacks_ < config.max_rollbacks, ExitCode::kNumeric,
+            "step {}: another spike after {} rollbacks, spikes.max_rollbacks is {}; lower optim.lr",
+            state_.progress.step, rollbacks_, config.max_rollbacks);
+    ++rollbacks_;
+    const auto newest = newest_checkpoint(fs::path(state_.config().out) / "checkpoints", data_);
+    require(newest.has_value(), ExitCode::kNumeric,
+            "step {}: a spike ({:.1f} standard deviations) before the first checkpoint; lower optim.lr or "
+            "checkpoint.every",
+            state_.progress.step, report.spike_score);
+    const nlohmann::json data = state_.feed.save();
+    const uint64_t spike_step = state_.progress.step;
+    TensorReader reader(*newest);
+    restore(state_, reader);
+    state_.feed.load(data);
+    seconds_before_ = last_seconds_ = state_.counters.train_seconds;
+    start_ = Clock::now();
+    base::at_step(state_.progress.step);
+    if (metrics_) metrics_->rewind(state_.progress.step);
+    event("rollback", fmt::format("spike at step {}: back to step {} with the data that follows", spike_step,
+                                  state_.progress.step));
+    if (data_.rank() == 0)
+      spdlog::warn("spike at step {}: back to step {}, with the data that follows", spike_step,
+                   state_.progress.step);
   }
 
   double time_left() const {
@@ -275,6 +319,7 @@ class TrainLoop {
   comm::Communicator& data_;
   CheckpointWriter writer_;
   Console console_;
+  Profile profile_;
   std::optional<MetricsFile> metrics_;  // rank 0
   EvalSet eval_set_;
   std::optional<uint64_t> last_eval_;
@@ -286,6 +331,7 @@ class TrainLoop {
          recent_seconds_ = 0;  // for fit_into_time: the clock, and the moving average of its steps
   double peak_flops_ = 0;      // of all ranks
   int64_t lines_ = 0;
+  int rollbacks_ = 0;  // of this process
   bool out_of_time_ = false;
 };
 

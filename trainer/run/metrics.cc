@@ -46,23 +46,36 @@ json rounded(double x) {
 
 }  // namespace
 
-MetricsFile::MetricsFile(const std::filesystem::path& path, uint64_t resumed_step) {
-  const std::string kept = resumed_step > 0 ? kept_lines(path, resumed_step) : "";
+MetricsFile::MetricsFile(const std::filesystem::path& path, uint64_t resumed_step) : path_(path) {
+  open(resumed_step);
+}
+
+void MetricsFile::rewind(uint64_t step) {
+  for (const auto& sink : sinks_) sink->rewind(step);
+  open(step);
+}
+
+void MetricsFile::open(uint64_t step) {
+  const std::string kept = step > 0 ? kept_lines(path_, step) : "";
   // The file that is renamed into place stays open, so that later lines are appended to it.
-  const std::filesystem::path temporary = path.string() + ".tmp";
+  const std::filesystem::path temporary = path_.string() + ".tmp";
   file_ = std::make_unique<base::FileWriter>(temporary, ExitCode::kCheckpoint);
   file_->write(kept);
-  base::rename_durably(temporary, path, ExitCode::kCheckpoint);
+  base::rename_durably(temporary, path_, ExitCode::kCheckpoint);
 }
 
 void MetricsFile::write(const json& line) {
   for (const auto& sink : sinks_) sink->line(line);
-  if (!file_) return;
   try {
-    file_->write(line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");
+    // Ends what a failed write may have left; readers pass over a line that they cannot parse.
+    std::string text = line.dump(-1, ' ', false, json::error_handler_t::replace);
+    text += '\n';
+    if (broken_) text.insert(text.begin(), '\n');
+    file_->write(text);
+    broken_ = false;
   } catch (const Error& error) {
-    spdlog::warn("no more metrics are written: {}", error.what());
-    file_.reset();
+    if (!broken_) spdlog::warn("metrics are lost until this is over: {}", error.what());
+    broken_ = true;
   }
 }
 

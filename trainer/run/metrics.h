@@ -14,7 +14,8 @@
 
 namespace cadre::trainer {
 
-// Only rank 0 has one. A full disk costs lines, never the run: the first failure is logged.
+// Only rank 0 has one. A full disk costs lines, never the run; the first failure is logged, and writing goes on
+// when there is space again.
 class MetricsFile {
  public:
   // Keeps the lines of steps up to `resumed_step` of an older file and drops the rest.
@@ -22,8 +23,13 @@ class MetricsFile {
   // Also hands each line to `sink`.
   void add_sink(std::unique_ptr<report::MetricSink> sink) { sinks_.push_back(std::move(sink)); }
   void write(const nlohmann::json& line);
+  // The run goes back: lines after `step` are dropped.
+  void rewind(uint64_t step);
 
  private:
+  void open(uint64_t step);
+  std::filesystem::path path_;
+  bool broken_ = false;  // the last write failed, perhaps in the middle of a line
   std::unique_ptr<base::FileWriter> file_;
   std::vector<std::unique_ptr<report::MetricSink>> sinks_;
 };

@@ -1,5 +1,8 @@
 #include "trainer/run/run_config.h"
 
+#include <cinttypes>
+#include <cstdio>
+
 #include "data/curriculum.h"
 #include "data/mixer.h"
 #include "optim/objective.h"
@@ -58,6 +61,20 @@ LogConfig read_log(base::Section s) {
   c.prometheus = int(s.integer("prometheus", c.prometheus, {.min = 0, .max = 65535}));
   c.prometheus_address = s.text("prometheus_address", c.prometheus_address);
   s.finish();
+  return c;
+}
+
+ProfileConfig read_profile(base::Section s) {
+  ProfileConfig c;
+  const std::string steps = s.text("steps", "");
+  uint64_t first = 0, last = 0;
+  char rest = 0;
+  const bool read = std::sscanf(steps.c_str(), "%" SCNu64 "-%" SCNu64 "%c", &first, &last, &rest) == 2;
+  if (!steps.empty() && (!read || first < 1 || last < first))
+    s.reject("steps", fmt::format("found '{}', expected FIRST-LAST such as 10-12", steps));
+  s.finish();
+  c.first = first;
+  c.last = last;
   return c;
 }
 
@@ -148,6 +165,8 @@ RunConfig read_run(base::Section root) {
   c.eval = read_eval(root.section("eval"));
   c.checkpoint = read_checkpoint(root.section("checkpoint"));
   c.log = read_log(root.section("log"));
+  c.spikes = read_spikes(root.section("spikes"));
+  c.profile = read_profile(root.section("profile"));
   read_kind(root, "mixer", c.mixer);
   read_kind(root, "curriculum", c.curriculum);
   read_kind(root, "objective", c.objective);
@@ -202,6 +221,12 @@ std::string resolved_yaml(const RunConfig& c) {
   n["log"]["tensorboard"] = word(c.log.tensorboard);
   n["log"]["prometheus"] = c.log.prometheus;
   n["log"]["prometheus_address"] = c.log.prometheus_address;
+  n["spikes"]["policy"] = name_of(c.spikes.policy);
+  n["spikes"]["z"] = number(c.spikes.z);
+  n["spikes"]["window"] = c.spikes.window;
+  n["spikes"]["shadow"] = word(c.spikes.shadow);
+  n["spikes"]["max_rollbacks"] = c.spikes.max_rollbacks;
+  if (c.profile.last > 0) n["profile"]["steps"] = fmt::format("{}-{}", c.profile.first, c.profile.last);
   return YAML::Dump(n) + "\n";
 }
 

@@ -11,6 +11,7 @@
 #include "moe/config.h"
 #include "parallel/comm/mesh.h"
 #include "trainer/model/config.h"
+#include "trainer/run/spikes.h"
 
 namespace cadre::trainer {
 
@@ -49,6 +50,10 @@ struct LogConfig {
   std::string prometheus_address = "127.0.0.1";
 };
 
+struct ProfileConfig {           // steps: first-last
+  uint64_t first = 0, last = 0;  // 0: none
+};
+
 struct RunConfig {
   uint64_t seed = 1;
   std::string out = "runs/run";
@@ -62,6 +67,8 @@ struct RunConfig {
   EvalConfig eval;
   CheckpointConfig checkpoint;
   LogConfig log;
+  SpikeConfig spikes;
+  ProfileConfig profile;
   YAML::Node mixer, curriculum, objective, optim, schedule;
   std::string source;  // file name, for messages
 };

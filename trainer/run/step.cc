@@ -21,13 +21,15 @@ double ms_since(Clock::time_point start) {
 void count_skip(TrainState& state, const StepReport& report) {
   ++state.counters.skipped_steps;
   ++state.counters.skips_in_row;
-  spdlog::warn("step {}: loss {} or gradient norm {} is not finite; no update ({} in a row)",
-               state.progress.step + 1, report.loss, report.grad_norm, state.counters.skips_in_row);
-  require(state.counters.skips_in_row < state.config().train.max_skips, ExitCode::kNumeric,
-          "step {}: {} steps in a row had a non-finite loss or gradient, train.max_skips is {}. Lower "
-          "optim.lr or "
-          "train.clip_norm, or resume from an earlier checkpoint",
-          state.progress.step + 1, state.counters.skips_in_row, state.config().train.max_skips);
+  spdlog::warn("step {}: loss {} or gradient norm {} is {}; no update ({} in a row)", state.progress.step + 1,
+               report.loss, report.grad_norm, report.spike ? "a spike" : "not finite",
+               state.counters.skips_in_row);
+  require(
+      state.counters.skips_in_row < state.config().train.max_skips, ExitCode::kNumeric,
+      "step {}: {} steps in a row had a non-finite loss or gradient or a spike, train.max_skips is {}. Lower "
+      "optim.lr or "
+      "train.clip_norm, or resume from an earlier checkpoint",
+      state.progress.step + 1, state.counters.skips_in_row, state.config().train.max_skips);
 }
 
 // Sums by domain become means in the report, after the mixer has seen the sums.
@@ -40,6 +42,90 @@ void observe(TrainState& state, StepReport& report) {
     report.domain_loss[k] =
         tokens > 0 ? report.domain_loss[k] / tokens : std::numeric_limits<double>::quiet_NaN();
   }
+}
+
+// What a batch gives with the present weights: gradients, summed over ranks, are in the store.
+struct Computed {
+  StepStats stats;
+  double loss_share;  // of this rank
+  optim::GradNorm norm;
+  double comm_exposed_ms;
+};
+Computed compute(TrainState& state, const data::LoadedBatch& batch) {
+  Decoder<Real>& model = state.model.decoder;
+  Computed result{StepStats(state.dataset.train->num_domains()), 0, {}, 0};
+  std::vector<device::wide_t<Real>> dlogp;
+  std::vector<LogProbs<device::wide_t<Real>>> logp(batch.micro.size());
+  // A gradient that needs no log-probability lets the device run on: the loss is read at the end of the step.
+  const bool ahead = state.objective->constant_grad();
+  state.model.store.start_grads(state.model.queue);
+  model.begin_step();
+  for (size_t i = 0; i < batch.micro.size(); ++i) {
+    const Batch& micro = batch.micro[i];
+    base::enter(base::Phase::kForward);
+    model.start_forward(micro, true, logp[i]);
+    if (!ahead) state.model.queue.wait();
+    dlogp.resize(size_t(micro.num_tokens()));
+    const device::View<device::wide_t<Real>, 1> gradient(dlogp.data(), {micro.num_tokens()});
+    const double share = state.objective->loss_and_grad(logp[i].finish(), micro, batch.counts, gradient);
+    if (!ahead) result.loss_share += share;
+    // Buckets are reduced while the rest of the last backward pass runs; before that they are still being
+    // summed.
+    const bool last = i + 1 == batch.micro.size();
+    base::enter(base::Phase::kBackward);
+    model.backward(gradient, batch.counts, [&](int bucket) {
+      if (last) state.reducer.add(bucket);
+      state.reducer.progress();
+    });
+  }
+  state.model.queue.wait();
+  for (size_t i = 0; i < batch.micro.size(); ++i) {
+    const auto values = logp[i].finish();
+    dlogp.resize(size_t(values.size()));
+    if (ahead)
+      result.loss_share += state.objective->loss_and_grad(values, batch.micro[i], batch.counts,
+                                                          {dlogp.data(), {values.size()}});
+    result.stats.add(batch.micro[i], values);
+  }
+  base::enter(base::Phase::kReduce);
+  const Clock::time_point wait_start = Clock::now();
+  state.reducer.finish();
+  result.comm_exposed_ms = ms_since(wait_start);
+  result.norm = optim::global_norm(state.optimizer_context, state.model.mesh.data(),
+                                   state.config().train.clip_norm, result.loss_share);
+  return result;
+}
+
+// The same batch with the same weights gives the same bits, or something is broken. Collective; throws on all ranks.
+void compute_again(TrainState& state, const data::LoadedBatch& batch, const Computed& first) {
+  const Computed again = compute(state, batch);
+  std::string error;
+  if (again.loss_share != first.loss_share) {
+    error = fmt::format(
+        "step {} computed twice gave a loss of {} and then {}: this host's hardware is broken, take it out",
+        state.progress.step + 1, first.loss_share, again.loss_share);
+  } else if (again.norm.norm != first.norm.norm) {
+    error = fmt::format(
+        "step {} computed twice gave a gradient norm of {} and then {} from equal losses: the hardware of "
+        "some host is broken",
+        state.progress.step + 1, first.norm.norm, again.norm.norm);
+  }
+  state.model.mesh.data().agree(error, ExitCode::kNumeric, "shadow step");
+}
+
+// Decides about a step that stands out; the same on every rank.
+void judge(TrainState& state, const data::LoadedBatch& batch, const Computed& computed, StepReport& report) {
+  if (report.skipped) return;
+  report.spike_score = state.spikes.score(report.loss, report.grad_norm);
+  report.spike = state.spikes.suspicious(report.loss, report.grad_norm);
+  if (!report.spike) return state.spikes.accept(report.loss, report.grad_norm);
+  const SpikeConfig& config = state.config().spikes;
+  if (config.shadow) compute_again(state, batch, computed);
+  require(config.policy != SpikePolicy::kStop, ExitCode::kNumeric,
+          "step {}: loss {} and gradient norm {} are {:.1f} standard deviations above the steps before, "
+          "spikes.policy is stop",
+          state.progress.step + 1, report.loss, report.grad_norm, report.spike_score);
+  report.skipped = true;
 }
 
 }  // namespace
@@ -58,51 +144,13 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   report.domain_weight = batch.weights;
   report.domain_tokens.assign(batch.domain_tokens.begin(), batch.domain_tokens.end());
 
-  StepStats stats(state.dataset.train->num_domains());
-  double loss_share = 0;  // of this rank
-  std::vector<device::wide_t<Real>> dlogp;
-  std::vector<LogProbs<device::wide_t<Real>>> logp(batch.micro.size());
-  // A gradient that needs no log-probability lets the device run on: the loss is read at the end of the step.
-  const bool ahead = state.objective->constant_grad();
-  state.model.store.start_grads(state.model.queue);
-  model.begin_step();
-  for (size_t i = 0; i < batch.micro.size(); ++i) {
-    const Batch& micro = batch.micro[i];
-    base::enter(base::Phase::kForward);
-    model.start_forward(micro, true, logp[i]);
-    if (!ahead) state.model.queue.wait();
-    dlogp.resize(size_t(micro.num_tokens()));
-    const device::View<device::wide_t<Real>, 1> gradient(dlogp.data(), {micro.num_tokens()});
-    const double share = state.objective->loss_and_grad(logp[i].finish(), micro, batch.counts, gradient);
-    if (!ahead) loss_share += share;
-    // Buckets are reduced while the rest of the last backward pass runs; before that they are still being
-    // summed.
-    const bool last = i + 1 == batch.micro.size();
-    base::enter(base::Phase::kBackward);
-    model.backward(gradient, batch.counts, [&](int bucket) {
-      if (last) state.reducer.add(bucket);
-      state.reducer.progress();
-    });
-  }
-  state.model.queue.wait();
-  for (size_t i = 0; i < batch.micro.size(); ++i) {
-    const auto values = logp[i].finish();
-    dlogp.resize(size_t(values.size()));
-    if (ahead)
-      loss_share += state.objective->loss_and_grad(values, batch.micro[i], batch.counts,
-                                                   {dlogp.data(), {values.size()}});
-    stats.add(batch.micro[i], values);
-  }
-  base::enter(base::Phase::kReduce);
-  const Clock::time_point wait_start = Clock::now();
-  state.reducer.finish();
-  report.comm_exposed_ms = ms_since(wait_start);
-
-  const optim::GradNorm norm = optim::global_norm(state.optimizer_context, state.model.mesh.data(),
-                                                  state.config().train.clip_norm, loss_share);
-  stats.reduce(state, signals, loss_share, report);
+  const Computed computed = compute(state, batch);
+  report.comm_exposed_ms = computed.comm_exposed_ms;
+  const optim::GradNorm& norm = computed.norm;
+  computed.stats.reduce(state, signals, computed.loss_share, report);
   report.grad_norm = norm.norm;
   report.skipped = !norm.finite;
+  judge(state, batch, computed, report);
   if (report.skipped) {
     count_skip(state, report);
   } else {

@@ -20,7 +20,9 @@ struct StepSignals {
 struct StepReport {
   double loss = 0, aux_loss = 0, z_loss = 0;
   double lr = 0, grad_norm = 0;
-  bool skipped = false;                            // loss or gradient was not finite: no update
+  bool skipped = false;                            // no update: loss or gradient was not finite, or a spike
+  bool spike = false;                              // finite, but far from the steps before (spikes.h)
+  double spike_score = 0;                          // standard deviations
   BatchCounts counts;                              // of the global batch
   std::vector<double> domain_loss, domain_tokens;  // (K) mean nats (NaN without tokens); trained tokens
   std::vector<double> domain_weight;               // (K) the mixer's, for this batch

@@ -104,7 +104,8 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
       curriculum(data::make_curriculum(kind(run, run.curriculum, "curriculum"))),
       feed(planner_config(run, *mixer), loader_config(run, model.mesh.data()), *set.train, *mixer,
            *curriculum),
-      dataset(set) {
+      dataset(set),
+      spikes(run.spikes) {
   progress.total_steps = uint64_t(run.train.steps);
   progress.total_tokens = uint64_t(planned_tokens(run));
 }

@@ -66,6 +66,7 @@ class TrainState {
   const Dataset& dataset;
   Progress progress;
   RunCounters counters;
+  SpikeDetector spikes;
 };
 
 // Threads of one rank: the run file's, or the host's cores shared out.

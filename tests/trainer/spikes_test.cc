@@ -1,0 +1,169 @@
+// Loss spikes: what is one, what is done about it, and broken hardware; profiles of single steps.
+#include "trainer/run/spikes.h"
+
+#include <fstream>
+
+#include "parallel/base/files.h"
+#include "tests/trainer/run_fixture.h"
+
+namespace cadre::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::TempFolder;
+
+TEST(SpikeDetector, ScoresInStandardDeviationsOfTheWindow) {
+  SpikeDetector detector({.policy = SpikePolicy::kSkip, .z = 3, .window = 20});
+  EXPECT_EQ(detector.score(100, 100), 0) << "nothing to compare with";
+  for (int i = 0; i < 40; ++i) detector.accept(2 + (i % 2 ? 0.5 : -0.5), 1);  // mean 2, deviation 0.5
+  EXPECT_NEAR(detector.score(3.5, 1), 3, 1e-9);
+  EXPECT_NEAR(detector.score(1, 1), 0, 1e-9) << "a lower loss is welcome; the norm is as always";
+  EXPECT_FALSE(detector.suspicious(3.4, 1));
+  EXPECT_TRUE(detector.suspicious(3.6, 1));
+  EXPECT_TRUE(detector.suspicious(2, 2)) << "the gradient norm alone is enough";
+  SpikeDetector copy({.policy = SpikePolicy::kSkip, .z = 3, .window = 20});
+  copy.load(nlohmann::json::parse(detector.save().dump()));
+  EXPECT_EQ(copy.score(3.5, 1.2), detector.score(3.5, 1.2));
+}
+
+ExitCode run(const fs::path& out, std::vector<std::string> overrides, int ranks = 1) {
+  static const Dataset dataset = testing::tiny_dataset();
+  overrides.push_back("out=" + out.string());
+  ExitCode code{};
+  comm::run_threads(ranks, [&](comm::World& world) {
+    const ExitCode own = train(testing::tiny_run(overrides), dataset, world, {.measure_peak = false});
+    if (world.rank() == 0) code = own;
+  });
+  return code;
+}
+std::vector<nlohmann::json> lines(const fs::path& out, const std::string& key, const std::string& value) {
+  std::vector<nlohmann::json> found;
+  std::ifstream file(out / "metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    const auto parsed = nlohmann::json::parse(line);
+    if (parsed.value(key, "") == value) found.push_back(parsed);
+  }
+  return found;
+}
+std::vector<double> curve(const fs::path& out) {
+  std::vector<double> losses;
+  for (const auto& line : lines(out, "kind", "train")) losses.push_back(line["loss"]);
+  return losses;
+}
+// Documents differ enough that a low limit finds "spikes" in the tiny run.
+const std::vector<std::string> kSensitive = {"train.steps=60", "spikes.window=10", "spikes.z=1.7",
+                                             "optim.lr=1.0e-3"};
+std::vector<std::string> with(std::vector<std::string> more) {
+  more.insert(more.begin(), kSensitive.begin(), kSensitive.end());
+  return more;
+}
+
+TEST(Spikes, SkippingLeavesOutTheUpdateAndResumesWithTheSameBits) {
+  const TempFolder whole, parts;
+  ASSERT_EQ(run(whole.path(), with({"spikes.policy=skip"})), ExitCode::kOk);
+  const auto spikes = lines(whole.path(), "event", "spike");
+  ASSERT_GT(spikes.size(), 0u);
+  EXPECT_EQ(lines(whole.path(), "kind", "train").back()["skipped_steps"], spikes.size());
+  // Stopped in the middle, the detector's history must come back too.
+  std::vector<std::string> first = with({"spikes.policy=skip", "checkpoint.every=33"});
+  ASSERT_EQ(run(parts.path(), first), ExitCode::kOk);
+  fs::remove_all(parts.path() / "checkpoints" / checkpoint_name(60));
+  ASSERT_EQ(run(parts.path(), first), ExitCode::kOk);
+  EXPECT_EQ(curve(parts.path()), curve(whole.path()));
+}
+
+TEST(Spikes, RollingBackGoesOnWithTheDataThatFollows) {
+  const TempFolder folder;
+  ASSERT_EQ(run(folder.path(),
+                with({"spikes.policy=rollback", "checkpoint.every=5", "spikes.max_rollbacks=1000"}), 2),
+            ExitCode::kOk);
+  const auto rollbacks = lines(folder.path(), "event", "rollback");
+  ASSERT_GT(rollbacks.size(), 0u);
+  EXPECT_EQ(curve(folder.path()).size(), 60u) << "the file reads as one run";
+  // A step that was repeated saw another batch: with the same one it would only spike again.
+  EXPECT_TRUE(fs::exists(folder.path() / "checkpoints" / checkpoint_name(60)));
+}
+
+TEST(Spikes, StopAndTooManyRollbacksAreNumericFailures) {
+  const TempFolder a, b;
+  for (const auto& [folder, more] :
+       {std::pair{&a, std::vector<std::string>{"spikes.policy=stop"}},
+        std::pair{&b, std::vector<std::string>{"spikes.policy=rollback", "checkpoint.every=5",
+                                               "spikes.max_rollbacks=1", "spikes.z=0.5"}}}) {
+    try {
+      run(folder->path(), with(more));
+      ADD_FAILURE() << more[0] << " went on";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kNumeric) << error.what();
+    }
+  }
+}
+
+// Makes one call give a gradient that is far too large, as a flipped bit would; the next call is right again.
+class Flaky : public optim::Objective<Real> {
+ public:
+  Flaky(std::unique_ptr<optim::Objective<Real>> right, int bad_call)
+      : right_(std::move(right)), bad_call_(bad_call) {}
+  double loss_and_grad(device::View<const device::wide_t<Real>, 1> logp, const Batch& batch,
+                       const BatchCounts& counts, device::View<device::wide_t<Real>, 1> dlogp) override {
+    double loss = right_->loss_and_grad(logp, batch, counts, dlogp);
+    if (++calls_ == bad_call_) {
+      loss *= 64;
+      for (int64_t i = 0; i < dlogp.size(); ++i) dlogp[i] *= 64;
+    }
+    return loss;
+  }
+
+ private:
+  std::unique_ptr<optim::Objective<Real>> right_;
+  int bad_call_, calls_ = 0;
+};
+
+TEST(Spikes, TheShadowStepTellsBrokenHardwareFromBadData) {
+  static const Dataset dataset = testing::tiny_dataset();
+  for (const bool shadow : {true, false}) {
+    comm::run_threads(1, [&](comm::World& world) {
+      TrainState state(
+          testing::tiny_run({"train.micro_batch=8", "spikes.policy=skip", "spikes.window=10", "spikes.z=50",
+                             std::string("spikes.shadow=") + (shadow ? "true" : "false")}),
+          dataset, world);
+      state.objective = std::make_unique<Flaky>(std::move(state.objective), 15);
+      std::string message;
+      for (int step = 1; step <= 16 && message.empty(); ++step) {
+        try {
+          const StepReport report = train_step(state, {});
+          EXPECT_EQ(report.spike, step == 15);
+        } catch (const Error& error) {
+          EXPECT_EQ(error.code(), ExitCode::kNumeric);
+          EXPECT_EQ(step, 15);
+          message = error.what();
+        }
+      }
+      EXPECT_EQ(message.find("step 15 computed twice") != std::string::npos, shadow) << message;
+    });
+  }
+}
+
+TEST(Profile, HoldsTheStepsThatWereAskedFor) {
+  const TempFolder folder;
+  ASSERT_EQ(run(folder.path(), {"train.steps=6", "profile.steps=3-4"}), ExitCode::kOk);
+  const auto trace =
+      nlohmann::json::parse(base::read_file(folder.path() / "profile" / "rank-00000.json", ExitCode::kData));
+  std::map<std::string, int> count;
+  double step_us = 0, phases_us = 0;
+  for (const auto& e : trace["traceEvents"]) {
+    if (e["ph"] != "X") continue;
+    const std::string name = e["name"];
+    ++count[name];
+    (name.starts_with("step") ? step_us : phases_us) += e["dur"].get<double>();
+  }
+  EXPECT_EQ(count["step 3"], 1);
+  EXPECT_EQ(count["step 4"], 1);
+  EXPECT_EQ(count.count("step 2") + count.count("step 5"), 0u);
+  EXPECT_EQ(count["backward"], 2 * 4) << "four micro-batches a step";
+  EXPECT_GT(phases_us, 0);
+  EXPECT_LE(phases_us, step_us);
+}
+
+}  // namespace
+}  // namespace cadre::trainer

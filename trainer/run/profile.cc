@@ -1,0 +1,99 @@
+#include "trainer/run/profile.h"
+
+#include "parallel/base/files.h"
+#include "parallel/base/log.h"
+
+namespace cadre::trainer {
+
+Profile::Profile(const ProfileConfig& config, const std::filesystem::path& out, int rank)
+    : config_(config),
+      file_(out / "profile" / fmt::format("rank-{:05}.json", rank)),
+      rank_(rank),
+      wall_(std::chrono::system_clock::now()),
+      start_(std::chrono::steady_clock::now()) {
+  listener_.phase = [this](base::Phase phase) {
+    end_phase();
+    phase_ = phase;
+  };
+  listener_.started = [this](uint64_t number, const char* verb, std::string_view label, uint64_t bytes) {
+    open_[number] = {{"name", std::string(label)},
+                     {"cat", verb},
+                     {"ph", "b"},
+                     {"id", number},
+                     {"pid", rank_},
+                     {"tid", 1},
+                     {"ts", now_us()},
+                     {"args", {{"verb", verb}, {"bytes", bytes}}}};
+  };
+  listener_.done = [this](uint64_t number) {
+    const auto begin = open_.find(number);
+    if (begin == open_.end()) return;
+    nlohmann::json end = begin->second;
+    end["ph"] = "e";
+    end["ts"] = now_us();
+    events_.push_back(std::move(begin->second));
+    events_.push_back(std::move(end));
+    open_.erase(begin);
+  };
+}
+
+Profile::~Profile() {
+  base::set_activity_listener(nullptr);
+}
+
+double Profile::now_us() const {
+  const std::chrono::duration<double, std::micro> base = wall_.time_since_epoch(),
+                                                  since = std::chrono::steady_clock::now() - start_;
+  return base.count() + since.count();
+}
+
+void Profile::span(const std::string& name, double from_us) {
+  events_.push_back({{"name", name},
+                     {"ph", "X"},
+                     {"pid", rank_},
+                     {"tid", 0},
+                     {"ts", from_us},
+                     {"dur", now_us() - from_us}});
+}
+
+void Profile::end_phase() {
+  if (phase_us_ > 0) span(base::name_of(phase_), phase_us_);
+  phase_us_ = now_us();
+}
+
+void Profile::before_step(uint64_t step) {
+  if (step < config_.first || step > config_.last) return;
+  base::set_activity_listener(&listener_);
+  step_us_ = now_us();
+  phase_us_ = 0;
+}
+
+void Profile::after_step(uint64_t step) {
+  if (step_us_ == 0) return;
+  base::set_activity_listener(nullptr);
+  end_phase();
+  span(fmt::format("step {}", step), step_us_);
+  step_us_ = 0;
+  if (step == config_.last) write();
+}
+
+void Profile::write() {
+  for (const char* name : {"process_name", "thread_name"}) {
+    const std::string value =
+        std::string(name) == "process_name" ? fmt::format("rank {}", rank_) : "collectives";
+    events_.push_back({{"name", name}, {"ph", "M"}, {"pid", rank_}, {"tid", 1}, {"args", {{"name", value}}}});
+  }
+  try {
+    std::error_code ignored;
+    std::filesystem::create_directories(file_.parent_path(), ignored);
+    base::write_file_atomic(file_, nlohmann::json{{"traceEvents", events_}}.dump() + "\n",
+                            ExitCode::kCheckpoint);
+    if (rank_ == 0)
+      spdlog::info("profile of steps {} to {} in {}", config_.first, config_.last,
+                   file_.parent_path().string());
+  } catch (const Error& error) {
+    spdlog::warn("the profile could not be written: {}", error.what());
+  }
+}
+
+}  // namespace cadre::trainer
