@@ -12,7 +12,7 @@ namespace {
 // Offsets, domains and lengths stay in the shards' own arrays: 14 bytes a document in all.
 class ShardCorpus : public Corpus {
  public:
-  ShardCorpus(const Manifest& manifest, const Split& split, Verify verify) {
+  ShardCorpus(const Manifest& manifest, const Split& split, Verify verify) : kind_(manifest.kind) {
     for (const DomainInfo& d : split.domains) domains_.push_back(d.name);
     for (const ShardInfo& info : split.shards) {
       shards_.push_back(std::make_unique<ShardReader>(manifest, info, verify));
@@ -34,15 +34,32 @@ class ShardCorpus : public Corpus {
   }
 
   void read(int64_t document, int64_t begin, std::span<int32_t> out) const override {
+    const auto [shard, first] = range(document, begin, out.size());
+    shard->read_tokens(first, out);
+  }
+
+  SetKind kind() const override { return kind_; }
+  void read_mask(int64_t document, int64_t begin, std::span<uint8_t> out) const override {
+    const auto [shard, first] = range(document, begin, out.size());
+    if (shard->loss_mask().empty()) return Corpus::read_mask(document, begin, out);
+    std::copy_n(shard->loss_mask().begin() + int64_t(first), out.size(), out.begin());
+  }
+  PromptInfo prompt(int64_t document) const override {
+    if (kind_ != SetKind::kPrompts) return Corpus::prompt(document);
     const auto [shard, d] = locate(document);
-    const uint64_t first = shard->offsets()[d], length = shard->offsets()[d + 1] - first;
-    require(begin >= 0 && uint64_t(begin) <= length && out.size() <= length - uint64_t(begin),
-            ExitCode::kData, "tokens {} to {} of document {} asked for, it has {}", begin,
-            uint64_t(begin) + out.size(), document, length);
-    shard->read_tokens(first + uint64_t(begin), out);
+    return {shard->answer(d), shard->level(d)};
   }
 
  private:
+  // The shard of a document, and where its token `begin` stands there.
+  std::pair<const ShardReader*, uint64_t> range(int64_t document, int64_t begin, size_t count) const {
+    const auto [shard, d] = locate(document);
+    const uint64_t first = shard->offsets()[d], length = shard->offsets()[d + 1] - first;
+    require(begin >= 0 && uint64_t(begin) <= length && count <= length - uint64_t(begin), ExitCode::kData,
+            "tokens {} to {} of document {} asked for, it has {}", begin, uint64_t(begin) + count, document,
+            length);
+    return {shard, first + uint64_t(begin)};
+  }
   std::pair<const ShardReader*, size_t> locate(int64_t index) const {
     require(index >= 0 && index < first_.back(), ExitCode::kData, "document {} asked for, the corpus has {}",
             index, first_.back());
@@ -72,6 +89,7 @@ class ShardCorpus : public Corpus {
     }
   }
 
+  SetKind kind_;
   std::vector<std::string> domains_;
   std::vector<std::unique_ptr<ShardReader>> shards_;
   std::vector<int64_t> first_ = {0};  // (shards + 1) index of each shard's first document
@@ -79,8 +97,14 @@ class ShardCorpus : public Corpus {
 
 class MemoryCorpus : public Corpus {
  public:
-  MemoryCorpus(std::vector<std::string> domains, std::vector<MemoryDocument> documents)
-      : domains_(std::move(domains)), documents_(std::move(documents)) {}
+  MemoryCorpus(std::vector<std::string> domains, std::vector<MemoryDocument> documents, SetKind kind)
+      : domains_(std::move(domains)), documents_(std::move(documents)), kind_(kind) {}
+  SetKind kind() const override { return kind_; }
+  void read_mask(int64_t document, int64_t begin, std::span<uint8_t> out) const override {
+    const std::vector<uint8_t>& mask = documents_.at(static_cast<size_t>(document)).loss_mask;
+    if (mask.empty()) return Corpus::read_mask(document, begin, out);
+    std::copy_n(mask.begin() + begin, out.size(), out.begin());
+  }
   int64_t num_documents() const override { return static_cast<int64_t>(documents_.size()); }
   int num_domains() const override { return static_cast<int>(domains_.size()); }
   const std::string& domain_name(int domain) const override {
@@ -101,17 +125,28 @@ class MemoryCorpus : public Corpus {
  private:
   std::vector<std::string> domains_;
   std::vector<MemoryDocument> documents_;
+  SetKind kind_;
 };
 
 }  // namespace
+
+void Corpus::read_mask(int64_t document, int64_t begin, std::span<uint8_t> out) const {
+  (void)document, (void)begin;
+  std::fill(out.begin(), out.end(), uint8_t(1));
+}
+
+PromptInfo Corpus::prompt(int64_t document) const {
+  fail(ExitCode::kData, "document {} is no prompt: this is a set of kind {}, expected prompts", document,
+       name_of(kind()));
+}
 
 std::unique_ptr<Corpus> open_corpus(const Manifest& manifest, const std::string& split, Verify verify) {
   return std::make_unique<ShardCorpus>(manifest, manifest.split(split), verify);
 }
 
 std::unique_ptr<Corpus> make_memory_corpus(std::vector<std::string> domains,
-                                           std::vector<MemoryDocument> documents) {
-  return std::make_unique<MemoryCorpus>(std::move(domains), std::move(documents));
+                                           std::vector<MemoryDocument> documents, SetKind kind) {
+  return std::make_unique<MemoryCorpus>(std::move(domains), std::move(documents), kind);
 }
 
 }  // namespace cadre::data

@@ -17,15 +17,26 @@ struct DocumentInfo {
   int32_t domain = 0;
 };
 
+// One prompt of a set of prompts.
+struct PromptInfo {
+  std::string answer;
+  int level = 0;
+};
+
 class Corpus {
  public:
   virtual ~Corpus() = default;
+  virtual SetKind kind() const { return SetKind::kText; }
   virtual int64_t num_documents() const = 0;
   virtual DocumentInfo document(int64_t index) const = 0;
   virtual int num_domains() const = 0;
   virtual const std::string& domain_name(int domain) const = 0;
   // Tokens [begin, begin + out.size()) of a document. Thread-safe. Throws Error(kData).
   virtual void read(int64_t document, int64_t begin, std::span<int32_t> out) const = 0;
+  // The same range: 1 where the token is to be predicted. All of them, but for conversations and pairs.
+  virtual void read_mask(int64_t document, int64_t begin, std::span<uint8_t> out) const;
+  // Throws Error(kData) unless this is a set of prompts.
+  virtual PromptInfo prompt(int64_t document) const;
 };
 
 // Opens every shard of the split after checking it; throws Error(kData) naming the first bad one and what differs.
@@ -36,8 +47,10 @@ struct MemoryDocument {
   int32_t domain = 0;
   std::vector<int32_t> tokens;
   int64_t bytes = 0;
+  std::vector<uint8_t> loss_mask = {};  // by token; empty: all
 };
 std::unique_ptr<Corpus> make_memory_corpus(std::vector<std::string> domains,
-                                           std::vector<MemoryDocument> documents);
+                                           std::vector<MemoryDocument> documents,
+                                           SetKind kind = SetKind::kText);
 
 }  // namespace cadre::data

@@ -3,6 +3,7 @@
 
 #include <deque>
 
+#include "data/pair_view.h"
 #include "parallel/base/errors.h"
 
 namespace cadre::data {
@@ -18,6 +19,7 @@ struct DataFeed::Impl {
   PlannerConfig planner_config;
   LoaderConfig loader_config;
   const Corpus& corpus;
+  std::unique_ptr<Corpus> pairs;  // what is planned, of a set of pairs
   Mixer& mixer;
   Curriculum& curriculum;
   std::unique_ptr<Planner> planner;
@@ -27,12 +29,21 @@ struct DataFeed::Impl {
 
   Impl(const PlannerConfig& p, const LoaderConfig& l, const Corpus& c, Mixer& m, Curriculum& o)
       : planner_config(p), loader_config(l), corpus(c), mixer(m), curriculum(o) {
+    require(c.kind() != SetKind::kPrompts, ExitCode::kUsage,
+            "a set of prompts has no answers to train on: give a set of conversations or pairs, or text");
+    if (c.kind() == SetKind::kPreference) {
+      require(
+          !p.pack && l.mask_documents, ExitCode::kUsage,
+          "a set of pairs needs data.pack: false and data.mask_documents: true, since a pair stands in one "
+          "sequence and its answers do not see each other");
+      pairs = make_pair_view(c, p.seq_len);
+    }
     restart();
   }
 
   void restart() {
     loader = std::make_unique<Loader>(loader_config, corpus);
-    planner = std::make_unique<Planner>(planner_config, corpus, curriculum);
+    planner = std::make_unique<Planner>(planner_config, pairs ? *pairs : corpus, curriculum);
     pending.clear();
     consumed = planner->save();
   }

@@ -31,23 +31,37 @@ Batch empty_batch(int64_t sequences, int64_t seq_len) {
   return b;
 }
 
+// What a planned sequence reads: its segments, or of a pair both answers, whole.
+std::vector<PlanSegment> pieces_of(const PlanSequence& sequence, const Corpus& corpus) {
+  if (corpus.kind() != SetKind::kPreference) return sequence.segments;
+  std::vector<PlanSegment> pieces;
+  for (const PlanSegment& s : sequence.segments) {
+    for (const int64_t document : {2 * s.document, 2 * s.document + 1})
+      pieces.push_back({document, 0, corpus.document(document).length - 1});
+  }
+  return pieces;
+}
+
 void write_sequence(const PlanSequence& sequence, const Corpus& corpus, bool mask_documents, int64_t row,
                     Batch& batch) {
   auto at = static_cast<size_t>(row * batch.seq_len);
   const size_t begin = at;
   std::fill_n(batch.domain.begin() + row * batch.seq_len, batch.seq_len, sequence.domain);
   std::vector<int32_t> piece;
+  std::vector<uint8_t> mask;
   int32_t segment = 0;
-  for (const PlanSegment& s : sequence.segments) {
+  for (const PlanSegment& s : pieces_of(sequence, corpus)) {
     const auto count = static_cast<size_t>(s.count);
     require(at - begin + count <= static_cast<size_t>(batch.seq_len), ExitCode::kData,
             "a planned sequence is longer than seq_len {}", batch.seq_len);
     piece.resize(count + 1);  // the last target lies one past the last input
     corpus.read(s.document, s.begin, piece);
+    mask.resize(count);
+    corpus.read_mask(s.document, s.begin + 1, mask);
     for (size_t i = 0; i < count; ++i, ++at) {
       batch.tokens[at] = piece[i];
       batch.targets[at] = piece[i + 1];
-      batch.loss_mask[at] = 1.0f;
+      batch.loss_mask[at] = mask[i];
       // Without document masks attention and rotary positions run through the whole sequence.
       batch.segment[at] = mask_documents ? segment : 0;
       batch.position[at] = static_cast<int32_t>(mask_documents ? i : at - begin);
@@ -57,16 +71,31 @@ void write_sequence(const PlanSequence& sequence, const Corpus& corpus, bool mas
   }
 }
 
-BatchCounts global_counts(const BatchPlan& plan) {
+// Every rank counts the whole global batch. Where only some tokens are trained, it reads their masks.
+BatchCounts global_counts(const BatchPlan& plan, const Corpus& corpus, std::vector<int64_t>& domain_tokens) {
   BatchCounts counts;
+  const bool masked = corpus.kind() != SetKind::kText;
+  if (masked) std::fill(domain_tokens.begin(), domain_tokens.end(), 0);
+  std::vector<uint8_t> mask;
   for (const PlanSequence& sequence : plan.sequences) {
-    int64_t tokens = 0;
-    for (const PlanSegment& s : sequence.segments) tokens += s.count;
-    counts.trained_tokens += tokens;
-    counts.sequences += tokens > 0;
-    counts.trained_segments += static_cast<int64_t>(sequence.segments.size());
+    int64_t real = 0, trained = 0;
+    for (const PlanSegment& s : pieces_of(sequence, corpus)) {
+      real += s.count;
+      int64_t live = s.count;
+      if (masked) {
+        mask.resize(static_cast<size_t>(s.count));
+        corpus.read_mask(s.document, s.begin + 1, mask);
+        live = std::count(mask.begin(), mask.end(), 1);
+      }
+      trained += live;
+      counts.trained_segments += live > 0;
+    }
+    counts.pairs += corpus.kind() == SetKind::kPreference && trained > 0;
+    counts.trained_tokens += trained;
+    counts.real_tokens += real;
+    counts.sequences += real > 0;
+    if (masked) domain_tokens[static_cast<size_t>(sequence.domain)] += trained;
   }
-  counts.real_tokens = counts.trained_tokens;  // eos is only ever a target, so every input position has one
   return counts;
 }
 
@@ -78,8 +107,8 @@ double ms_since(std::chrono::steady_clock::time_point begin) {
 
 LoadedBatch build_batch(const BatchPlan& plan, const Corpus& corpus, const LoaderConfig& config) {
   LoadedBatch out;
-  out.counts = global_counts(plan);
   out.domain_tokens = plan.domain_tokens;
+  out.counts = global_counts(plan, corpus, out.domain_tokens);
   const auto total = static_cast<int64_t>(plan.sequences.size());
   const int64_t mine =
       (total + config.data_ranks - 1) / config.data_ranks;  // equal on all ranks, padding rows included

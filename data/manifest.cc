@@ -103,7 +103,21 @@ void check_same_domains(const Manifest& manifest, const std::string& file) {
   }
 }
 
+SetKind read_kind(const json& root, const std::string& file) {
+  if (!root.contains("kind")) return SetKind::kText;
+  for (const SetKind kind : {SetKind::kInstruction, SetKind::kPreference, SetKind::kPrompts}) {
+    if (root["kind"] == name_of(kind)) return kind;
+  }
+  fail(ExitCode::kData, "{}: manifest.kind is {}, expected instruction, preference or prompts", file,
+       root["kind"].dump());
+}
+
 }  // namespace
+
+const char* name_of(SetKind kind) {
+  constexpr const char* kNames[] = {"text", "instruction", "preference", "prompts"};
+  return kNames[static_cast<int>(kind)];
+}
 
 const Split& Manifest::split(const std::string& name) const {
   std::string known;
@@ -132,6 +146,7 @@ Manifest load_manifest(const std::filesystem::path& file) {
   m.vocab_size = static_cast<int>(tokenizer.count("vocab_size", int64_t(1) << 30));
   m.bos = static_cast<int>(tokenizer.count("bos", m.vocab_size - 1));
   m.eos = static_cast<int>(tokenizer.count("eos", m.vocab_size - 1));
+  m.kind = read_kind(root, name);
   for (const Fields& f : fields.list("splits")) m.splits.push_back(read_split(f, name));
   check_same_domains(m, name);
   m.hash = base::sha256_text(text);
@@ -147,6 +162,7 @@ void save_manifest(const Manifest& manifest, const std::filesystem::path& file) 
                        {"vocab_size", manifest.vocab_size},
                        {"bos", manifest.bos},
                        {"eos", manifest.eos}};
+  if (manifest.kind != SetKind::kText) root["kind"] = name_of(manifest.kind);
   root["splits"] = ordered_json::array();
   for (const Split& split : manifest.splits) {
     ordered_json s;

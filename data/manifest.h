@@ -9,6 +9,15 @@
 
 namespace cadre::data {
 
+// What the documents of a set are (docs/formats.md, "Sets for post-training").
+enum class SetKind {
+  kText,         // every token is trained
+  kInstruction,  // conversations; the answers' tokens are trained
+  kPreference,   // pairs: documents 2p and 2p + 1 answer one prompt, the first is preferred
+  kPrompts,      // prompts without an answer's tokens, with the right answer as text
+};
+const char* name_of(SetKind kind);
+
 struct DomainInfo {
   std::string name;
   int64_t documents = 0, tokens = 0, bytes = 0;  // of the split; bytes of the original text
@@ -32,6 +41,7 @@ struct Manifest {
   std::filesystem::path folder;  // where it was read from
   std::string tokenizer_file, tokenizer_kind, tokenizer_sha256;
   int vocab_size = 0, bos = 0, eos = 0;
+  SetKind kind = SetKind::kText;
   std::vector<Split> splits;
   std::string hash;  // SHA-256 of the file; resume warns when it differs
 

@@ -138,7 +138,32 @@ struct ShardReader::Impl {
   std::vector<uint64_t> offsets;
   std::vector<uint16_t> domains;
   std::vector<uint32_t> bytes;
+  std::vector<uint8_t> loss_mask, answers;
+  std::vector<uint64_t> answer_offsets;
+  std::vector<uint16_t> levels;
   Hdf5Handle file, tokens;
+
+  // What the kind of set has beside tokens.
+  void read_extras(const ShardInfo& info) {
+    if (header.kind == SetKind::kInstruction || header.kind == SetKind::kPreference) {
+      loss_mask = read_dataset<uint8_t>(file, "loss_mask", uint64_t(info.tokens), H5T_NATIVE_UINT8, name);
+      for (const uint8_t m : loss_mask)
+        require(m <= 1, ExitCode::kData, "{}: /loss_mask holds {}, expected 0 or 1", name, m);
+    }
+    require(header.kind != SetKind::kPreference || info.documents % 2 == 0, ExitCode::kData,
+            "{}: {} documents in a set of pairs, expected an even number", name, info.documents);
+    if (header.kind != SetKind::kPrompts) return;
+    const uint64_t documents = uint64_t(info.documents);
+    answer_offsets = read_dataset<uint64_t>(file, "answer_offsets", documents + 1, H5T_NATIVE_UINT64, name);
+    levels = read_dataset<uint16_t>(file, "level", documents, H5T_NATIVE_UINT16, name);
+    for (size_t d = 0; d < documents; ++d) {
+      require(answer_offsets[d] < answer_offsets[d + 1] && answer_offsets[d + 1] <= info.bytes,
+              ExitCode::kData, "{}: /answer_offsets is not rising at document {}", name, d);
+    }
+    require(answer_offsets[0] == 0, ExitCode::kData, "{}: /answer_offsets begins with {}, expected 0", name,
+            answer_offsets[0]);
+    answers = read_dataset<uint8_t>(file, "answers", answer_offsets.back(), H5T_NATIVE_UINT8, name);
+  }
 
   ~Impl() {
     const Hdf5Lock lock;
@@ -212,6 +237,8 @@ ShardReader::ShardReader(const Manifest& manifest, const ShardInfo& info, Verify
   s.read_header();
   s.check_header(manifest, split);
   s.read_documents(info);
+  s.header.kind = manifest.kind;
+  s.read_extras(info);
 }
 ShardReader::~ShardReader() = default;
 
@@ -229,6 +256,18 @@ const std::vector<uint16_t>& ShardReader::doc_domain() const {
 }
 const std::vector<uint32_t>& ShardReader::doc_bytes() const {
   return impl_->bytes;
+}
+
+const std::vector<uint8_t>& ShardReader::loss_mask() const {
+  return impl_->loss_mask;
+}
+std::string ShardReader::answer(size_t document) const {
+  const Impl& s = *impl_;
+  return {s.answers.begin() + int64_t(s.answer_offsets.at(document)),
+          s.answers.begin() + int64_t(s.answer_offsets.at(document + 1)) - 1};
+}
+int ShardReader::level(size_t document) const {
+  return impl_->levels.at(document);
 }
 
 void ShardReader::read_tokens(uint64_t begin, std::span<int32_t> out) const {

@@ -120,6 +120,21 @@ struct ShardWriter::Impl {
   std::vector<uint16_t> domains;
   std::vector<uint32_t> bytes;
   std::vector<DocHash> hashes;
+  std::vector<uint8_t> loss_mask, answers;
+  std::vector<uint64_t> answer_offsets = {0};
+  std::vector<uint16_t> levels;
+
+  bool masked() const { return header.kind == SetKind::kInstruction || header.kind == SetKind::kPreference; }
+  void write_extras(hid_t file, const std::string& what) const {
+    if (masked())
+      write_dataset(file, "loss_mask", {loss_mask.size()}, H5T_STD_U8LE, H5T_NATIVE_UINT8, loss_mask.data(),
+                    what);
+    if (header.kind != SetKind::kPrompts) return;
+    write_dataset(file, "answer_offsets", {answer_offsets.size()}, H5T_STD_U64LE, H5T_NATIVE_UINT64,
+                  answer_offsets.data(), what);
+    write_dataset(file, "answers", {answers.size()}, H5T_STD_U8LE, H5T_NATIVE_UINT8, answers.data(), what);
+    write_dataset(file, "level", {levels.size()}, H5T_STD_U16LE, H5T_NATIVE_UINT16, levels.data(), what);
+  }
 
   std::vector<std::byte> build(const std::string& what) {
     const Hdf5Lock lock;
@@ -142,6 +157,7 @@ struct ShardWriter::Impl {
     write_dataset(file, "doc_domain", {documents}, H5T_STD_U16LE, H5T_NATIVE_UINT16, domains.data(), what);
     write_dataset(file, "doc_bytes", {documents}, H5T_STD_U32LE, H5T_NATIVE_UINT32, bytes.data(), what);
     write_dataset(file, "doc_hash", {documents, 16}, H5T_STD_U8LE, H5T_NATIVE_UINT8, hashes.data(), what);
+    write_extras(file, what);
     return image_of(file, what);
   }
 };
@@ -154,7 +170,8 @@ ShardWriter::ShardWriter(ShardHeader header) : impl_(std::make_unique<Impl>()) {
 }
 ShardWriter::~ShardWriter() = default;
 
-void ShardWriter::add(std::span<const int32_t> tokens, int domain, uint32_t text_bytes, const DocHash& hash) {
+void ShardWriter::add(std::span<const int32_t> tokens, int domain, uint32_t text_bytes, const DocHash& hash,
+                      const DocumentExtras& extras) {
   Impl& s = *impl_;
   require(tokens.size() >= 2, ExitCode::kData, "a document has {} tokens, expected at least bos and eos",
           tokens.size());
@@ -173,6 +190,18 @@ void ShardWriter::add(std::span<const int32_t> tokens, int domain, uint32_t text
   s.domains.push_back(static_cast<uint16_t>(domain));
   s.bytes.push_back(text_bytes);
   s.hashes.push_back(hash);
+  if (s.masked()) {
+    require(extras.loss_mask.size() == tokens.size(), ExitCode::kData, "{} loss mask entries for {} tokens",
+            extras.loss_mask.size(), tokens.size());
+    s.loss_mask.insert(s.loss_mask.end(), extras.loss_mask.begin(), extras.loss_mask.end());
+  }
+  if (s.header.kind != SetKind::kPrompts) return;
+  require(extras.level >= 0 && extras.level <= 65535, ExitCode::kData, "level {}, expected 0 to 65535",
+          extras.level);
+  s.answers.insert(s.answers.end(), extras.answer.begin(), extras.answer.end());
+  s.answers.push_back(0);
+  s.answer_offsets.push_back(s.answers.size());
+  s.levels.push_back(static_cast<uint16_t>(extras.level));
 }
 
 int64_t ShardWriter::tokens() const {

@@ -84,7 +84,7 @@ json inspect_checkpoint(const fs::path& folder) {
   for (const auto& [name, tensor] : index.tensors) {
     tensors.push_back(
         {{"name", name}, {"shape", tensor.shape}, {"dtype", tensor.dtype}, {"pieces", tensor.pieces.size()}});
-    if (!name.starts_with("optimizer.")) parameters += tensor.numel();
+    if (!name.starts_with("optimizer.") && !name.starts_with("reference.")) parameters += tensor.numel();
   }
   uint64_t bytes = 0;
   for (const auto& [name, file] : index.files) bytes += file.bytes;

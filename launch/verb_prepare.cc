@@ -25,6 +25,11 @@ Of equal texts the first stays. Near duplicates (MinHash of word 5-grams) go wit
 held out for validation when the hash of its text says so, so the held-out set does not change when inputs grow;
 near duplicates of held-out documents leave the training set.
 
+--kind instruction, preference and prompts make sets for post-training, with the tokenizer of the model. A line is
+{"messages": [{"role": .., "content": ..}, ..]} or {"prompt": .., "response": ..}; {"prompt": .., "chosen": .., "rejected": ..};
+{"prompt": .., "answer": .., "level": ..}. A prompt or an answer is text or a list of messages. Only the assistant's answers are
+trained. Equal examples stay once; options about text, near duplicates and memory do not apply.
+
 A killed run goes on where it was when it is started again with the same inputs and options. The output is the
 same for any --threads and any number of ranks (mpirun -np N cadre prepare ...).)";
 
@@ -52,6 +57,20 @@ void add_prepare(CLI::App& app, Run& run) {
                    "saved tokenizer");
   verb->add_option("--vocab-size", o.vocab_size, "Pieces of a trained tokenizer");
   verb->add_option("--sample", o.sample_bytes, "Bytes of text to train the tokenizer on")->transform(bytes);
+  verb->add_option_function<std::string>(
+          "--kind",
+          [options](const std::string& word) {
+            for (int k = 0; k < 4; ++k) {
+              if (word == data::name_of(data::SetKind(k))) options->kind = data::SetKind(k);
+            }
+          },
+          "What the inputs hold: text; or JSONL of conversations, pairs of answers, or prompts with answers")
+      ->check(CLI::IsMember({"text", "instruction", "preference", "prompts"}))
+      ->default_str("text");
+  verb->add_option("--chat-template", o.chat_template,
+                   "Of conversations: plain, tokenizer (the one that came with it), or a file");
+  verb->add_option("--max-tokens", o.max_tokens,
+                   "Longer conversations, pairs and prompts are left out; 0: none");
   verb->add_option("--text-field", o.text_field, "JSON field of the text");
   verb->add_option("--domain-field", o.domain_field, "JSON field of the domain");
   verb->add_option("--id-field", o.id_field, "JSON field that names a document in reports");

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "data/prepare/assemble.h"
+#include "data/prepare/chat_set.h"
 #include "data/prepare/choose_tokenizer.h"
 #include "data/prepare/encode.h"
 #include "data/prepare/inputs.h"
@@ -182,6 +183,7 @@ Report finish_report(const Work& work, const Choices& choices, const Tokenizer& 
 
 PrepareResult prepare(const PrepareOptions& options, comm::World& world) {
   check_options(options);
+  if (options.kind != SetKind::kText) return prepare_chat_set(options, world);
   const std::unique_ptr<comm::Communicator> comm = world.split(0, "prepare");
   // Ranks wait for the slowest pass of others, which may take hours.
   comm->set_timeout(std::chrono::hours(24 * 7));

@@ -36,7 +36,11 @@ struct PrepareOptions {
   int64_t memory_bytes = int64_t(2) << 30;  // of each rank
   bool strict = false;                      // the first bad input ends the run
   bool force = false;                       // replace what OUT holds
-  uint64_t unit_bytes = 0;                  // of input in a work unit; 0 = chosen from the inputs' size
+  // Of the kinds for post-training (chat_set.h), which take .jsonl of conversations:
+  SetKind kind = SetKind::kText;
+  std::string chat_template = "plain";  // or "tokenizer", or a path (chat_encoder.h)
+  int64_t max_tokens = 0;               // of an example, both answers of a pair together; 0: no limit
+  uint64_t unit_bytes = 0;              // of input in a work unit; 0 = chosen from the inputs' size
 };
 
 struct PrepareResult {

@@ -16,6 +16,10 @@ std::string state_tensor(const std::string& state, const std::string& row) {
   return fmt::format("optimizer.{}.{}", state, row);
 }
 
+std::string reference_tensor(const std::string& row) {
+  return "reference." + row;
+}
+
 std::string optimizer_name(const RunConfig& config) {
   return kind(config, config.optim, "optim").text("name", "adamw");
 }
@@ -95,6 +99,9 @@ std::vector<Slice> owned_slices(TrainState& state) {
       const device::ParamRow& row = state.model.table.row(piece.row);
       slices.push_back({row.name, row.shape, layout.at(piece.row).global_begin + piece.row_begin,
                         state.model.store.values(Group(g)).rows(piece.group_offset, piece.count)});
+      if (!state.reference) continue;
+      slices.push_back({reference_tensor(row.name), row.shape, slices.back().begin,
+                        state.reference->store.values(Group(g)).rows(piece.group_offset, piece.count)});
     }
   }
   for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row, const comm::Piece& piece,
@@ -124,6 +131,7 @@ CheckpointIndex describe(const TrainState& state) {
       {"feed", state.feed.save()},
       {"spikes", state.spikes.save()},
       {"model", state.model.decoder.save_state()}};
+  if (state.reference) index.state["reference"] = state.reference->decoder.save_state();
   return index;
 }
 
@@ -152,14 +160,24 @@ void TensorReader::read(const std::string& tensor, const std::vector<int64_t>& s
   }
 }
 
-void restore_model(ModelState& model, TensorReader& reader) {
+namespace {
+
+// Values and balancing state under the names that `tensor` makes of the parameters'.
+void restore_values(ModelState& model, TensorReader& reader, const char* state,
+                    std::string (*tensor)(const std::string&)) {
   for (int id = 0; id < int(model.table.rows().size()); ++id) {
     const device::ParamRow& row = model.table.row(id);
     const device::Placement& place = model.layout.at(id);
     const auto values = model.store.values(place.group).rows(place.offset, place.count);
-    reader.read(row.name, row.shape, place.global_begin, {values.data(), size_t(values.size())});
+    reader.read(tensor(row.name), row.shape, place.global_begin, {values.data(), size_t(values.size())});
   }
-  model.decoder.load_state(reader.index().state.at("model").get<moe::StateDict>());
+  model.decoder.load_state(reader.index().state.at(state).get<moe::StateDict>());
+}
+
+}  // namespace
+
+void restore_model(ModelState& model, TensorReader& reader) {
+  restore_values(model, reader, "model", [](const std::string& row) { return row; });
 }
 
 void restore(TrainState& state, TensorReader& reader) {
@@ -168,6 +186,7 @@ void restore(TrainState& state, TensorReader& reader) {
     require_same_model(state.config(), index);
     require_same_optimizer(state, index.state.at("optimizer"));
     restore_model(state.model, reader);
+    if (state.reference) restore_values(*state.reference, reader, "reference", reference_tensor);
     for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row,
                               const comm::Piece& piece, device::View<Real, 1> data) {
       reader.read(tensor, row.shape, state.model.layout.at(piece.row).global_begin + piece.row_begin,

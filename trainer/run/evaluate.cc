@@ -49,16 +49,19 @@ Batch empty_batch(int64_t sequences, int64_t seq_len) {
 
 void fill_row(const data::Corpus& corpus, const EvalRow& row, int64_t at, Batch& batch) {
   std::vector<int32_t> tokens;
+  std::vector<uint8_t> mask;
   for (size_t s = 0; s < row.size(); ++s) {
     const EvalPiece& piece = row[s];
     tokens.resize(size_t(piece.count) + 1);
     corpus.read(piece.document, piece.begin, tokens);
+    mask.resize(size_t(piece.count));
+    corpus.read_mask(piece.document, piece.begin + 1, mask);
     const int32_t domain = corpus.document(piece.document).domain;
     for (int64_t i = 0; i < piece.count; ++i, ++at) {
       const size_t t = size_t(at);
       batch.tokens[t] = tokens[size_t(i)];
       batch.targets[t] = tokens[size_t(i) + 1];
-      batch.loss_mask[t] = 1;
+      batch.loss_mask[t] = mask[size_t(i)];
       batch.segment[t] = int32_t(s);
       batch.position[t] = int32_t(i);
       batch.domain[t] = domain;
@@ -76,13 +79,20 @@ double DomainScore::bits_per_byte() const {
 EvalSet choose_documents(const data::Corpus& corpus, int64_t tokens_per_domain) {
   const size_t domains = size_t(corpus.num_domains());
   EvalSet set{{}, std::vector<int64_t>(domains), std::vector<int64_t>(domains)};
+  std::vector<uint8_t> mask;
   for (int64_t d = 0; d < corpus.num_documents(); ++d) {
     const data::DocumentInfo info = corpus.document(d);
     const size_t k = size_t(info.domain);
     if (set.tokens[k] >= tokens_per_domain) continue;
     set.documents.push_back(d);
-    set.tokens[k] += info.length - 1;
-    set.bytes[k] += info.bytes;
+    if (corpus.kind() == data::SetKind::kText) {
+      set.tokens[k] += info.length - 1;
+      set.bytes[k] += info.bytes;
+    } else {
+      mask.resize(size_t(info.length - 1));
+      corpus.read_mask(d, 1, mask);
+      set.tokens[k] += std::count(mask.begin(), mask.end(), 1);
+    }
   }
   return set;
 }

@@ -13,7 +13,8 @@ namespace cadre::trainer {
 // Documents to evaluate on, by rising index, and what they hold by domain.
 struct EvalSet {
   std::vector<int64_t> documents;
-  std::vector<int64_t> tokens, bytes;  // (K) predicted tokens; bytes of the original text
+  // (K) predicted tokens; bytes of the original text, 0 in sets of conversations, of which only answers count
+  std::vector<int64_t> tokens, bytes;
 };
 EvalSet choose_documents(const data::Corpus& corpus, int64_t tokens_per_domain);
 

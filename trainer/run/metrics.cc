@@ -116,6 +116,7 @@ json train_line(const TrainState& state, const StepReport& report, const StepTim
                {"domain_weight", by_domain(*state.dataset.train, report.domain_weight)},
                {"dropped_tokens", report.dropped_tokens},
                {"skipped_steps", state.counters.skipped_steps}};
+  for (const auto& [name, value] : report.objective) line[name] = value;
   if (times.mfu > 0) line["mfu"] = rounded(times.mfu);
   if (report.expert_tokens.empty()) return line;
   line["expert_load_max_over_mean"] = rounded(load.max_over_mean);

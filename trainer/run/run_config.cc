@@ -87,7 +87,10 @@ void read_kind(base::Section& root, const std::string& name, YAML::Node& node) {
 // Makes one of each, so that a typo inside a kind's section is found before anything starts. What they need
 // to know of the data and the model is not known yet, so sizes are small made-up ones.
 void validate(const RunConfig& c) {
-  optim::make_objective<float>(kind(c, c.objective, "objective"));
+  const base::Section objective = kind(c, c.objective, "objective");
+  // What has no loop is refused here, and not in the middle of the first step.
+  if (optim::make_objective<float>(objective)->inputs().advantage)
+    objective.reject("name", "trains on sampled responses, and `cadre train` does not sample");
   optim::make_schedule(kind(c, c.schedule, "schedule"));
   optim::make_optimizer<float>(kind(c, c.optim, "optim"), {});
   data::make_curriculum(kind(c, c.curriculum, "curriculum"));

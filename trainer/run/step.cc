@@ -7,6 +7,7 @@
 #include "optim/clipping.h"
 #include "parallel/base/blackbox.h"
 #include "parallel/base/log.h"
+#include "trainer/run/reference.h"
 #include "trainer/run/step_stats.h"
 
 namespace cadre::trainer {
@@ -58,6 +59,7 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch) {
   std::vector<LogProbs<device::wide_t<Real>>> logp(batch.micro.size());
   // A gradient that needs no log-probability lets the device run on: the loss is read at the end of the step.
   const bool ahead = state.objective->constant_grad();
+  state.objective->take_records();  // what a step that was computed twice left behind
   state.model.store.start_grads(state.model.queue);
   model.begin_step();
   for (size_t i = 0; i < batch.micro.size(); ++i) {
@@ -138,16 +140,18 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   state.progress.lr = report.lr;
 
   base::enter(base::Phase::kData);
-  const data::LoadedBatch batch = state.feed.next(state.progress);
+  data::LoadedBatch batch = state.feed.next(state.progress);
   report.data_wait_ms = state.feed.last_wait_ms();
   report.counts = batch.counts;
   report.domain_weight = batch.weights;
   report.domain_tokens.assign(batch.domain_tokens.begin(), batch.domain_tokens.end());
 
+  if (state.reference) score_reference(state, batch.micro);
   const Computed computed = compute(state, batch);
   report.comm_exposed_ms = computed.comm_exposed_ms;
   const optim::GradNorm& norm = computed.norm;
   computed.stats.reduce(state, signals, computed.loss_share, report);
+  report.objective = objective_metrics(*state.objective, state.model.mesh.data());
   report.grad_norm = norm.norm;
   report.skipped = !norm.finite;
   judge(state, batch, computed, report);

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "optim/sequence_metrics.h"
 #include "trainer/run/train_state.h"
 
 namespace cadre::trainer {
@@ -28,6 +29,7 @@ struct StepReport {
   std::vector<double> domain_weight;               // (K) the mixer's, for this batch
   std::vector<std::vector<double>> expert_tokens;  // by MoE layer, (E)
   double dropped_tokens = 0;                       // slots that capacity removed, over layers
+  optim::NamedValues objective;                    // metrics of pairs or sampled sequences; else empty
   double piece_length = 0;                         // mean length of the document piece that a token stands in
   bool stop = false, writers_busy = false;         // any rank's signal
   double seconds = 0;                              // rank 0's signal

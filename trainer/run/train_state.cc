@@ -97,6 +97,9 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
       optimizer_context(make_optimizer_context(model, dense_plan, expert_plan)),
       optimizer(optim::make_optimizer<Real>(kind(run, run.optim, "optim"), optimizer_context)),
       objective(optim::make_objective<Real>(kind(run, run.objective, "objective"))),
+      reference(objective->inputs().reference
+                    ? std::make_unique<ModelState>(model.config, world, run.train.micro_batch, false)
+                    : nullptr),
       schedule(optim::make_schedule(kind(run, run.schedule, "schedule"))),
       peak_lr(optim::read_peak_lr(kind(run, run.optim, "optim"))),
       mixer(data::make_mixer(kind(run, run.mixer, "mixer"),
@@ -106,6 +109,10 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
            *curriculum),
       dataset(set),
       spikes(run.spikes) {
+  const bool pairs = objective->inputs().pairs, has_pairs = set.train->kind() == data::SetKind::kPreference;
+  require(pairs == has_pairs, ExitCode::kUsage, "{}: objective.name and data.manifest: {}", run.source,
+          pairs ? "this objective trains on pairs, and the data holds none; prepare it with --kind preference"
+                : "the data holds pairs; train on it with objective: dpo");
   progress.total_steps = uint64_t(run.train.steps);
   progress.total_tokens = uint64_t(planned_tokens(run));
 }

@@ -58,6 +58,8 @@ class TrainState {
   optim::OptimizerContext<Real> optimizer_context;
   std::unique_ptr<optim::Optimizer<Real>> optimizer;
   std::unique_ptr<optim::Objective<Real>> objective;
+  std::unique_ptr<ModelState>
+      reference;  // frozen, with the values that the run started with; null unless asked for
   std::unique_ptr<optim::Schedule> schedule;
   double peak_lr = 0;
   std::unique_ptr<data::Mixer> mixer;
