@@ -31,8 +31,9 @@ void print_text(const trainer::BenchResult& r) {
              double(r.tokens) / median);
   fmt::print("work: 6 x {:.2f} M + attention = {:.4f} GFLOP/token\n", double(r.active_params) / 1e6,
              r.flops_per_token / 1e9);
-  fmt::print("speed: {:.1f} GFLOP/s of {:.1f} = {:.1f}% of the SGEMM peak\n", r.flops() / 1e9,
-             r.peak_flops / 1e9, 100 * r.flops() / r.peak_flops);
+  fmt::print("speed: {:.1f} GFLOP/s of {:.1f} = {:.1f}% of the {} peak\n", r.flops() / 1e9,
+             r.peak_flops / 1e9, 100 * r.flops() / r.peak_flops, r.gpu_bytes > 0 ? "dense bf16" : "SGEMM");
+  if (r.gpu_bytes > 0) fmt::print("GPU memory: {:.1f} GiB\n", double(r.gpu_bytes) / 0x1p30);
 }
 
 void print_json(const trainer::BenchResult& r) {
@@ -40,20 +41,22 @@ void print_json(const trainer::BenchResult& r) {
   for (const trainer::PeakSample& peak : r.peaks) {
     peaks.push_back({{"n", peak.n}, {"threads", peak.threads}, {"gflops", peak.best_flops / 1e9}});
   }
-  const nlohmann::ordered_json root = {{"params", r.params},
-                                       {"active_params", r.active_params},
-                                       {"ranks", r.ranks},
-                                       {"threads", r.threads},
-                                       {"sgemm", peaks},
-                                       {"sgemm_peak_gflops", r.peak_flops / 1e9},
-                                       {"steps", r.step_seconds.size()},
-                                       {"step_ms_median", 1e3 * r.median_seconds()},
-                                       {"step_ms_min", 1e3 * r.step_seconds.front()},
-                                       {"step_ms_max", 1e3 * r.step_seconds.back()},
-                                       {"tokens_per_s", double(r.tokens) / r.median_seconds()},
-                                       {"gflop_per_token", r.flops_per_token / 1e9},
-                                       {"gflops", r.flops() / 1e9},
-                                       {"share_of_peak", r.flops() / r.peak_flops}};
+  const nlohmann::ordered_json root = {
+      {"params", r.params},
+      {"active_params", r.active_params},
+      {"ranks", r.ranks},
+      {"threads", r.threads},
+      {"sgemm", peaks},
+      {r.gpu_bytes > 0 ? "bf16_peak_gflops" : "sgemm_peak_gflops", r.peak_flops / 1e9},
+      {"gpu_gib", double(r.gpu_bytes) / 0x1p30},
+      {"steps", r.step_seconds.size()},
+      {"step_ms_median", 1e3 * r.median_seconds()},
+      {"step_ms_min", 1e3 * r.step_seconds.front()},
+      {"step_ms_max", 1e3 * r.step_seconds.back()},
+      {"tokens_per_s", double(r.tokens) / r.median_seconds()},
+      {"gflop_per_token", r.flops_per_token / 1e9},
+      {"gflops", r.flops() / 1e9},
+      {"share_of_peak", r.flops() / r.peak_flops}};
   fmt::print("{}\n", root.dump());
 }
 

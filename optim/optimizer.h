@@ -16,13 +16,9 @@
 
 namespace cadre::optim {
 
-template <class T>
-struct OptimizerContext {
-  device::Queue* queue = nullptr;                     // borrowed, as all of these
-  const device::DeviceKernels<T>* kernels = nullptr;  // Muon needs the GEMM
-  const OptimKernels<T>* optim_kernels = nullptr;
-  device::ParamStore<T>* store = nullptr;
-  std::vector<comm::Piece> pieces[device::kNumGroups];  // this rank's slices
+// This rank's slices of the parameters.
+struct OwnedSlices {
+  std::vector<comm::Piece> pieces[device::kNumGroups];
   int64_t state_size[device::kNumGroups] = {0, 0};
   // Whether this rank's slices of a group enter the gradient norm: false where another rank owns the same
   // elements too (mesh.zero = 0, all but the first of the ranks that share them).
@@ -30,9 +26,17 @@ struct OptimizerContext {
 };
 
 template <class T>
+struct OptimizerContext : OwnedSlices {
+  device::Queue* queue = nullptr;                     // borrowed, as all of these
+  const device::DeviceKernels<T>* kernels = nullptr;  // Muon needs the GEMM
+  const OptimKernels<T>* optim_kernels = nullptr;
+  device::ParamStore<T>* store = nullptr;
+};
+
+// W: the type of states, wide_t of the storage type.
+template <class W>
 class Optimizer {
  public:
-  using W = device::wide_t<T>;
   virtual ~Optimizer() = default;
   // One update of the rank's slices. grad_scale multiplies every gradient (the clip coefficient).
   virtual void step(double lr, double grad_scale) = 0;
@@ -55,12 +59,13 @@ class Optimizer {
 };
 
 template <class T>
-using OptimizerMaker = std::unique_ptr<Optimizer<T>> (*)(base::Section, OptimizerContext<T>);
+using OptimizerMaker = std::unique_ptr<Optimizer<device::wide_t<T>>> (*)(base::Section, OptimizerContext<T>);
 template <class T>
 const std::vector<base::Entry<OptimizerMaker<T>>>& optimizer_table();
 // Reads the `optim` section; its `lr` belongs to the schedule and is returned by read_peak_lr.
 template <class T>
-std::unique_ptr<Optimizer<T>> make_optimizer(base::Section section, OptimizerContext<T> context);
+std::unique_ptr<Optimizer<device::wide_t<T>>> make_optimizer(base::Section section,
+                                                             OptimizerContext<T> context);
 double read_peak_lr(base::Section section);
 
 }  // namespace cadre::optim

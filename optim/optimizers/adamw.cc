@@ -10,7 +10,7 @@ using device::Group;
 using device::View;
 
 template <class T>
-class AdamW final : public Optimizer<T> {
+class AdamW final : public Optimizer<device::wide_t<T>> {
  public:
   using W = device::wide_t<T>;
   AdamW(const AdamWConfig& config, OptimizerContext<T> context)
@@ -106,7 +106,7 @@ void adamw_precondition(const AdamWConfig& config, int64_t updates, View<const d
 }
 
 template <class T>
-std::unique_ptr<Optimizer<T>> make_adamw(base::Section section, OptimizerContext<T> context) {
+std::unique_ptr<Optimizer<device::wide_t<T>>> make_adamw(base::Section section, OptimizerContext<T> context) {
   const AdamWConfig config = read_adamw(section);
   section.finish();
   return std::make_unique<AdamW<T>>(config, std::move(context));
@@ -118,7 +118,7 @@ std::unique_ptr<Optimizer<T>> make_adamw(base::Section section, OptimizerContext
                             View<device::wide_t<T>, 1>);                                               \
   template void adamw_precondition<T>(const AdamWConfig&, int64_t, View<const device::wide_t<T>, 1>,   \
                                       View<const device::wide_t<T>, 1>, View<device::wide_t<T>, 1>);   \
-  template std::unique_ptr<Optimizer<T>> make_adamw(base::Section, OptimizerContext<T>);
+  template std::unique_ptr<Optimizer<device::wide_t<T>>> make_adamw(base::Section, OptimizerContext<T>);
 CADRE_INSTANTIATE(float)
 CADRE_INSTANTIATE(double)
 CADRE_INSTANTIATE(device::bf16)

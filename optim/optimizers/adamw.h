@@ -26,6 +26,6 @@ void adamw_precondition(const AdamWConfig& config, int64_t updates,
                         device::View<device::wide_t<T>, 1> out);
 
 template <class T>
-std::unique_ptr<Optimizer<T>> make_adamw(base::Section section, OptimizerContext<T> context);
+std::unique_ptr<Optimizer<device::wide_t<T>>> make_adamw(base::Section section, OptimizerContext<T> context);
 
 }  // namespace cadre::optim

@@ -10,7 +10,7 @@ using device::Group;
 using device::View;
 
 template <class T>
-class Muon final : public Optimizer<T> {
+class Muon final : public Optimizer<device::wide_t<T>> {
  public:
   using W = device::wide_t<T>;
   Muon(const MuonConfig& config, OptimizerContext<T> context)
@@ -138,7 +138,7 @@ void newton_schulz(device::Queue& queue, const device::DeviceKernels<T>& kernels
 }
 
 template <class T>
-std::unique_ptr<Optimizer<T>> make_muon(base::Section section, OptimizerContext<T> context) {
+std::unique_ptr<Optimizer<device::wide_t<T>>> make_muon(base::Section section, OptimizerContext<T> context) {
   MuonConfig config;
   config.momentum = section.number("momentum", config.momentum, {.min = 0, .below = 1});
   config.nesterov = section.boolean("nesterov", config.nesterov);
@@ -151,7 +151,7 @@ std::unique_ptr<Optimizer<T>> make_muon(base::Section section, OptimizerContext<
 #define CADRE_INSTANTIATE(T)                                                                                \
   template void newton_schulz(device::Queue&, const device::DeviceKernels<T>&, const OptimKernels<T>&, int, \
                               View<T, 2>, View<T, 2>, View<T, 2>, View<T, 2>);                              \
-  template std::unique_ptr<Optimizer<T>> make_muon(base::Section, OptimizerContext<T>);
+  template std::unique_ptr<Optimizer<device::wide_t<T>>> make_muon(base::Section, OptimizerContext<T>);
 CADRE_INSTANTIATE(float)
 CADRE_INSTANTIATE(double)
 CADRE_INSTANTIATE(device::bf16)

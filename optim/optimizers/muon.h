@@ -26,6 +26,6 @@ void newton_schulz(device::Queue& queue, const device::DeviceKernels<T>& kernels
                    device::View<T, 2> gram, device::View<T, 2> gram2, device::View<T, 2> next);
 
 template <class T>
-std::unique_ptr<Optimizer<T>> make_muon(base::Section section, OptimizerContext<T> context);
+std::unique_ptr<Optimizer<device::wide_t<T>>> make_muon(base::Section section, OptimizerContext<T> context);
 
 }  // namespace cadre::optim

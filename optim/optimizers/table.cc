@@ -14,7 +14,8 @@ const std::vector<base::Entry<OptimizerMaker<T>>>& optimizer_table() {
 }
 
 template <class T>
-std::unique_ptr<Optimizer<T>> make_optimizer(base::Section section, OptimizerContext<T> context) {
+std::unique_ptr<Optimizer<device::wide_t<T>>> make_optimizer(base::Section section,
+                                                             OptimizerContext<T> context) {
   const std::string name = section.text("name", "adamw");
   read_peak_lr(section);
   return base::find_entry(optimizer_table<T>(), "optimizer", name).make(section, std::move(context));
@@ -29,7 +30,6 @@ template const std::vector<base::Entry<OptimizerMaker<double>>>& optimizer_table
 template std::unique_ptr<Optimizer<float>> make_optimizer(base::Section, OptimizerContext<float>);
 template std::unique_ptr<Optimizer<double>> make_optimizer(base::Section, OptimizerContext<double>);
 template const std::vector<base::Entry<OptimizerMaker<device::bf16>>>& optimizer_table();
-template std::unique_ptr<Optimizer<device::bf16>> make_optimizer(base::Section,
-                                                                 OptimizerContext<device::bf16>);
+template std::unique_ptr<Optimizer<float>> make_optimizer(base::Section, OptimizerContext<device::bf16>);
 
 }  // namespace cadre::optim

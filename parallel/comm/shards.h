@@ -45,18 +45,27 @@ class ShardPlan {
 
 // Sums gradients over the ranks that share a parameter while the backward pass goes on: dense rows over all
 // data ranks, expert rows over the replicas. SUM, never mean: losses were already divided by global counts.
-template <class T>
-class GradReducer {
+class Reducer {
  public:
-  GradReducer(Mesh& mesh, device::ParamStore<T>& store, const ShardPlan& dense, const ShardPlan& expert);
+  virtual ~Reducer() = default;
   // The bucket's gradients are final on this rank. Buckets are added in the same order on all ranks.
-  void add(int bucket);
-  void progress();  // lets the transport move data; cheap
+  virtual void add(int bucket) = 0;
+  virtual void progress() = 0;  // lets the transport move data; cheap
   // Waits; now this rank's slices of the gradients hold the sums (its other slices are unspecified; with zero
   // = 0 all hold them).
-  void finish();
+  virtual void finish() = 0;
   // After the optimizer step: every rank's slice of the values to all ranks.
-  void all_gather_values();
+  virtual void all_gather_values() = 0;
+};
+
+template <class T>
+class GradReducer final : public Reducer {
+ public:
+  GradReducer(Mesh& mesh, device::ParamStore<T>& store, const ShardPlan& dense, const ShardPlan& expert);
+  void add(int bucket) override;
+  void progress() override;
+  void finish() override;
+  void all_gather_values() override;
 
  private:
   void all_gather(device::Group group, device::View<T, 1> flat, const char* label);

@@ -18,6 +18,10 @@ struct Probe {
   std::string report;   // one line: the devices, or why there is none and what to do
 };
 
+struct DeviceMemory {
+  size_t free = 0, total = 0;  // bytes of the current device
+};
+
 struct Accelerator {
   DeviceKind kind;
   const char* name;  // as in a run file: "cuda"
@@ -26,6 +30,9 @@ struct Accelerator {
   std::byte* (*allocate)(
       size_t bytes);  // zero-filled, at least 64-byte aligned; throws Error(kUsage) when it does not fit
   void (*release)(std::byte* data) noexcept;
+  DeviceMemory (*memory)();
+  double
+      peak_flops;  // of a dense bf16 product, from the data sheet of the H100: what shares of a peak are over
 };
 const std::vector<Accelerator>& accelerators();
 

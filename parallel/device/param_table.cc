@@ -4,6 +4,7 @@
 
 #include "parallel/base/errors.h"
 #include "parallel/base/rng.h"
+#include "parallel/device/kernels.h"
 #include "parallel/device/transfer.h"
 
 namespace cadre::device {
@@ -80,17 +81,27 @@ View<U, 1> allocate(Buffer& memory, DeviceKind device, int64_t n) {
 constexpr int64_t kChunk = int64_t(4) << 20;  // elements that go to or come from a device at a time
 }  // namespace
 
+template <class W>
+void FlatParams<W>::require_wide() const {
+  require(wide_, ExitCode::kUsage,
+          "this needs parameters and gradients in fp32, found bf16; set device: cpu");
+}
+
 template <class T>
 ParamStore<T>::ParamStore(const ParamLayout& layout, DeviceKind device, StoreParts parts)
     : layout_(&layout), device_(device), square_memory_(device, sizeof(double)) {
+  this->wide_ = kWide;
   for (int g = 0; g < kNumGroups; ++g) {
     const int64_t n = layout.group_size(Group(g));
     values_[g] = allocate<T>(value_memory_[g], device, n);
-    if (!parts.grads) continue;
-    grads_[g] = allocate<T>(grad_memory_[g], device, n);
-    if (kWide) continue;
-    masters_[g] = allocate<W>(master_memory_[g], device, n);
-    if (parts.sums) sums_[g] = allocate<W>(sum_memory_[g], device, n);
+    if (parts.grads) grads_[g] = allocate<T>(grad_memory_[g], device, n);
+    if constexpr (kWide) {
+      this->masters_[g] = values_[g];
+      this->wide_grads_[g] = grads_[g];
+    } else if (parts.grads) {
+      this->masters_[g] = allocate<W>(master_memory_[g], device, n);
+      if (parts.sums) sums_[g] = allocate<W>(sum_memory_[g], device, n);
+    }
   }
 }
 
@@ -110,15 +121,16 @@ void ParamStore<T>::set(Queue& queue, Group group, int64_t offset, std::span<con
   } else {
     const std::vector<T> rounded(from.begin(), from.end());
     upload(queue, rounded, values(group).rows(offset, int64_t(from.size())));
-    if (!masters(group).empty()) upload(queue, from, masters(group).rows(offset, int64_t(from.size())));
+    if (!this->masters(group).empty())
+      upload(queue, from, this->masters(group).rows(offset, int64_t(from.size())));
   }
 }
 
 template <class T>
 void ParamStore<T>::get(Queue& queue, Group group, int64_t offset, std::span<W> to) const {
   const int64_t count = int64_t(to.size());
-  if (kWide || !masters(group).empty()) {
-    download<W>(queue, masters(group).rows(offset, count), to);
+  if (kWide || !this->masters(group).empty()) {
+    download<W>(queue, this->masters(group).rows(offset, count), to);
     return queue.wait();
   }
   std::vector<T> narrow(to.size());
@@ -165,7 +177,8 @@ void ParamStore<T>::zero_grads() {
 }
 
 template <class T>
-void ParamStore<T>::start_grads(Queue& queue) {
+void ParamStore<T>::start_grads(Queue& queue, bool first) {
+  if (!first && sums_[0].empty() && sums_[1].empty()) return;
   for (size_t i = 0; i < layout_->table().rows().size(); ++i) {
     const Placement& place = layout_->at(int(i));
     if (layout_->table().row(int(i)).update == Update::kMatrix) continue;
@@ -174,6 +187,19 @@ void ParamStore<T>::start_grads(Queue& queue) {
   adds_ = false;
 }
 
+template <class T>
+void ParamStore<T>::collect_grads(Queue& queue, int bucket, bool first) {
+  for (int g = 0; g < kNumGroups; ++g) {
+    if (sums_[g].empty()) continue;
+    const FlatRange range = layout_->bucket(Group(g), bucket);
+    const DeviceKernels<T>& kernels = device_kernels<T>(device_);
+    (first ? kernels.widen : kernels.accumulate)(queue, grads_[g].rows(range.begin, range.size()),
+                                                 sums_[g].rows(range.begin, range.size()));
+  }
+}
+
+template class FlatParams<float>;
+template class FlatParams<double>;
 template class ParamStore<float>;
 template class ParamStore<double>;
 template class ParamStore<bf16>;

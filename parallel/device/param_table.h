@@ -86,6 +86,38 @@ class ParamLayout {
   std::vector<FlatRange> buckets_[kNumGroups];
 };
 
+// A store as those see it who work in wide_t, whatever the device stores: the step, checkpoints, influence scores.
+template <class W>
+class FlatParams {
+ public:
+  virtual ~FlatParams() = default;
+  // Values in W: the store's own, or the masters of a narrower type; empty where a store keeps none.
+  View<W, 1> masters(Group group) const { return masters_[int(group)]; }
+  // The same and the gradients, for code that knows only stores of type W. Throws Error(kUsage) for others.
+  View<W, 1> values(Group group) const { return require_wide(), masters_[int(group)]; }
+  View<W, 1> grads(Group group) const { return require_wide(), wide_grads_[int(group)]; }
+  virtual size_t bytes() const = 0;  // of all that it holds
+
+  // Values (and masters) of a range of a group's flat buffer, from and to the host. get() returns when they are
+  // there.
+  virtual void set(Queue& queue, Group group, int64_t offset, std::span<const W> from) = 0;
+  virtual void get(Queue& queue, Group group, int64_t offset, std::span<W> to) const = 0;
+  // Fills values from each row's Init. Element i of a tensor is a function of (seed, name, i) alone, so every layout
+  // and every number of threads of `host` starts from the same model.
+  virtual void initialize(uint64_t seed, Queue& queue, CpuQueue& host) = 0;
+
+  // Before each micro-batch of a step. Gradients of Update::kMatrix rows, nearly all of the memory, are written and
+  // not added to by the first one, the others become 0: modules ask ParamStore::adds().
+  virtual void start_grads(Queue& queue, bool first = true) = 0;
+  // After it, when a bucket's gradients are complete: adds them to the sums, where a store keeps those.
+  virtual void collect_grads(Queue& queue, int bucket, bool first) = 0;
+
+ protected:
+  void require_wide() const;
+  View<W, 1> masters_[kNumGroups], wide_grads_[kNumGroups];
+  bool wide_ = true;
+};
+
 // What a store holds beside the values.
 struct StoreParts {
   bool grads = true;  // and, where T is not wide_t, masters
@@ -96,7 +128,7 @@ struct StoreParts {
 // that trains also holds the values in wide_t, the masters: optimizers update them and round them to the values, and
 // checkpoints hold them, so that runs on different devices read each other's.
 template <class T>
-class ParamStore {
+class ParamStore final : public FlatParams<wide_t<T>> {
  public:
   using W = wide_t<T>;
   static constexpr bool kWide = std::is_same_v<T, W>;
@@ -117,32 +149,21 @@ class ParamStore {
   }
   View<T, 1> values(Group group) const { return values_[int(group)]; }
   View<T, 1> grads(Group group) const { return grads_[int(group)]; }
-  View<W, 1> masters(
-      Group group) const {  // the values themselves where T is wide_t; else empty without grads
-    if constexpr (kWide)
-      return values_[int(group)];
-    else
-      return masters_[int(group)];
-  }
   View<W, 1> grad_sums(Group group) const { return sums_[int(group)]; }  // empty unless asked for
   View<double, 1> square_sum() const {                                   // (1) for the gradient norm
     return {reinterpret_cast<double*>(square_memory_.data()), {1}};
   }
-  size_t bytes() const;  // of all that it holds
+  size_t bytes() const override;
 
-  // Values (and masters) of a range of a group's flat buffer, from and to the host. get() returns when they are there.
-  void set(Queue& queue, Group group, int64_t offset, std::span<const W> from);
-  void get(Queue& queue, Group group, int64_t offset, std::span<W> to) const;
-
-  // Fills values from each row's Init. Element i of a tensor is a function of (seed, name, i) alone, so every layout
-  // and every number of threads of `host` starts from the same model.
-  void initialize(uint64_t seed, Queue& queue, CpuQueue& host);
+  void set(Queue& queue, Group group, int64_t offset, std::span<const W> from) override;
+  void get(Queue& queue, Group group, int64_t offset, std::span<W> to) const override;
+  void initialize(uint64_t seed, Queue& queue, CpuQueue& host) override;
   void initialize(uint64_t seed);  // on the CPU, with one thread
   void zero_grads();               // on the CPU: all gradients are 0, and what comes is added
 
-  // For a step: gradients of Update::kMatrix rows, nearly all of the memory, are written and not added to by the
-  // first micro-batch, the others become 0. Modules ask adds(); the model says when a backward pass is over.
-  void start_grads(Queue& queue);
+  void start_grads(Queue& queue, bool first = true) override;
+  void collect_grads(Queue& queue, int bucket, bool first) override;
+  // False until the first backward pass since start_grads is over, which the model says.
   const bool& adds() const { return adds_; }
   void end_backward() { adds_ = true; }
 
@@ -155,7 +176,7 @@ class ParamStore {
       sum_memory_[kNumGroups];
   Buffer square_memory_;
   View<T, 1> values_[kNumGroups], grads_[kNumGroups];
-  View<W, 1> masters_[kNumGroups], sums_[kNumGroups];
+  View<W, 1> sums_[kNumGroups];
   bool adds_ = true;
 };
 
@@ -171,6 +192,8 @@ View<T, N> ParamStore<T>::local(const View<T, 1> (&flat)[kNumGroups], int row) c
   return View<T, N>(flat[int(place.group)].data() + place.offset, shape);
 }
 
+extern template class FlatParams<float>;
+extern template class FlatParams<double>;
 extern template class ParamStore<float>;
 extern template class ParamStore<double>;
 extern template class ParamStore<bf16>;

@@ -9,20 +9,20 @@ namespace cadre::trainer {
 using device::View;
 
 template <class T>
-std::unique_ptr<KvCache<T>, void (*)(KvCache<T>*)> Decoder<T>::make_cache(int64_t max_tokens) {
+std::unique_ptr<Cache> Decoder<T>::make_cache(int64_t max_tokens) {
   Impl& m = *impl_;
   require(
       causal(), ExitCode::kUsage,
       "this model cannot generate: its router lets a token's experts depend on later tokens (expert choice)");
   m.rope.cover(max_tokens, *m.context.queue);
-  return {new KvCache<T>(m.config.layers, max_tokens, m.config.kv_heads, m.config.head_size(),
-                         m.context.queue->kind()),
-          [](KvCache<T>* cache) { delete cache; }};
+  return std::make_unique<KvCache<T>>(m.config.layers, max_tokens, m.config.kv_heads, m.config.head_size(),
+                                      m.context.queue->kind());
 }
 
 template <class T>
-View<const device::wide_t<T>, 1> Decoder<T>::extend(KvCache<T>& cache, const std::vector<int32_t>& tokens) {
+View<const device::wide_t<T>, 1> Decoder<T>::extend(Cache& any, const std::vector<int32_t>& tokens) {
   Impl& m = *impl_;
+  auto& cache = static_cast<KvCache<T>&>(any);
   const int64_t total = int64_t(tokens.size()), limit = m.context.max_tokens();
   require(total > 0 && cache.layer[0].used + total <= cache.capacity, ExitCode::kUsage,
           "found {} tokens to add to {} of a cache of {}; make a larger cache", total, cache.layer[0].used,
@@ -47,13 +47,12 @@ View<const device::wide_t<T>, 1> Decoder<T>::extend(KvCache<T>& cache, const std
   return m.head.logits(normed);
 }
 
-template std::unique_ptr<KvCache<float>, void (*)(KvCache<float>*)> Decoder<float>::make_cache(int64_t);
-template std::unique_ptr<KvCache<double>, void (*)(KvCache<double>*)> Decoder<double>::make_cache(int64_t);
-template std::unique_ptr<KvCache<device::bf16>, void (*)(KvCache<device::bf16>*)>
-    Decoder<device::bf16>::make_cache(int64_t);
-template View<const float, 1> Decoder<float>::extend(KvCache<float>&, const std::vector<int32_t>&);
-template View<const double, 1> Decoder<double>::extend(KvCache<double>&, const std::vector<int32_t>&);
-template View<const device::wide_t<device::bf16>, 1> Decoder<device::bf16>::extend(
-    KvCache<device::bf16>&, const std::vector<int32_t>&);
+#define CADRE_INSTANTIATE(T)                                       \
+  template std::unique_ptr<Cache> Decoder<T>::make_cache(int64_t); \
+  template View<const device::wide_t<T>, 1> Decoder<T>::extend(Cache&, const std::vector<int32_t>&);
+CADRE_INSTANTIATE(float)
+CADRE_INSTANTIATE(double)
+CADRE_INSTANTIATE(device::bf16)
+#undef CADRE_INSTANTIATE
 
 }  // namespace cadre::trainer

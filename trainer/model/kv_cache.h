@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "parallel/device/memory.h"
+#include "trainer/model/network.h"
 
 namespace cadre::trainer {
 
@@ -14,7 +15,7 @@ struct KvLayer {
 };
 
 template <class T>
-struct KvCache {
+struct KvCache final : Cache {
   KvCache(int layers, int64_t capacity, int64_t kv_heads, int64_t head_dim, device::DeviceKind device)
       : capacity(capacity), memory(device, size_t(2 * layers * capacity * kv_heads * head_dim) * sizeof(T)) {
     T* next = reinterpret_cast<T*>(memory.data());

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "parallel/base/rng.h"
+#include "parallel/device/accelerator.h"
 #include "trainer/run/peak.h"
 #include "trainer/run/step.h"
 
@@ -49,19 +50,23 @@ BenchResult bench_steps(const RunConfig& config, const Dataset& dataset, comm::W
   comm::Communicator& data = state.model.mesh.data();
   BenchResult result;
   result.ranks = data.size();
-  result.threads = state.model.queue.num_threads();
+  const bool gpu = state.model.queue.kind() != device::DeviceKind::kCpu;
+  result.threads = state.model.host.num_threads();
   result.params = state.model.table.numel();
   result.active_params = state.model.decoder.active_params();
   for (int64_t n : kPeakSizes) {
+    if (gpu) break;
     for (int threads = 1; threads <= result.threads; ++threads) result.peaks.push_back({n, threads, 0});
   }
   for (int i = 0; i < kWarmUpSteps; ++i) train_step(state, {});
   const int64_t every = std::max<int64_t>(1, config.train.steps / kPeakRounds);
   for (int64_t step = 0; step < config.train.steps; ++step) {
     if (step % every == 0) sample_peaks(result.peaks, data);
+    state.model.queue.wait();
     data.barrier("bench step");
     const auto start = std::chrono::steady_clock::now();
     const StepReport report = train_step(state, {});
+    state.model.queue.wait();
     result.step_seconds.push_back(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     result.tokens = report.counts.real_tokens;
@@ -70,6 +75,12 @@ BenchResult bench_steps(const RunConfig& config, const Dataset& dataset, comm::W
   std::sort(result.step_seconds.begin(), result.step_seconds.end());
   for (const PeakSample& sample : result.peaks)
     result.peak_flops = std::max(result.peak_flops, sample.best_flops);
+  if (gpu) {
+    const device::Accelerator& backend = device::accelerator(state.model.queue.kind());
+    const device::DeviceMemory memory = backend.memory();
+    result.peak_flops = backend.peak_flops;
+    result.gpu_bytes = memory.total - memory.free;
+  }
   result.peak_flops = data.all_reduce(result.peak_flops, comm::ReduceOp::kSum, "bench peak");
   return result;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "parallel/base/log.h"
+#include "parallel/device/transfer.h"
 #include "trainer/run/checkpoint_folder.h"
 #include "trainer/run/run_record.h"
 
@@ -98,7 +99,7 @@ std::vector<Slice> owned_slices(TrainState& state) {
     for (const comm::Piece& piece : state.optimizer_context.pieces[g]) {
       const device::ParamRow& row = state.model.table.row(piece.row);
       slices.push_back({row.name, row.shape, layout.at(piece.row).global_begin + piece.row_begin,
-                        state.model.store.values(Group(g)).rows(piece.group_offset, piece.count)});
+                        state.model.store.masters(Group(g)).rows(piece.group_offset, piece.count)});
       if (!state.reference) continue;
       slices.push_back({reference_tensor(row.name), row.shape, slices.back().begin,
                         state.reference->store.values(Group(g)).rows(piece.group_offset, piece.count)});
@@ -168,8 +169,9 @@ void restore_values(ModelState& model, TensorReader& reader, const char* state,
   for (int id = 0; id < int(model.table.rows().size()); ++id) {
     const device::ParamRow& row = model.table.row(id);
     const device::Placement& place = model.layout.at(id);
-    const auto values = model.store.values(place.group).rows(place.offset, place.count);
-    reader.read(tensor(row.name), row.shape, place.global_begin, {values.data(), size_t(values.size())});
+    std::vector<Real> values(size_t(place.count));
+    reader.read(tensor(row.name), row.shape, place.global_begin, values);
+    model.store.set(model.queue, place.group, place.offset, values);
   }
   model.decoder.load_state(reader.index().state.at(state).get<moe::StateDict>());
 }
@@ -189,8 +191,9 @@ void restore(TrainState& state, TensorReader& reader) {
     if (state.reference) restore_values(*state.reference, reader, "reference", reference_tensor);
     for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row,
                               const comm::Piece& piece, device::View<Real, 1> data) {
-      reader.read(tensor, row.shape, state.model.layout.at(piece.row).global_begin + piece.row_begin,
-                  {data.data(), size_t(data.size())});
+      std::vector<Real> values(size_t(data.size()));
+      reader.read(tensor, row.shape, state.model.layout.at(piece.row).global_begin + piece.row_begin, values);
+      device::upload(state.model.queue, values, data);
     });
     state.optimizer->set_updates(index.state.at("optimizer").at("updates").get<int64_t>());
     restore_progress(state, index.state.at("progress"));

@@ -15,7 +15,7 @@
 
 namespace cadre::trainer {
 
-// Some elements of one tensor on this rank; the view borrows the run's memory.
+// Some elements of one tensor on this rank; the view borrows the run's memory, which the device owns.
 struct Slice {
   std::string tensor;  // "layers.3.moe.w_gate", "optimizer.m.layers.3.moe.w_gate"
   std::vector<int64_t> shape;

@@ -1,7 +1,5 @@
 #include "trainer/run/checkpoint_writer.h"
 
-#include <cstring>
-
 #include "parallel/base/files.h"
 #include "parallel/base/log.h"
 #include "trainer/run/checkpoint.h"
@@ -89,15 +87,21 @@ void CheckpointWriter::take_snapshot() {
   bytes_.clear();
   const comm::Communicator& data = state_.model.mesh.data();
   const std::string file = rank_file(data.rank());
-  for (const Slice& slice : owned_slices(state_)) {
+  const std::vector<Slice> slices = owned_slices(state_);
+  size_t at = 0;
+  for (const Slice& slice : slices) at += size_t(slice.data.size()) * sizeof(Real);
+  bytes_.resize(at);  // before the copies, which end with the wait
+  at = 0;
+  for (const Slice& slice : slices) {
     TensorInfo& tensor = index_.tensors[slice.tensor];
     tensor.dtype = "float32";
     tensor.shape = slice.shape;
-    tensor.pieces.push_back({file, bytes_.size(), slice.begin, slice.data.size()});
-    const size_t at = bytes_.size();
-    bytes_.resize(at + size_t(slice.data.size()) * sizeof(Real));
-    std::memcpy(bytes_.data() + at, slice.data.data(), size_t(slice.data.size()) * sizeof(Real));
+    tensor.pieces.push_back({file, at, slice.begin, slice.data.size()});
+    const size_t bytes = size_t(slice.data.size()) * sizeof(Real);
+    state_.model.queue.download(slice.data.data(), bytes_.data() + at, bytes);
+    at += bytes;
   }
+  state_.model.queue.wait();
 }
 
 void CheckpointWriter::write_snapshot() {

@@ -7,6 +7,7 @@
 
 #include "parallel/base/blackbox.h"
 #include "parallel/base/log.h"
+#include "parallel/device/accelerator.h"
 #include "trainer/report/endpoint.h"
 #include "trainer/report/event_file.h"
 #include "trainer/run/checkpoint.h"
@@ -113,19 +114,24 @@ class TrainLoop {
       metrics_->add_sink(std::make_unique<report::Endpoint>(log.prometheus_address, log.prometheus));
   }
 
+  bool on_gpu() const { return state_.model.queue.kind() != device::DeviceKind::kCpu; }
+
   void measure_peak() {
+    if (on_gpu()) {
+      peak_flops_ = device::accelerator(state_.model.queue.kind()).peak_flops;
+      return;
+    }
     data_.barrier(
         "SGEMM peak");  // ranks of one host share its caches and power, so they measure at the same time
-    peak_flops_ = data_.all_reduce(sgemm_flops(1024, state_.model.queue.num_threads(), 3),
-                                   comm::ReduceOp::kSum, "peak");
+    peak_flops_ =
+        data_.all_reduce(sgemm_flops(1024, state_.model.host.num_threads(), 3), comm::ReduceOp::kSum, "peak");
   }
 
   void describe_run() {
     if (data_.rank() != 0) return;
     auto mib = [](size_t bytes) { return double(bytes) / (1 << 20); };
-    size_t values = 0, states = 0;
+    size_t states = 0;
     for (int g = 0; g < device::kNumGroups; ++g) {
-      values += size_t(state_.model.layout.group_size(device::Group(g))) * sizeof(Real);
       states += size_t(state_.optimizer_context.state_size[g]) * sizeof(Real) *
                 state_.optimizer->state_names().size();
     }
@@ -133,11 +139,11 @@ class TrainLoop {
         "{:.2f} M parameters, {:.2f} M active matmul parameters a token; {} ranks, expert degree {}, {} "
         "threads a rank",
         double(state_.model.table.numel()) / 1e6, double(state_.model.decoder.active_params()) / 1e6,
-        data_.size(), state_.config().mesh.ep, state_.model.queue.num_threads());
+        data_.size(), state_.config().mesh.ep, state_.model.host.num_threads());
     spdlog::info(
-        "memory of rank 0 in MiB: parameters {:.1f}, gradients {:.1f}, optimizer {:.1f}, activations {:.1f}, "
+        "memory of rank 0 in MiB: parameters and gradients {:.1f}, optimizer {:.1f}, activations {:.1f}, "
         "scratch {:.1f}",
-        mib(values), mib(values), mib(states), mib(state_.model.saved.bytes()),
+        mib(state_.model.store.bytes()), mib(states), mib(state_.model.saved.bytes()),
         mib(state_.model.scratch.bytes()));
   }
 

@@ -58,7 +58,8 @@ struct RunConfig {
   uint64_t seed = 1;
   std::string out = "runs/run";
   std::string device = "auto";
-  int threads = 0;  // a rank; 0: cores of the host / ranks on it
+  bool fp32 = false;  // `precision: fp32`; else a GPU stores bf16 (with fp32 masters), the CPU always fp32
+  int threads = 0;    // a rank; 0: cores of the host / ranks on it
   DataConfig data;
   ModelConfig model;
   std::optional<moe::MoeConfig> moe;

@@ -33,7 +33,7 @@ nlohmann::json run_record(const TrainState& state) {
           {"ep", state.config().mesh.ep},
           {"zero", state.config().mesh.zero},
           {"micro_batch", state.config().train.micro_batch},
-          {"threads", state.model.queue.num_threads()},
+          {"threads", state.model.host.num_threads()},
           {"processor", processor},
           {"binary_sha256", binary}};
 }

@@ -53,18 +53,18 @@ struct Computed {
   double comm_exposed_ms;
 };
 Computed compute(TrainState& state, const data::LoadedBatch& batch) {
-  Decoder<Real>& model = state.model.decoder;
+  Network<Real>& model = state.model.decoder;
   Computed result{StepStats(state.dataset.train->num_domains()), 0, {}, 0};
   std::vector<device::wide_t<Real>> dlogp;
   std::vector<LogProbs<device::wide_t<Real>>> logp(batch.micro.size());
   // A gradient that needs no log-probability lets the device run on: the loss is read at the end of the step.
   const bool ahead = state.objective->constant_grad();
   state.objective->take_records();  // what a step that was computed twice left behind
-  state.model.store.start_grads(state.model.queue);
   model.begin_step();
   for (size_t i = 0; i < batch.micro.size(); ++i) {
     const Batch& micro = batch.micro[i];
     base::enter(base::Phase::kForward);
+    state.model.store.start_grads(state.model.queue, i == 0);
     model.start_forward(micro, true, logp[i]);
     if (!ahead) state.model.queue.wait();
     dlogp.resize(size_t(micro.num_tokens()));
@@ -76,6 +76,7 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch) {
     const bool last = i + 1 == batch.micro.size();
     base::enter(base::Phase::kBackward);
     model.backward(gradient, batch.counts, [&](int bucket) {
+      state.model.store.collect_grads(state.model.queue, bucket, i == 0);
       if (last) state.reducer.add(bucket);
       state.reducer.progress();
     });
@@ -93,8 +94,7 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch) {
   const Clock::time_point wait_start = Clock::now();
   state.reducer.finish();
   result.comm_exposed_ms = ms_since(wait_start);
-  result.norm = optim::global_norm(state.optimizer_context, state.model.mesh.data(),
-                                   state.config().train.clip_norm, result.loss_share);
+  result.norm = state.grad_norm(state.config().train.clip_norm, result.loss_share);
   return result;
 }
 
@@ -133,7 +133,7 @@ void judge(TrainState& state, const data::LoadedBatch& batch, const Computed& co
 }  // namespace
 
 StepReport train_step(TrainState& state, const StepSignals& signals) {
-  Decoder<Real>& model = state.model.decoder;
+  Network<Real>& model = state.model.decoder;
   StepReport report;
   report.lr = state.peak_lr *
               state.schedule->factor(int64_t(state.progress.step), int64_t(state.progress.total_steps));

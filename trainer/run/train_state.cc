@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "data/mixer.h"
+#include "parallel/device/accelerator.h"
 
 namespace cadre::trainer {
 namespace {
@@ -11,31 +12,81 @@ namespace {
 using device::DeviceKind;
 using device::Group;
 
-ModelContext<Real> model_context(const RunConfig& config, comm::Mesh& mesh, device::Queue& queue,
-                                 int64_t max_sequences) {
-  return {.queue = &queue,
-          .kernels = &device::cpu_kernels<Real>(),
-          .mesh = &mesh,
-          .max_sequences = max_sequences,
-          .seq_len = config.data.seq_len,
-          .mask_documents = config.data.mask_documents};
+using device::bf16;
+
+// Logits of a chunk: on the CPU as much as its caches like, on a GPU so much that a micro-batch's logits usually stay
+// for the backward pass.
+constexpr int64_t kCpuLogits = int64_t(256) << 20, kCudaLogits = int64_t(4) << 30;
+
+std::unique_ptr<device::Queue> make_queue(const RunConfig& config, const comm::World& world) {
+  if (!on_cuda(config)) return nullptr;
+  require(
+      world.size() == 1, ExitCode::kUsage,
+      "{}: device: cuda trains on one GPU with one rank in this version, found {} ranks; start one, or set "
+      "device: cpu",
+      config.source, world.size());
+  return device::accelerator(DeviceKind::kCuda).make_queue(0);
 }
 
-optim::OptimizerContext<Real> make_optimizer_context(ModelState& model, const comm::ShardPlan& dense,
-                                                     const comm::ShardPlan& expert) {
-  optim::OptimizerContext<Real> context;
-  context.queue = &model.queue;
-  context.kernels = &device::cpu_kernels<Real>();
-  context.optim_kernels = &optim::cpu_optim_kernels<Real>();
-  context.store = &model.store;
-  const int ranks[] = {model.mesh.data().rank(), model.mesh.replicas().rank()};
+template <class T>
+std::unique_ptr<Network<Real>> make_decoder(ModelState& m, int64_t max_sequences) {
+  const ModelContext<T> context = {
+      .queue = &m.queue,
+      .kernels = &device::device_kernels<T>(m.queue.kind()),
+      .mesh = &m.mesh,
+      .max_sequences = max_sequences,
+      .seq_len = m.config.data.seq_len,
+      .mask_documents = m.config.data.mask_documents,
+      .logits_bytes = m.queue.kind() == DeviceKind::kCpu ? kCpuLogits : kCudaLogits};
+  return std::make_unique<Decoder<T>>(m.config.model, m.config.moe, context, m.table);
+}
+
+template <class T>
+std::unique_ptr<device::FlatParams<Real>> make_store(ModelState& m, bool with_grads) {
+  const TrainConfig& train = m.config.train;
+  auto store = std::make_unique<device::ParamStore<T>>(
+      m.layout, m.queue.kind(),
+      device::StoreParts{.grads = with_grads, .sums = train.global_batch > train.micro_batch});
+  static_cast<Decoder<T>&>(*m.network).bind(*store);
+  return store;
+}
+
+template <class T>
+std::unique_ptr<comm::Reducer> make_reducer(ModelState& m, const comm::ShardPlan& dense,
+                                            const comm::ShardPlan& expert) {
+  return std::make_unique<comm::GradReducer<T>>(m.mesh, static_cast<device::ParamStore<T>&>(m.store), dense,
+                                                expert);
+}
+
+optim::OwnedSlices owned(const ModelState& m, const comm::ShardPlan& dense, const comm::ShardPlan& expert) {
+  optim::OwnedSlices slices;
+  const int ranks[] = {m.mesh.data().rank(), m.mesh.replicas().rank()};
   const comm::ShardPlan* plans[] = {&dense, &expert};
   for (int g = 0; g < device::kNumGroups; ++g) {
-    context.pieces[g] = plans[g]->pieces(ranks[g]);
-    context.state_size[g] = plans[g]->state_size(ranks[g]);
-    context.in_norm[g] = model.config.mesh.zero > 0 || ranks[g] == 0;
+    slices.pieces[g] = plans[g]->pieces(ranks[g]);
+    slices.state_size[g] = plans[g]->state_size(ranks[g]);
+    slices.in_norm[g] = m.config.mesh.zero > 0 || ranks[g] == 0;
   }
+  return slices;
+}
+
+template <class T>
+optim::OptimizerContext<T> optimizer_context(ModelState& m, const optim::OwnedSlices& slices) {
+  optim::OptimizerContext<T> context{slices};
+  context.queue = &m.queue;
+  context.kernels = &device::device_kernels<T>(m.queue.kind());
+  context.optim_kernels = &optim::optim_kernels<T>(m.queue.kind());
+  context.store = &static_cast<device::ParamStore<T>&>(m.store);
   return context;
+}
+
+template <class T>
+void make_updates(TrainState& state, const RunConfig& run) {
+  const auto context = optimizer_context<T>(state.model, state.optimizer_context);
+  state.optimizer = optim::make_optimizer<T>(kind(run, run.optim, "optim"), context);
+  state.grad_norm = [context, &data = state.model.mesh.data()](double max_norm, double loss) {
+    return optim::global_norm(context, data, max_norm, loss);
+  };
 }
 
 int64_t planned_tokens(const RunConfig& config) {
@@ -72,17 +123,30 @@ int threads_per_rank(const RunConfig& config, int local_ranks) {
   return std::max(1, int(std::thread::hardware_concurrency()) / std::max(1, local_ranks));
 }
 
+bool on_cuda(const RunConfig& config) {
+  if (config.device == "cpu") return false;
+  if (config.device == "cuda") return true;
+  for (const device::Accelerator& entry : device::accelerators()) {
+    if (entry.kind == DeviceKind::kCuda && entry.probe().num_devices > 0) return true;
+  }
+  return false;
+}
+
 ModelState::ModelState(const RunConfig& run, comm::World& world, int64_t max_sequences, bool with_grads)
     : config(run),
       mesh(world, config.mesh),
-      queue(threads_per_rank(config, world.local_size())),
-      decoder(config.model, config.moe, model_context(config, mesh, queue, max_sequences), table),
+      host(threads_per_rank(config, world.local_size())),
+      owned(make_queue(config, world)),
+      queue(owned ? *owned : host),
+      network(bf16() ? make_decoder<device::bf16>(*this, max_sequences)
+                     : make_decoder<Real>(*this, max_sequences)),
       layout(table, mesh.expert().size(), mesh.expert().rank()),
-      store(layout, DeviceKind::kCpu, with_grads),
-      saved("activations", DeviceKind::kCpu),
-      scratch("scratch", DeviceKind::kCpu) {
-  store.initialize(config.seed);
-  decoder.bind(store);
+      params(bf16() ? make_store<device::bf16>(*this, with_grads) : make_store<Real>(*this, with_grads)),
+      decoder(*network),
+      store(*params),
+      saved("activations", queue.kind()),
+      scratch("scratch", queue.kind()) {
+  store.initialize(config.seed, queue, host);
   decoder.reserve(saved, scratch);
   saved.allocate();
   scratch.allocate();
@@ -93,9 +157,10 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
     : model(with_vocab(run, set.vocab), world, run.train.micro_batch, true),
       dense_plan(model.layout, Group::kDense, model.mesh.data().size(), run.mesh.zero),
       expert_plan(model.layout, Group::kExpert, model.mesh.replicas().size(), run.mesh.zero),
-      reducer(model.mesh, model.store, dense_plan, expert_plan),
-      optimizer_context(make_optimizer_context(model, dense_plan, expert_plan)),
-      optimizer(optim::make_optimizer<Real>(kind(run, run.optim, "optim"), optimizer_context)),
+      owned_reducer(model.bf16() ? make_reducer<bf16>(model, dense_plan, expert_plan)
+                                 : make_reducer<Real>(model, dense_plan, expert_plan)),
+      reducer(*owned_reducer),
+      optimizer_context(owned(model, dense_plan, expert_plan)),
       objective(optim::make_objective<Real>(kind(run, run.objective, "objective"))),
       reference(objective->inputs().reference
                     ? std::make_unique<ModelState>(model.config, world, run.train.micro_batch, false)
@@ -113,6 +178,7 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
   require(pairs == has_pairs, ExitCode::kUsage, "{}: objective.name and data.manifest: {}", run.source,
           pairs ? "this objective trains on pairs, and the data holds none; prepare it with --kind preference"
                 : "the data holds pairs; train on it with objective: dpo");
+  model.bf16() ? make_updates<bf16>(*this, run) : make_updates<Real>(*this, run);
   progress.total_steps = uint64_t(run.train.steps);
   progress.total_tokens = uint64_t(planned_tokens(run));
 }

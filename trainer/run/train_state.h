@@ -3,10 +3,12 @@
 // step; checkpoint.h saves it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
 #include "data/feed.h"
+#include "optim/clipping.h"
 #include "optim/objective.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
@@ -18,24 +20,33 @@
 
 namespace cadre::trainer {
 
-using Real = float;  // storage type of training on the CPU
+// What the step, checkpoints and evaluation work in: wide_t of the device's storage type, float on the CPU and bf16
+// (with fp32 masters) on CUDA.
+using Real = float;
 
 // The model alone, with values but without gradients unless asked: what evaluation and generation need.
 class ModelState {
  public:
-  // max_sequences of seq_len tokens a micro-batch. Values are those of Init from the run's seed.
+  // max_sequences of seq_len tokens a micro-batch. Values are those of Init from the run's seed. Throws
+  // Error(kUsage) when the run's device is not there, or too small.
   ModelState(const RunConfig& config, comm::World& world, int64_t max_sequences, bool with_grads);
   ModelState(const ModelState&) = delete;
   ModelState& operator=(const ModelState&) = delete;
 
   RunConfig config;  // model.vocab is set
   comm::Mesh mesh;
-  device::CpuQueue queue;
+  device::CpuQueue host;                 // this rank's threads
+  std::unique_ptr<device::Queue> owned;  // null on the CPU
+  device::Queue& queue;                  // where the model runs
   device::ParamTable table;
-  Decoder<Real> decoder;
+  std::unique_ptr<Network<Real>> network;
   device::ParamLayout layout;
-  device::ParamStore<Real> store;
+  std::unique_ptr<device::FlatParams<Real>> params;
+  Network<Real>& decoder;
+  device::FlatParams<Real>& store;
   device::Arena saved, scratch;
+
+  bool bf16() const { return queue.kind() == device::DeviceKind::kCuda && !config.fp32; }
 };
 
 // Skips, and the wall time of training over all processes of the run.
@@ -54,9 +65,12 @@ class TrainState {
 
   ModelState model;
   comm::ShardPlan dense_plan, expert_plan;
-  comm::GradReducer<Real> reducer;
-  optim::OptimizerContext<Real> optimizer_context;
+  std::unique_ptr<comm::Reducer> owned_reducer;
+  comm::Reducer& reducer;
+  optim::OwnedSlices optimizer_context;
   std::unique_ptr<optim::Optimizer<Real>> optimizer;
+  // optim::global_norm of this run's gradients.
+  std::function<optim::GradNorm(double max_norm, double loss)> grad_norm;
   std::unique_ptr<optim::Objective<Real>> objective;
   std::unique_ptr<ModelState>
       reference;  // frozen, with the values that the run started with; null unless asked for
@@ -71,6 +85,8 @@ class TrainState {
   SpikeDetector spikes;
 };
 
+// Whether the run's device is a GPU: `auto` takes one when this build and this machine have it.
+bool on_cuda(const RunConfig& config);
 // Threads of one rank: the run file's, or the host's cores shared out.
 int threads_per_rank(const RunConfig& config, int local_ranks);
 

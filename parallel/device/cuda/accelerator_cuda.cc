@@ -94,6 +94,12 @@ void release(std::byte* data) noexcept {
   cudaFree(data);
 }
 
+DeviceMemory memory() {
+  DeviceMemory result;
+  check(cudaMemGetInfo(&result.free, &result.total));
+  return result;
+}
+
 std::unique_ptr<Queue> make_queue(int device) {
   return std::make_unique<CudaQueue>(device);
 }
@@ -101,7 +107,7 @@ std::unique_ptr<Queue> make_queue(int device) {
 }  // namespace
 
 Accelerator accelerator_cuda() {
-  return {DeviceKind::kCuda, "cuda", probe, make_queue, allocate, release};
+  return {DeviceKind::kCuda, "cuda", probe, make_queue, allocate, release, memory, 989e12};
 }
 
 }  // namespace cadre::device::cuda
