@@ -29,6 +29,7 @@ void print_text(const trainer::BenchResult& r) {
   fmt::print("step: median {:.1f} ms over {} (fastest {:.1f}, slowest {:.1f}), {:.0f} tokens/s\n",
              1e3 * median, r.step_seconds.size(), 1e3 * r.step_seconds.front(), 1e3 * r.step_seconds.back(),
              double(r.tokens) / median);
+  fmt::print("data: a step waited {:.2f} ms\n", r.data_wait_ms);
   fmt::print("work: 6 x {:.2f} M + attention = {:.4f} GFLOP/token\n", double(r.active_params) / 1e6,
              r.flops_per_token / 1e9);
   fmt::print("speed: {:.1f} GFLOP/s of {:.1f} = {:.1f}% of the {} peak\n", r.flops() / 1e9,

@@ -202,15 +202,26 @@ void MoeLayer<T>::backward(device::View<const T, 2> x, device::View<const int32_
 }
 
 template <class T>
-MoeStats MoeLayer<T>::stats() const {
-  std::vector<double> sums(size_t(impl_->sums.size()));
+void MoeLayer<T>::fetch_sums(std::vector<double>& sums) const {
+  sums.resize(size_t(impl_->sums.size()));
   device::download<double>(*impl_->context.queue, impl_->sums, sums);
-  impl_->context.queue->wait();
+}
+
+template <class T>
+MoeStats MoeLayer<T>::stats(const std::vector<double>& sums) const {
   const auto experts = sums.begin() + impl_->config.num_experts;
   return {.expert_tokens = {sums.begin(), experts},
           .dropped = experts[0],
           .aux_loss = experts[1],
           .z_loss = experts[2]};
+}
+
+template <class T>
+MoeStats MoeLayer<T>::stats() const {
+  std::vector<double> sums;
+  fetch_sums(sums);
+  impl_->context.queue->wait();
+  return stats(sums);
 }
 
 template <class T>

@@ -55,7 +55,10 @@ class MoeLayer {
   void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                 device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,
                 device::Tap<T>* tap);
-  MoeStats stats() const;                                            // since begin_step; waits for the queue
+  MoeStats stats() const;  // since begin_step; waits for the queue
+  // The same in two halves, so that many layers cost one wait: sums, (E + 3), are there after the queue's next wait().
+  void fetch_sums(std::vector<double>& sums) const;
+  MoeStats stats(const std::vector<double>& sums) const;
   void after_step(const std::vector<double>& global_expert_tokens);  // (E), summed over data ranks
 
   void save(StateDict& state, const std::string& prefix) const;

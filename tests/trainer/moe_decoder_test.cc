@@ -85,7 +85,8 @@ TEST(MoeDecoder, PaddingIsNeverRouted) {
     m.step(batch, true);
     const BatchCounts counts = counts_of(batch);
     double slots = 0;
-    for (double x : m.model->moe_stats()[0].expert_tokens) slots += x;
+    const std::vector<moe::MoeStats> stats = m.model->moe_stats();
+    for (double x : stats[0].expert_tokens) slots += x;
     EXPECT_EQ(slots, 2 * counts.real_tokens);
     std::fill(batch.segment.begin(), batch.segment.end(), -1);
     std::fill(batch.loss_mask.begin(), batch.loss_mask.end(), 0.0f);

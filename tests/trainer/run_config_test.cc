@@ -1,4 +1,5 @@
 // The run file is strict, and what is written out reads back as the same run.
+#include "parallel/device/accelerator.h"
 #include "tests/trainer/run_fixture.h"
 
 namespace cadre::trainer {
@@ -29,7 +30,7 @@ TEST(RunFile, MistakesAreNamedWithTheirKey) {
       {"moe.router={name: softmax_topk, normalise: true}", "normalise"},
       {"mesh.cp=2", "cp"},
       {"log.tensorbord=true", "tensorboard"},
-      {"device=cuda", "device"},
+      {"device=gpu", "cuda"},
   };
   for (const auto& [change, named] : mistakes) {
     const std::string message = error_of({change});
@@ -62,6 +63,18 @@ TEST(Vocab, ComesFromTheTokenizerAndMustHoldIt) {
   EXPECT_EQ(padded.model.vocab, 128);
   RunConfig small = testing::tiny_run({"model.vocab=16"});
   EXPECT_THROW(set_vocab(small, 77), Error);
+}
+
+// A checkpoint of a GPU's run must be readable without one, so that only its use is refused.
+TEST(Device, CudaIsRefusedWhenItIsNotThere) {
+  for (const device::Accelerator& entry : device::accelerators()) {
+    if (entry.probe().num_devices > 0) GTEST_SKIP() << "a GPU is there";
+  }
+  const Dataset dataset = testing::tiny_dataset();
+  comm::run_threads(1, [&](comm::World& world) {
+    EXPECT_THROW(TrainState(testing::tiny_run({"device=cuda"}), dataset, world), Error);
+    EXPECT_NO_THROW(TrainState(testing::tiny_run({"device=auto"}), dataset, world));
+  });
 }
 
 TEST(Threads, ShareTheHostUnlessGiven) {

@@ -67,6 +67,7 @@ class TempFolder {
 
 inline constexpr const char* kTinyRun = R"(
 seed: 7
+device: cpu
 threads: 1
 data: {seq_len: 16, prefetch: 2}
 mixer: {name: uniform}

@@ -51,7 +51,9 @@ void Decoder<T>::Impl::take_in(std::span<const int32_t> tokens, std::span<const 
   micro.token = token.rows(0, count);
   micro.segment = segment.rows(0, count);
   micro.position = position.rows(0, count);
-  micro.mask = context.mask_documents ? micro.segment : View<const int32_t, 1>();
+  // One document in every sequence needs no mask, and attention without one is faster.
+  const bool several = std::any_of(segments.begin(), segments.end(), [](int32_t s) { return s != 0; });
+  micro.mask = context.mask_documents && several ? micro.segment : View<const int32_t, 1>();
   micro.rope = rope.view();
   micro.num_real = std::count_if(segments.begin(), segments.end(), [](int32_t s) { return s >= 0; });
 }
@@ -164,10 +166,15 @@ void Decoder<T>::backward(View<const W, 1> dlogp, const BatchCounts& counts,
 
 template <class T>
 std::vector<moe::MoeStats> Decoder<T>::moe_stats() const {
-  std::vector<moe::MoeStats> stats;
+  std::vector<const moe::MoeLayer<T>*> layers;
   for (const auto& block : impl_->blocks) {
-    if (block->moe() != nullptr) stats.push_back(block->moe()->stats());
+    if (block->moe() != nullptr) layers.push_back(block->moe());
   }
+  std::vector<std::vector<double>> sums(layers.size());
+  for (size_t i = 0; i < layers.size(); ++i) layers[i]->fetch_sums(sums[i]);
+  impl_->context.queue->wait();
+  std::vector<moe::MoeStats> stats;
+  for (size_t i = 0; i < layers.size(); ++i) stats.push_back(layers[i]->stats(sums[i]));
   return stats;
 }
 

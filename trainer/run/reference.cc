@@ -7,9 +7,15 @@ namespace cadre::trainer {
 namespace {
 
 void freeze(const ModelState& model, ModelState& reference) {
+  constexpr int64_t kChunk = int64_t(4) << 20;
+  std::vector<Real> values;
   for (const device::Group group : {device::Group::kDense, device::Group::kExpert}) {
-    const auto from = model.store.values(group), to = reference.store.values(group);
-    std::copy_n(from.data(), from.size(), to.data());
+    const int64_t size = model.layout.group_size(group);
+    for (int64_t begin = 0; begin < size; begin += kChunk) {
+      values.resize(size_t(std::min(kChunk, size - begin)));
+      model.store.get(model.queue, group, begin, values);
+      reference.store.set(reference.queue, group, begin, values);
+    }
   }
   reference.decoder.load_state(model.decoder.save_state());
 }

@@ -8,7 +8,6 @@
 #include "optim/objective.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
-#include "parallel/device/accelerator.h"
 #include "trainer/model/rope_scaling.h"
 
 namespace cadre::trainer {
@@ -158,11 +157,6 @@ RunConfig read_run(base::Section root) {
   c.seed = uint64_t(root.integer("seed", int64_t(c.seed), {.min = 0}));
   c.out = root.text("out", c.out);
   c.device = root.choice("device", c.device, {"auto", "cpu", "cuda"});
-  if (c.device == "cuda" && device::accelerators().empty())
-    root.reject(
-        "device",
-        "found 'cuda', but this build has only the CPU backend; configure it with `cmake --preset cuda`, "
-        "or use auto or cpu");
   c.fp32 = root.choice("precision", "auto", {"auto", "fp32"}) == "fp32";
   c.threads = int(root.integer("threads", c.threads, {.min = 0, .max = 1024}));
   c.data = read_data(root.section("data"));

@@ -85,8 +85,9 @@ class TrainState {
   SpikeDetector spikes;
 };
 
-// Whether the run's device is a GPU: `auto` takes one when this build and this machine have it.
-bool on_cuda(const RunConfig& config);
+// Whether the run's device is a GPU: `auto` takes one when this build and this machine have it and the run has one
+// rank, as several cannot use GPUs yet.
+bool on_cuda(const RunConfig& config, int ranks);
 // Threads of one rank: the run file's, or the host's cores shared out.
 int threads_per_rank(const RunConfig& config, int local_ranks);
 
