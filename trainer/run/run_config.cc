@@ -153,6 +153,7 @@ RunConfig read_run(base::Section root) {
   c.source = root.source();
   c.seed = uint64_t(root.integer("seed", int64_t(c.seed), {.min = 0}));
   c.out = root.text("out", c.out);
+  c.init = root.text("init", c.init);
   c.device = root.choice("device", c.device, {"auto", "cpu", "cuda"});
   if (c.device == "cuda")
     root.reject("device", "found 'cuda', but this build has only the CPU backend; use auto or cpu");
@@ -188,6 +189,7 @@ std::string resolved_yaml(const RunConfig& c) {
   YAML::Node n;
   n["seed"] = c.seed;
   n["out"] = c.out;
+  n["init"] = c.init;
   n["device"] = c.device;
   n["threads"] = c.threads;
   n["data"]["manifest"] = c.data.manifest;
