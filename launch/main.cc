@@ -24,6 +24,8 @@ void add_verbs(CLI::App& app, Run& run) {
   add_report(app, run);
   add_top(app, run);
   add_objective(app, run);
+  add_import(app, run);
+  add_export(app, run);
 }
 
 // CLI11 says only that a subcommand is required; name the word and the verb that was probably meant.

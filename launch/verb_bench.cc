@@ -7,6 +7,7 @@
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 #include "trainer/run/bench.h"
+#include "trainer/run/initial_model.h"
 
 namespace cadre::launch {
 namespace {
@@ -62,7 +63,7 @@ void print_json(const trainer::BenchResult& r) {
 }
 
 int bench(const BenchArguments& arguments, comm::World& world) {
-  const auto config = trainer::read_run(base::parse_run_file(arguments.run_file, arguments.overrides));
+  const auto config = trainer::load_run(arguments.run_file, arguments.overrides);
   const trainer::Dataset dataset =
       config.data.manifest.empty() ? trainer::random_dataset(config) : trainer::open_dataset(config);
   const trainer::BenchResult result = trainer::bench_steps(config, dataset, world);

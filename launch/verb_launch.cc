@@ -17,6 +17,7 @@
 #include "launch/supervise.h"
 #include "launch/verbs.h"
 #include "parallel/base/files.h"
+#include "trainer/run/initial_model.h"
 #include "trainer/run/run_config.h"
 
 namespace cadre::launch {
@@ -175,8 +176,7 @@ int submit(const LaunchOptions& options, const trainer::RunConfig& config) {
 int launch(LaunchOptions options) {
   options.restarts.backoff = std::chrono::milliseconds(int64_t(options.backoff_seconds * 1000));
   // A mistake in the run file is reported once, before any rank starts.
-  const trainer::RunConfig config =
-      trainer::read_run(base::parse_run_file(options.run_file, options.overrides));
+  const trainer::RunConfig config = trainer::load_run(options.run_file, options.overrides);
   return options.slurm ? submit(options, config) : run_job(options, config);
 }
 

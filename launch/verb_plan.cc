@@ -12,6 +12,7 @@
 #include "data/mixer.h"
 #include "data/planner.h"
 #include "launch/verbs.h"
+#include "trainer/run/initial_model.h"
 #include "trainer/run/run_config.h"
 
 namespace cadre::launch {
@@ -130,7 +131,7 @@ void add_plan(CLI::App& app, Run& run) {
   verb->add_flag("--json", options->json, "One JSON object instead of tables");
   verb->callback([options, &run] {
     run = [options] {
-      const auto config = trainer::read_run(base::parse_run_file(options->run_file, options->overrides));
+      const auto config = trainer::load_run(options->run_file, options->overrides);
       const PlannedRun planned = plan_run(config, options->steps > 0 ? options->steps : config.train.steps);
       options->json ? print_json(planned) : print_table(planned);
       return int(ExitCode::kOk);

@@ -11,6 +11,7 @@
 #include "parallel/base/blackbox.h"
 #include "parallel/base/files.h"
 #include "parallel/base/log.h"
+#include "trainer/run/initial_model.h"
 #include "trainer/run/loop.h"
 #include "trainer/run/stop.h"
 
@@ -65,7 +66,7 @@ void open_box(const trainer::RunConfig& config, const comm::World& world) {
 }
 
 int train_rank(const TrainArguments& arguments, comm::World& world) {
-  const auto config = trainer::read_run(base::parse_run_file(arguments.run_file, arguments.overrides));
+  const auto config = trainer::load_run(arguments.run_file, arguments.overrides);
   trainer::install_stop_signals(!started_by_launcher());
   open_log(config, world.rank());
   open_box(config, world);

@@ -19,7 +19,7 @@ says() { grep -q -- "$1" "$work/output" || fail "expected a line with '$1'"; }
 ends_with 0 "$cadre" --version
 says '^cadre [0-9]'
 ends_with 0 "$cadre" --help
-verbs="prepare train launch plan eval generate inspect bench report top objective"
+verbs="prepare train launch plan eval generate inspect bench report top objective import export"
 for verb in $verbs; do says "^  $verb "; done
 for verb in $verbs; do ends_with 0 "$cadre" "$verb" --help; done
 

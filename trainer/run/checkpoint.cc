@@ -40,28 +40,34 @@ void for_each_state(TrainState& state, const Body& body) {
   }
 }
 
+// How a run comes to a checkpoint: its own, to go on with, or the one that it starts from.
+struct Origin {
+  std::string folder;
+  const char* advice;
+  bool rope_is_free;
+};
+
 // Keys of `model` and `moe` that a checkpoint cannot change, with the checkpoint's values where they differ.
-void require_same_model(const RunConfig& config, const CheckpointIndex& index) {
+void require_same_model(const RunConfig& config, const CheckpointIndex& index, const Origin& origin) {
   // Read and written out again, so that a key which an older build did not have compares by its default.
   const RunConfig saved_run = read_run(base::parse_run_text(index.config, "the checkpoint's run file", {}));
   const YAML::Node ours = YAML::Load(resolved_yaml(config)), theirs = YAML::Load(resolved_yaml(saved_run));
   const std::map<std::string, std::vector<std::string>> free = {
-      {"model", {"init_std"}}, {"moe", {"balance", "z_loss", "capacity_factor", "drop"}}};
+      {"model", {"init_std", origin.rope_is_free ? "rope" : "init_std"}},
+      {"moe", {"balance", "z_loss", "capacity_factor", "drop"}}};
   for (const auto& [section, ignored] : free) {
     const YAML::Node a = ours[section], b = theirs[section];
     require(a.IsDefined() == b.IsDefined(), ExitCode::kUsage,
-            "{}: the run file {} a {} section, the checkpoint's {}. Give another `out`, or the old run file",
-            config.source, a ? "has" : "has no", section, b ? "has one" : "has none");
+            "{}: the run file {} a {} section, that of the checkpoint in {} {}. {}", config.source,
+            a ? "has" : "has no", section, origin.folder, b ? "has one" : "has none", origin.advice);
     if (!a) continue;
     for (const auto& entry : a) {
       const std::string key = entry.first.Scalar();
       const std::string mine = YAML::Dump(a[key]), saved = YAML::Dump(b[key]);
       if (mine == saved) continue;
       if (std::find(ignored.begin(), ignored.end(), key) == ignored.end()) {
-        fail(ExitCode::kUsage,
-             "{}: {}.{} is {}, but the checkpoint in {} was trained with {}. Give another `out`, or the old "
-             "value",
-             config.source, section, key, mine, config.out, saved);
+        fail(ExitCode::kUsage, "{}: {}.{} is {}, but the checkpoint in {} was made with {}. {}",
+             config.source, section, key, mine, origin.folder, saved, origin.advice);
       }
       spdlog::warn("{}.{} changes from {} to {}", section, key, saved, mine);
     }
@@ -163,9 +169,8 @@ void TensorReader::read(const std::string& tensor, const std::vector<int64_t>& s
 
 namespace {
 
-// Values and balancing state under the names that `tensor` makes of the parameters'.
-void restore_values(ModelState& model, TensorReader& reader, const char* state,
-                    std::string (*tensor)(const std::string&)) {
+// The values, under the names that `tensor` makes of the parameters'.
+void restore_values(ModelState& model, TensorReader& reader, std::string (*tensor)(const std::string&)) {
   for (int id = 0; id < int(model.table.rows().size()); ++id) {
     const device::ParamRow& row = model.table.row(id);
     const device::Placement& place = model.layout.at(id);
@@ -173,22 +178,51 @@ void restore_values(ModelState& model, TensorReader& reader, const char* state,
     reader.read(tensor(row.name), row.shape, place.global_begin, values);
     model.store.set(model.queue, place.group, place.offset, values);
   }
+}
+
+// Values and balancing state.
+void restore_both(ModelState& model, TensorReader& reader, const char* state,
+                  std::string (*tensor)(const std::string&)) {
+  restore_values(model, reader, tensor);
   model.decoder.load_state(reader.index().state.at(state).get<moe::StateDict>());
+}
+
+std::string own_tensor(const std::string& row) {
+  return row;
 }
 
 }  // namespace
 
 void restore_model(ModelState& model, TensorReader& reader) {
-  restore_values(model, reader, "model", [](const std::string& row) { return row; });
+  restore_both(model, reader, "model", own_tensor);
+}
+
+void start_from(ModelState& model, TensorReader& reader, const std::string& folder) {
+  const CheckpointIndex& index = reader.index();
+  require_same_model(
+      model.config, index,
+      {folder, "Leave the key out to take the checkpoint's value, or give another `init`", true});
+  try {
+    restore_values(model, reader, own_tensor);
+    moe::StateDict state = model.decoder.save_state();
+    for (const auto& [name, values] : index.state.at("model").get<moe::StateDict>()) {
+      const auto ours = state.find(name);
+      if (ours != state.end() && ours->second.size() == values.size()) ours->second = values;
+    }
+    model.decoder.load_state(state);
+  } catch (const json::exception& error) {
+    fail(ExitCode::kCheckpoint, "{}: its state cannot be read: {}", folder, error.what());
+  }
 }
 
 void restore(TrainState& state, TensorReader& reader) {
   const CheckpointIndex& index = reader.index();
   try {
-    require_same_model(state.config(), index);
+    require_same_model(state.config(), index,
+                       {state.config().out, "Give another `out`, or the old run file's value", false});
     require_same_optimizer(state, index.state.at("optimizer"));
     restore_model(state.model, reader);
-    if (state.reference) restore_values(*state.reference, reader, "reference", reference_tensor);
+    if (state.reference) restore_both(*state.reference, reader, "reference", reference_tensor);
     for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row,
                               const comm::Piece& piece, device::View<Real, 1> data) {
       std::vector<Real> values(size_t(data.size()));

@@ -47,6 +47,9 @@ class TensorReader {
 // the run file's model or optimizer is another one, Error(kCheckpoint) when the checkpoint does not fit.
 // Warns when the promise of equal bits is off.
 void restore(TrainState& state, TensorReader& reader);
+// Values of the checkpoint in `folder` for a new run. Balancing state comes along where the run has the same.
+// Throws Error(kUsage) when the run file's model is another one; rotary positions may differ.
+void start_from(ModelState& model, TensorReader& reader, const std::string& folder);
 // Only the model, for evaluation and generation.
 void restore_model(ModelState& model, TensorReader& reader);
 // The run file that a checkpoint was trained with.

@@ -90,6 +90,19 @@ fs::path find_checkpoint(const fs::path& path) {
   none_left(folder, steps.size(), newest_problem);
 }
 
+fs::path find_checkpoint(const fs::path& path, comm::Communicator& ranks) {
+  std::string found, error;
+  if (ranks.rank() == 0) {
+    try {
+      found = find_checkpoint(path).string();
+    } catch (const Error& e) {
+      error = e.what();
+    }
+  }
+  ranks.agree(error, ExitCode::kCheckpoint, "find a checkpoint");
+  return ranks.gather_texts(found, "find a checkpoint").front();
+}
+
 void remove_temporaries(const fs::path& folder) {
   std::error_code code;
   std::vector<fs::path> leftovers;

@@ -23,6 +23,8 @@ std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::pa
 // For one process: `path` is a checkpoint, or a run folder whose newest whole checkpoint is taken. Throws
 // Error(kCheckpoint).
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
+// The same for several: rank 0 looks, and all get its answer. Collective.
+std::filesystem::path find_checkpoint(const std::filesystem::path& path, comm::Communicator& ranks);
 
 // Removes what an interrupted save left behind.
 void remove_temporaries(const std::filesystem::path& folder);

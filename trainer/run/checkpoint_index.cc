@@ -103,6 +103,30 @@ std::string to_json(const CheckpointIndex& index) {
   return j.dump(1) + "\n";
 }
 
+void merge_part(CheckpointIndex& whole, const std::string& part) {
+  const json parsed = json::parse(part);
+  for (const auto& [name, info] : parsed["files"].items())
+    whole.files[name] = {info["bytes"], info["sha256"]};
+  for (const auto& [name, tensor] : parsed["tensors"].items()) {
+    TensorInfo& known = whole.tensors[name];
+    known.dtype = tensor["dtype"];
+    known.shape = tensor["shape"].get<std::vector<int64_t>>();
+    for (const json& p : tensor["pieces"])
+      known.pieces.push_back({p["file"], p["offset"], p["begin"], p["count"]});
+  }
+}
+
+void write_index(const CheckpointIndex& index, const std::filesystem::path& folder) {
+  const auto write = [&](const char* name, const std::string& text) {
+    base::FileWriter writer(folder / name, ExitCode::kCheckpoint);
+    writer.write(text);
+    writer.close();
+  };
+  const std::string text = to_json(index);
+  write(kIndexFile, text);
+  write(kIndexHashFile, base::sha256_text(text) + "  " + kIndexFile + "\n");
+}
+
 CheckpointIndex read_index(const std::filesystem::path& folder) {
   const std::string text = base::read_file(folder / kIndexFile, ExitCode::kCheckpoint);
   std::string expected = base::read_file(folder / kIndexHashFile, ExitCode::kCheckpoint, 1024);

@@ -46,6 +46,10 @@ inline constexpr const char* kIndexFile = "index.json";
 inline constexpr const char* kIndexHashFile = "index.sha256";
 
 std::string to_json(const CheckpointIndex& index);
+// Adds the files and pieces of another rank's index, as text, to the first rank's.
+void merge_part(CheckpointIndex& whole, const std::string& part);
+// Writes the two index files into a folder that is complete but for them.
+void write_index(const CheckpointIndex& index, const std::filesystem::path& folder);
 // Reads and checks folder/index.json: its hash, every type and bound, that pieces cover their tensors. Does
 // not look at the other files. Throws Error(kCheckpoint).
 CheckpointIndex read_index(const std::filesystem::path& folder);

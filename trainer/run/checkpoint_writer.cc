@@ -10,7 +10,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using device::Group;
-using nlohmann::json;
 
 std::string rank_file(int rank) {
   return fmt::format("rank-{:05}.bin", rank);
@@ -21,12 +20,6 @@ void make_private_folder(const fs::path& path) {
   fs::create_directories(path, code);
   if (!code) fs::permissions(path, fs::perms::owner_all, code);
   require(!code, ExitCode::kCheckpoint, "cannot create {}: {}", path.string(), code.message());
-}
-
-void write_text(const fs::path& path, std::string_view text) {
-  base::FileWriter writer(path, ExitCode::kCheckpoint);
-  writer.write(text);
-  writer.close();
 }
 
 const std::string* first_problem(const std::vector<std::string>& problems) {
@@ -139,18 +132,7 @@ SaveResult CheckpointWriter::finish() {
 
 std::string CheckpointWriter::commit(const std::vector<std::string>& parts) {
   try {
-    for (size_t rank = 1; rank < parts.size(); ++rank) {
-      const json part = json::parse(parts[rank]);
-      for (const auto& [name, info] : part["files"].items())
-        index_.files[name] = {info["bytes"], info["sha256"]};
-      for (const auto& [name, tensor] : part["tensors"].items()) {
-        TensorInfo& whole = index_.tensors[name];
-        whole.dtype = tensor["dtype"];
-        whole.shape = tensor["shape"].get<std::vector<int64_t>>();
-        for (const json& p : tensor["pieces"])
-          whole.pieces.push_back({p["file"], p["offset"], p["begin"], p["count"]});
-      }
-    }
+    for (size_t rank = 1; rank < parts.size(); ++rank) merge_part(index_, parts[rank]);
     const fs::path tokenizer = state_.dataset.tokenizer_file;
     if (!tokenizer.empty()) {
       index_.tokenizer = tokenizer.filename().string();
@@ -159,9 +141,7 @@ std::string CheckpointWriter::commit(const std::vector<std::string>& parts) {
       copy.close();
       index_.files[index_.tokenizer] = {copy.bytes(), copy.sha256()};
     }
-    const std::string text = to_json(index_);
-    write_text(temporary() / kIndexFile, text);
-    write_text(temporary() / kIndexHashFile, base::sha256_text(text) + "  " + kIndexFile + "\n");
+    write_index(index_, temporary());
     const fs::path final = folder_ / checkpoint_name(index_.step);
     if (fs::exists(final)) fs::remove_all(final);  // a damaged one that the resumed run passed over
     base::rename_durably(temporary(), final, ExitCode::kCheckpoint);

@@ -16,6 +16,7 @@
 #include "trainer/run/console.h"
 #include "trainer/run/environment.h"
 #include "trainer/run/evaluate.h"
+#include "trainer/run/initial_model.h"
 #include "trainer/run/metrics.h"
 #include "trainer/run/peak.h"
 #include "trainer/run/profile.h"
@@ -78,12 +79,26 @@ class TrainLoop {
 
   void resume() {
     const auto newest = newest_checkpoint(fs::path(state_.config().out) / "checkpoints", data_);
-    if (!newest) return;
+    if (!newest) return start_new_run();
     TensorReader reader(*newest);
     restore(state_, reader);
     writer_.set_last_saved(state_.progress.step);
     seconds_before_ = last_seconds_ = state_.counters.train_seconds;
     if (data_.rank() == 0) spdlog::info("resumed from {} at step {}", newest->string(), state_.progress.step);
+  }
+
+  void start_new_run() {
+    const std::string& init = state_.config().init;
+    if (init.empty()) return;
+    const fs::path folder = find_checkpoint(init, data_);
+    TensorReader reader(folder);
+    start_from(state_.model, reader, folder.string());
+    if (data_.rank() != 0) return;
+    spdlog::info("started from {}", folder.string());
+    if (!same_tokenizer(reader.index(), folder, state_.dataset.tokenizer_file)) {
+      spdlog::warn("{} was made with another tokenizer than the data: the same ids are other text",
+                   folder.string());
+    }
   }
 
   void open_files(const TrainOptions& options) {

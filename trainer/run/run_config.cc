@@ -156,6 +156,7 @@ RunConfig read_run(base::Section root) {
   c.source = root.source();
   c.seed = uint64_t(root.integer("seed", int64_t(c.seed), {.min = 0}));
   c.out = root.text("out", c.out);
+  c.init = root.text("init", c.init);
   c.device = root.choice("device", c.device, {"auto", "cpu", "cuda"});
   c.fp32 = root.choice("precision", "auto", {"auto", "fp32"}) == "fp32";
   c.threads = int(root.integer("threads", c.threads, {.min = 0, .max = 1024}));
@@ -190,6 +191,7 @@ std::string resolved_yaml(const RunConfig& c) {
   YAML::Node n;
   n["seed"] = c.seed;
   n["out"] = c.out;
+  n["init"] = c.init;
   n["device"] = c.device;
   n["precision"] = c.fp32 ? "fp32" : "auto";
   n["threads"] = c.threads;

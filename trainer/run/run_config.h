@@ -57,6 +57,7 @@ struct ProfileConfig {           // steps: first-last
 struct RunConfig {
   uint64_t seed = 1;
   std::string out = "runs/run";
+  std::string init;  // a checkpoint (or run folder) whose values a new run starts with; empty: random ones
   std::string device = "auto";
   bool fp32 = false;  // `precision: fp32`; else a GPU stores bf16 (with fp32 masters), the CPU always fp32
   int threads = 0;    // a rank; 0: cores of the host / ranks on it
