@@ -11,7 +11,7 @@
 namespace cadre::data::jinja {
 namespace {
 
-constexpr size_t kMaxTokens = 2000;  // of one tag; its tree may be as deep
+constexpr size_t kMaxTokens = 1000;  // of one tag; its tree may be as deep
 
 bool is_blank(char c) {
   return c == ' ' || (c >= '\t' && c <= '\r');

@@ -81,6 +81,12 @@ TEST(Jinja, AHostileTemplateStops) {
   stops("{{ range(100001) }}");
 }
 
+TEST(Jinja, TheLongestTagIsStillEvaluated) {
+  std::string sum = "1";
+  for (int i = 1; i < 490; ++i) sum += "+1";
+  EXPECT_EQ(render("{{ " + sum + " }}", {}), "490");
+}
+
 TEST(Jinja, StrictTemplatesRefuseToWriteWhatIsUndefined) {
   const TemplateOptions strict = {.lexer = {}, .strict_undefined = true};
   EXPECT_THROW(render("{{ nothing }}", {}, strict), Error);
