@@ -69,7 +69,7 @@ TEST_P(Golden, LossAndGradientsEqualThoseOfTransformers) {
   with_model([&](trainer::ModelState& model) {
     const Batch batch = testing::whole_batch(sequences_, length_, tokens_);
     const BatchCounts counts = testing::counts_of(batch);
-    model.store.zero_grads();
+    model.store.start_grads(model.queue);
     model.decoder.begin_step();
     const auto logp = model.decoder.forward(batch, true);
     double loss = 0;

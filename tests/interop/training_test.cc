@@ -69,7 +69,7 @@ checkpoint: {{every: 0}}
 // One step of the trainer on a given batch; returns its cross-entropy.
 double step_on(trainer::TrainState& state, const Batch& batch) {
   const BatchCounts counts = testing::counts_of(batch);
-  state.model.store.zero_grads();
+  state.model.store.start_grads(state.model.queue);
   state.model.decoder.begin_step();
   const auto logp = state.model.decoder.forward(batch, true);
   std::vector<float> dlogp(size_t(batch.num_tokens()));
@@ -77,7 +77,7 @@ double step_on(trainer::TrainState& state, const Batch& batch) {
   const double loss = state.objective->loss_and_grad(logp, batch, counts, gradient);
   state.model.decoder.backward(gradient, counts, [&](int bucket) { state.reducer.add(bucket); });
   state.reducer.finish();
-  const auto norm = optim::global_norm(state.optimizer_context, state.model.mesh.data(), 1.0, loss);
+  const auto norm = state.grad_norm(1.0, loss);
   state.optimizer->step(state.peak_lr, norm.scale);
   state.reducer.all_gather_values();
   return loss;
