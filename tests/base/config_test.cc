@@ -226,6 +226,8 @@ TEST(RunFile, HostileTextEndsAsOneError) {
   EXPECT_EQ(error_of("words", none), "run.yaml:1: found a lone value, expected a map of keys at the top");
   EXPECT_EQ(error_of("", none), "run.yaml:1: found nothing, expected a map of keys at the top");
   EXPECT_EQ(error_of("a: 1\n---\nb: 2\n", none), "run.yaml: found 2 YAML documents, expected one");
+  EXPECT_EQ(error_of(", a", none), "run.yaml: found 2 YAML documents, expected one")
+      << "not an endless search";
   EXPECT_EQ(error_of("a: &x [1]\nb: *x\n", none),
             "run.yaml:2: found an alias (*name); write the value out instead");
   EXPECT_EQ(error_of("a: &x [*x]\n", none),
