@@ -22,7 +22,7 @@ struct BenchResult {
   double peak_flops = 0;       // best sample, summed over ranks
   int ranks = 1, threads = 1;
   double data_wait_ms = 0;  // a step, mean
-  size_t gpu_bytes = 0;  // in use on the GPU after the last step; 0 on the CPU
+  size_t gpu_bytes = 0;     // in use on the GPU after the last step; 0 on the CPU
   double median_seconds() const { return step_seconds[step_seconds.size() / 2]; }
   double flops() const { return flops_per_token * double(tokens) / median_seconds(); }
 };
