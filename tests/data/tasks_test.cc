@@ -5,7 +5,6 @@
 #include <functional>
 #include <map>
 #include <numeric>
-#include <regex>
 #include <set>
 #include <sstream>
 
@@ -85,6 +84,13 @@ std::string solve_bases(const std::string& prompt) {
   return out;
 }
 
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) {
+    text.replace(at, from.size(), to);
+  }
+  return text;
+}
+
 std::string solve_string_edits(const std::string& prompt) {
   std::string text = between(prompt, "Take ", ":"), rest = between(prompt, ": ", ".") + ", then ";
   for (size_t at; (at = rest.find(", then ")) != std::string::npos; rest.erase(0, at + 7)) {
@@ -94,9 +100,9 @@ std::string solve_string_edits(const std::string& prompt) {
     } else if (edit == "move the first letter to the end") {
       text = text.substr(1) + text[0];
     } else if (edit.rfind("remove every ", 0) == 0) {
-      text = std::regex_replace(text, std::regex(edit.substr(13)), "");
+      text = replaced(text, edit.substr(13), "");
     } else {
-      text = std::regex_replace(text, std::regex(edit.substr(14, 1)), edit.substr(19));
+      text = replaced(text, edit.substr(14, 1), edit.substr(19));
     }
   }
   return text;
@@ -109,7 +115,7 @@ std::string solve_logic_grids(const std::string& prompt) {
   std::stringstream in(prompt);
   for (std::string s; std::getline(in, s, '.');) sentences.push_back(s);
   const auto list = [](std::string text) {
-    text = std::regex_replace(std::regex_replace(text, std::regex(" and "), ", "), std::regex("the "), "");
+    text = replaced(replaced(text, " and ", ", "), "the ", "");
     std::vector<std::string> out;
     std::stringstream items(text + ", ");
     for (std::string item; std::getline(items, item, ',');) {
