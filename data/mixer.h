@@ -19,6 +19,8 @@ struct MixerContext {
   std::vector<std::string> domains;    // (K)
   std::vector<int64_t> domain_tokens;  // (K) trainable tokens of one epoch
   int64_t total_tokens = 0;            // R, planned for the run
+  int delay = 0;                       // weights given before step t act from step t + delay (data.prefetch)
+  bool made_up = false;                // only the section is being checked: domains are not the data's
 };
 
 class Corpus;
@@ -29,7 +31,10 @@ class Mixer {
  public:
   virtual ~Mixer() = default;
   virtual std::vector<double> weights(const Progress& progress) = 0;  // (K), >= 0, sum 1
-  virtual Needs needs(const Progress& progress) const { return (void)progress, Needs::kNone; }
+  virtual Needs needs() const { return Needs::kNone; }                // at some time of the run
+  // Whether what it needs should be measured from the next step on; asked before every step. A probe takes as many
+  // steps as it takes, and observe() has its result after the last.
+  virtual bool probe_due(const Progress& progress) const { return (void)progress, false; }
   virtual void observe(const Progress& progress, const DomainStats& stats) { (void)progress, (void)stats; }
   virtual nlohmann::json save() const { return nlohmann::json::object(); }
   virtual void load(const nlohmann::json& state) { (void)state; }

@@ -61,7 +61,9 @@ struct InfluenceSums {
 struct DomainStats {
   std::vector<double> loss_sum;               // (K) nats
   std::vector<double> tokens;                 // (K) trained tokens
-  std::vector<InfluenceSums> influence = {};  // (M targets) at the end of a probe, else empty
+  double grad_norm = 0;                       // of the whole batch, before clipping
+  std::vector<InfluenceSums> influence = {};  // (M targets) at the end of an influence probe, else empty
+  std::vector<double> valid_loss = {};        // (K) nats per token before this step's update, when asked for
 };
 
 }  // namespace cadre

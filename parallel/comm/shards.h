@@ -66,9 +66,10 @@ class GradReducer final : public Reducer {
   void progress() override;
   void finish() override;
   void all_gather_values() override;
+  // The same for any buffer in the layout of a group's values, of which each rank has its own slices.
+  void all_gather(device::Group group, device::View<T, 1> flat, const char* label);
 
  private:
-  void all_gather(device::Group group, device::View<T, 1> flat, const char* label);
   device::ParamStore<T>&
       store_;  // borrowed, as the plans and the mesh's communicators; all outlive the reducer
   const ShardPlan* plans_[device::kNumGroups];

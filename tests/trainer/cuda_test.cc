@@ -136,6 +136,18 @@ TEST_P(CudaOnce, CheckpointsGoFromDeviceToDevice) {
   }
 }
 
+TEST_P(CudaOnce, InfluenceIsRefused) {
+  for (const Overrides& device : {kFp32, kBf16}) {
+    try {
+      run_steps(1, with(with(device, GetParam()), {"influence.period=4"}), 1);
+      ADD_FAILURE() << "expected an error";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::kUsage);
+      EXPECT_NE(std::string(e.what()).find("influence is measured on the CPU only"), std::string::npos);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Batches, CudaOnce, ::testing::Values(Overrides{}, Overrides{"train.micro_batch=8"}));
 
 }  // namespace

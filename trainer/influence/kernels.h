@@ -28,7 +28,11 @@ struct InfluenceKernels {
   // sums[token ? token[r] : r / rows_per_token] += score[r], in the order of r.
   void (*add_to_tokens)(Queue&, View<const double, 1> score, const int32_t* token, int64_t rows_per_token,
                         View<double, 1> sums);
-  void (*clear)(Queue&, View<double, 1> sums);
+
+  // ---- Directions, element by element ----
+  void (*blend)(Queue&, double keep, View<const T, 1> x, View<W, 1> mean);  // mean = keep mean + (1 - keep) x
+  void (*narrow)(Queue&, View<const W, 1> x, View<T, 1> y);                 // y = x
+  double (*dot)(Queue&, View<const T, 1> x, View<const T, 1> y);
 };
 
 template <class T>

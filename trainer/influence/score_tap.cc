@@ -92,7 +92,8 @@ std::span<const double> ScoreTap<T>::finish(int64_t num_tokens) {
   const int64_t width = context_.max_tokens;
   std::vector<double> all(size_t(ranks() * width));
   device::download<double>(*context_.queue, token_sums(), all);
-  kernels_.clear(*context_.queue, token_sums());
+  device::zero(*context_.queue, token_sums());
+  context_.queue->wait();
   own_.assign(size_t(width), 0);
   if (ranks() == 1) {
     own_ = std::move(all);

@@ -25,9 +25,26 @@ std::string optimizer_name(const RunConfig& config) {
   return kind(config, config.optim, "optim").text("name", "adamw");
 }
 
-// Calls body(tensor name, row, piece, view of the rank's memory) for every optimizer state of every piece.
+// The averaged gradients of influence targets, in the optimizer's slices.
+template <class Body>
+void for_each_target_gradient(TrainState& state, const Body& body) {
+  if (!state.probe || !state.probe->has_gradients()) return;
+  for (size_t target = 0; target < state.probe->targets().size(); ++target) {
+    for (int g = 0; g < device::kNumGroups; ++g) {
+      for (const comm::Piece& piece : state.optimizer_context.pieces[g]) {
+        const device::ParamRow& row = state.model.table.row(piece.row);
+        body(fmt::format("influence.{}.{}", state.probe->targets()[target], row.name), row, piece,
+             state.probe->gradient(target, Group(g)).rows(piece.state_offset, piece.count));
+      }
+    }
+  }
+}
+
+// Calls body(tensor name, row, piece, view of the rank's memory) for every optimizer state of every piece, and for
+// whatever else lies in the optimizer's slices.
 template <class Body>
 void for_each_state(TrainState& state, const Body& body) {
+  for_each_target_gradient(state, body);
   for (int g = 0; g < device::kNumGroups; ++g) {
     for (const std::string& name : state.optimizer->state_names()) {
       const auto memory = state.optimizer->state(name, Group(g));
@@ -95,6 +112,12 @@ void restore_progress(TrainState& state, const json& saved) {
   }
 }
 
+// A run that begins to measure influence later starts without averages; one that stops forgets them.
+void restore_probe(TrainState& state, const json& saved) {
+  if (!state.probe) return;
+  saved.is_null() ? state.probe->forget() : state.probe->load(saved);
+}
+
 }  // namespace
 
 std::vector<Slice> owned_slices(TrainState& state) {
@@ -137,6 +160,7 @@ CheckpointIndex describe(const TrainState& state) {
       {"optimizer", {{"name", optimizer_name(state.config())}, {"updates", state.optimizer->updates()}}},
       {"feed", state.feed.save()},
       {"spikes", state.spikes.save()},
+      {"influence", state.probe ? state.probe->save() : json()},
       {"model", state.model.decoder.save_state()}};
   if (state.reference) index.state["reference"] = state.reference->decoder.save_state();
   return index;
@@ -223,6 +247,7 @@ void restore(TrainState& state, TensorReader& reader) {
     require_same_optimizer(state, index.state.at("optimizer"));
     restore_model(state.model, reader);
     if (state.reference) restore_both(*state.reference, reader, "reference", reference_tensor);
+    restore_probe(state, index.state.value("influence", json()));
     for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row,
                               const comm::Piece& piece, device::View<Real, 1> data) {
       std::vector<Real> values(size_t(data.size()));

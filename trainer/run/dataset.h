@@ -12,7 +12,8 @@ namespace cadre::trainer {
 
 struct Dataset {
   std::unique_ptr<data::Corpus> train;
-  std::unique_ptr<data::Corpus> valid;  // null: nothing is held out, no evaluation
+  std::unique_ptr<data::Corpus> valid;   // null: nothing is held out, no evaluation
+  std::unique_ptr<data::Corpus> target;  // of influence.manifest; null: influence targets are in `valid`
   int64_t vocab = 0;
   std::filesystem::path tokenizer_file;  // copied into every checkpoint; empty in tests
   std::string manifest_hash;

@@ -16,7 +16,7 @@ struct EvalSet {
   // (K) predicted tokens; bytes of the original text, 0 in sets of conversations, of which only answers count
   std::vector<int64_t> tokens, bytes;
 };
-EvalSet choose_documents(const data::Corpus& corpus, int64_t tokens_per_domain);
+EvalSet choose_documents(const data::Corpus& corpus, int64_t tokens_per_domain, bool from_the_end = false);
 
 struct DomainScore {
   std::string domain;

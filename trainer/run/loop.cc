@@ -184,6 +184,7 @@ class TrainLoop {
     if (data_.rank() != 0) return;
     const double tokens_per_s = window_.tokens / window_.seconds;
     console_.step(state_.progress, report, tokens_per_s, time_left());
+    if (report.probe) metrics_->write(probe_line(state_, *report.probe));
     if (report.spike) {
       event(
           "spike",

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "data/influence_estimate.h"
 #include "parallel/base/log.h"
 
 namespace cadre::trainer {
@@ -136,6 +137,22 @@ json eval_line(uint64_t step, const std::vector<DomainScore>& scores) {
     if (s.tokens == 0) continue;
     line["eval_loss"][s.domain] = s.loss();
     line["eval_bpb"][s.domain] = s.bits_per_byte();
+  }
+  return line;
+}
+
+json probe_line(const TrainState& state, const ProbeReport& report) {
+  json line = {{"kind", "probe"},
+               {"step", state.progress.step},
+               {"influence", json::object()},
+               {"influence_se", json::object()},
+               {"tokens", json::object()},
+               {"identity_error", rounded(report.identity_error)}};
+  for (size_t i = 0; i < report.targets.size(); ++i) {
+    const data::InfluenceEstimate estimate = data::estimate_influence(report.sums[i]);
+    line["influence"][report.targets[i]] = by_domain(*state.dataset.train, estimate.value);
+    line["influence_se"][report.targets[i]] = by_domain(*state.dataset.train, estimate.error);
+    line["tokens"][report.targets[i]] = by_domain(*state.dataset.train, report.sums[i].tokens);
   }
   return line;
 }

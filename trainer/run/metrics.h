@@ -42,6 +42,7 @@ struct StepTimes {
 nlohmann::json train_line(const TrainState& state, const StepReport& report, const StepTimes& times,
                           bool expert_load);
 nlohmann::json eval_line(uint64_t step, const std::vector<DomainScore>& scores);
+nlohmann::json probe_line(const TrainState& state, const ProbeReport& report);
 nlohmann::json event_line(uint64_t step, const std::string& event, const std::string& message);
 
 // Largest over mean tokens of an expert, and their coefficient of variation; the worst and the mean over

@@ -94,7 +94,7 @@ void validate(const RunConfig& c) {
   optim::make_schedule(kind(c, c.schedule, "schedule"));
   optim::make_optimizer<float>(kind(c, c.optim, "optim"), {});
   data::make_curriculum(kind(c, c.curriculum, "curriculum"));
-  data::make_mixer(kind(c, c.mixer, "mixer"), {{"a", "b"}, {int64_t(1) << 40, int64_t(1) << 40}, 1});
+  data::make_mixer(kind(c, c.mixer, "mixer"), {{"a", "b"}, {int64_t(1) << 40, int64_t(1) << 40}, 1, 0, true});
 }
 
 YAML::Node kind_node(const YAML::Node& node, const char* fallback) {
@@ -170,6 +170,7 @@ RunConfig read_run(base::Section root) {
   c.log = read_log(root.section("log"));
   c.spikes = read_spikes(root.section("spikes"));
   c.profile = read_profile(root.section("profile"));
+  c.influence = read_influence(root.section("influence"));
   read_kind(root, "mixer", c.mixer);
   read_kind(root, "curriculum", c.curriculum);
   read_kind(root, "objective", c.objective);
@@ -232,6 +233,7 @@ std::string resolved_yaml(const RunConfig& c) {
   n["spikes"]["shadow"] = word(c.spikes.shadow);
   n["spikes"]["max_rollbacks"] = c.spikes.max_rollbacks;
   if (c.profile.last > 0) n["profile"]["steps"] = fmt::format("{}-{}", c.profile.first, c.profile.last);
+  n["influence"] = influence_node(c.influence);
   return YAML::Dump(n) + "\n";
 }
 

@@ -11,6 +11,7 @@
 #include "moe/config.h"
 #include "parallel/comm/mesh.h"
 #include "trainer/model/config.h"
+#include "trainer/run/influence_config.h"
 #include "trainer/run/spikes.h"
 
 namespace cadre::trainer {
@@ -71,6 +72,7 @@ struct RunConfig {
   LogConfig log;
   SpikeConfig spikes;
   ProfileConfig profile;
+  InfluenceConfig influence;
   YAML::Node mixer, curriculum, objective, optim, schedule;
   std::string source;  // file name, for messages
 };

@@ -7,6 +7,8 @@
 #include "optim/clipping.h"
 #include "parallel/base/blackbox.h"
 #include "parallel/base/log.h"
+#include "trainer/run/evaluate.h"
+#include "trainer/run/influence_targets.h"
 #include "trainer/run/reference.h"
 #include "trainer/run/step_stats.h"
 
@@ -34,9 +36,13 @@ void count_skip(TrainState& state, const StepReport& report) {
 }
 
 // Sums by domain become means in the report, after the mixer has seen the sums.
-void observe(TrainState& state, StepReport& report) {
+void observe(TrainState& state, const std::vector<double>& valid_loss, StepReport& report) {
   if (!report.skipped) {
-    state.mixer->observe(state.progress, {.loss_sum = report.domain_loss, .tokens = report.domain_tokens});
+    DomainStats stats{.loss_sum = report.domain_loss, .tokens = report.domain_tokens};
+    stats.grad_norm = report.grad_norm;
+    if (report.probe) stats.influence = report.probe->sums;
+    stats.valid_loss = valid_loss;
+    state.mixer->observe(state.progress, stats);
   }
   for (size_t k = 0; k < report.domain_loss.size(); ++k) {
     const double tokens = report.domain_tokens[k];
@@ -45,14 +51,15 @@ void observe(TrainState& state, StepReport& report) {
   }
 }
 
-// What a batch gives with the present weights: gradients, summed over ranks, are in the store.
+// What a batch gives with the present weights: gradients, summed over ranks, are in the store. tap: of the influence
+// probe, or null.
 struct Computed {
   StepStats stats;
   double loss_share;  // of this rank
   optim::GradNorm norm;
   double comm_exposed_ms;
 };
-Computed compute(TrainState& state, const data::LoadedBatch& batch) {
+Computed compute(TrainState& state, const data::LoadedBatch& batch, device::Tap<Real>* tap) {
   Network<Real>& model = state.model.decoder;
   Computed result{StepStats(state.dataset.train->num_domains()), 0, {}, 0};
   std::vector<device::wide_t<Real>> dlogp;
@@ -75,11 +82,13 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch) {
     // summed.
     const bool last = i + 1 == batch.micro.size();
     base::enter(base::Phase::kBackward);
-    model.backward(gradient, batch.counts, [&](int bucket) {
+    const auto on_bucket_done = [&](int bucket) {
       state.model.store.collect_grads(state.model.queue, bucket, i == 0);
       if (last) state.reducer.add(bucket);
       state.reducer.progress();
-    });
+    };
+    model.backward(gradient, batch.counts, on_bucket_done, tap);
+    if (tap != nullptr) state.probe->add(micro);
   }
   state.model.queue.wait();
   for (size_t i = 0; i < batch.micro.size(); ++i) {
@@ -100,7 +109,7 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch) {
 
 // The same batch with the same weights gives the same bits, or something is broken. Collective; throws on all ranks.
 void compute_again(TrainState& state, const data::LoadedBatch& batch, const Computed& first) {
-  const Computed again = compute(state, batch);
+  const Computed again = compute(state, batch, nullptr);
   std::string error;
   if (again.loss_share != first.loss_share) {
     error = fmt::format(
@@ -130,6 +139,26 @@ void judge(TrainState& state, const data::LoadedBatch& batch, const Computed& co
   report.skipped = true;
 }
 
+// Held-out loss by domain for a mixer that learns from trial mixes; empty when it does not ask.
+std::vector<double> probe_evaluation(TrainState& state) {
+  if (state.mixer->needs() != data::Needs::kProbeEvaluation || !state.mixer->probe_due(state.progress))
+    return {};
+  const data::Corpus& valid = *state.dataset.valid;
+  const EvalSet set = held_out_targets(state.config(), valid);
+  std::vector<double> loss;
+  for (const DomainScore& s : evaluate(state.model, valid, set, state.config().train.micro_batch)) {
+    loss.push_back(s.loss());
+  }
+  return loss;
+}
+
+bool probe_due(const TrainState& state) {
+  const int64_t period = state.config().influence.period;
+  const bool asked =
+      state.mixer->needs() == data::Needs::kInfluence && state.mixer->probe_due(state.progress);
+  return asked || (period > 0 && state.progress.step > 0 && state.progress.step % uint64_t(period) == 0);
+}
+
 }  // namespace
 
 StepReport train_step(TrainState& state, const StepSignals& signals) {
@@ -147,7 +176,9 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   report.domain_tokens.assign(batch.domain_tokens.begin(), batch.domain_tokens.end());
 
   if (state.reference) score_reference(state, batch.micro);
-  const Computed computed = compute(state, batch);
+  const std::vector<double> valid_loss = probe_evaluation(state);
+  if (state.probe) state.probe->begin_step(probe_due(state));
+  const Computed computed = compute(state, batch, state.probe ? state.probe->tap() : nullptr);
   report.comm_exposed_ms = computed.comm_exposed_ms;
   const optim::GradNorm& norm = computed.norm;
   computed.stats.reduce(state, signals, computed.loss_share, report);
@@ -155,6 +186,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   report.grad_norm = norm.norm;
   report.skipped = !norm.finite;
   judge(state, batch, computed, report);
+  if (state.probe) report.probe = state.probe->end_step(batch.counts, report.skipped);
   if (report.skipped) {
     count_skip(state, report);
   } else {
@@ -169,7 +201,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   ++state.progress.step;
   base::at_step(state.progress.step);
   state.progress.tokens += uint64_t(batch.counts.trained_tokens);
-  observe(state, report);
+  observe(state, valid_loss, report);
   return report;
 }
 

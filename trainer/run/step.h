@@ -3,6 +3,7 @@
 // ranks.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "optim/sequence_metrics.h"
@@ -30,6 +31,7 @@ struct StepReport {
   std::vector<std::vector<double>> expert_tokens;  // by MoE layer, (E)
   double dropped_tokens = 0;                       // slots that capacity removed, over layers
   optim::NamedValues objective;                    // metrics of pairs or sampled sequences; else empty
+  std::optional<ProbeReport> probe;                // in the last step of an influence probe
   double piece_length = 0;                         // mean length of the document piece that a token stands in
   bool stop = false, writers_busy = false;         // any rank's signal
   double seconds = 0;                              // rank 0's signal

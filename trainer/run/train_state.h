@@ -14,40 +14,11 @@
 #include "optim/schedule.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/comm/shards.h"
-#include "trainer/model/decoder.h"
 #include "trainer/run/dataset.h"
-#include "trainer/run/run_config.h"
+#include "trainer/run/model_state.h"
+#include "trainer/run/probe.h"
 
 namespace cadre::trainer {
-
-// What the step, checkpoints and evaluation work in: wide_t of the device's storage type, float on the CPU and bf16
-// (with fp32 masters) on CUDA.
-using Real = float;
-
-// The model alone, with values but without gradients unless asked: what evaluation and generation need.
-class ModelState {
- public:
-  // max_sequences of seq_len tokens a micro-batch. Values are those of Init from the run's seed. Throws
-  // Error(kUsage) when the run's device is not there, or too small.
-  ModelState(const RunConfig& config, comm::World& world, int64_t max_sequences, bool with_grads);
-  ModelState(const ModelState&) = delete;
-  ModelState& operator=(const ModelState&) = delete;
-
-  RunConfig config;  // model.vocab is set
-  comm::Mesh mesh;
-  device::CpuQueue host;                 // this rank's threads
-  std::unique_ptr<device::Queue> owned;  // null on the CPU
-  device::Queue& queue;                  // where the model runs
-  device::ParamTable table;
-  std::unique_ptr<Network<Real>> network;
-  device::ParamLayout layout;
-  std::unique_ptr<device::FlatParams<Real>> params;
-  Network<Real>& decoder;
-  device::FlatParams<Real>& store;
-  device::Arena saved, scratch;
-
-  bool bf16() const { return queue.kind() == device::DeviceKind::kCuda && !config.fp32; }
-};
 
 // Skips, and the wall time of training over all processes of the run.
 struct RunCounters {
@@ -79,16 +50,11 @@ class TrainState {
   std::unique_ptr<data::Mixer> mixer;
   std::unique_ptr<data::Curriculum> curriculum;
   data::DataFeed feed;
+  std::unique_ptr<Probe> probe;  // null when nobody asks for influence
   const Dataset& dataset;
   Progress progress;
   RunCounters counters;
   SpikeDetector spikes;
 };
-
-// Whether the run's device is a GPU: `auto` takes one when this build and this machine have it and the run has one
-// rank, as several cannot use GPUs yet.
-bool on_cuda(const RunConfig& config, int ranks);
-// Threads of one rank: the run file's, or the host's cores shared out.
-int threads_per_rank(const RunConfig& config, int local_ranks);
 
 }  // namespace cadre::trainer

@@ -70,8 +70,27 @@ void add_to_tokens(Queue&, View<const double, 1> score, const int32_t* token, in
     sums[token != nullptr ? token[r] : r / rows_per_token] += score[r];
 }
 
-void clear(Queue&, View<double, 1> sums) {
-  std::fill(sums.begin(), sums.end(), 0.0);
+template <class T>
+void blend(Queue& queue, double keep, View<const T, 1> x, View<device::wide_t<T>, 1> mean) {
+  using W = device::wide_t<T>;
+  const W old = W(keep), fresh = W(1 - keep);
+  device::cpu(queue).parallel_for(x.size(), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) mean[i] = old * mean[i] + fresh * W(x[i]);
+  });
+}
+
+template <class T>
+void narrow(Queue& queue, View<const device::wide_t<T>, 1> x, View<T, 1> y) {
+  device::cpu(queue).parallel_for(x.size(), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) y[i] = T(x[i]);
+  });
+}
+
+template <class T>
+double dot(Queue&, View<const T, 1> x, View<const T, 1> y) {
+  double sum = 0;
+  for (int64_t i = 0; i < x.size(); ++i) sum += double(x[i]) * double(y[i]);
+  return sum;
 }
 
 }  // namespace
@@ -82,7 +101,9 @@ const InfluenceKernels<T>& cpu_influence_kernels() {
                                             .lookup_dots = lookup_dots<T>,
                                             .scale_dots = scale_dots<T>,
                                             .add_to_tokens = add_to_tokens,
-                                            .clear = clear};
+                                            .blend = blend<T>,
+                                            .narrow = narrow<T>,
+                                            .dot = dot<T>};
   return table;
 }
 

@@ -1,0 +1,23 @@
+#include "data/influence_estimate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace cadre::data {
+
+InfluenceEstimate estimate_influence(const InfluenceSums& sums) {
+  InfluenceEstimate out;
+  for (size_t k = 0; k < sums.tokens.size(); ++k) {
+    const double tokens = sums.tokens[k];
+    const double none = std::numeric_limits<double>::quiet_NaN();
+    const double value = tokens > 0 ? sums.score[k] / tokens : none;
+    const double squares =
+        sums.score2[k] - 2 * value * sums.score_tokens[k] + value * value * sums.tokens2[k];
+    out.value.push_back(value);
+    out.error.push_back(tokens > 0 ? std::sqrt(std::max(0.0, squares)) / tokens : none);
+  }
+  return out;
+}
+
+}  // namespace cadre::data

@@ -1,0 +1,231 @@
+#include "trainer/run/probe.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "trainer/influence/piece_scores.h"
+
+namespace cadre::trainer {
+namespace {
+
+using device::Group;
+using nlohmann::json;
+
+// 16 micro-batches are enough to rank a handful of domains; whole steps, since the identity needs the gradient of
+// all that was scored, and each target at least one.
+int64_t scored_steps(const RunConfig& config, size_t targets) {
+  const int64_t sequences = config.influence.micro_batches * config.train.micro_batch;
+  const int64_t steps = (sequences + config.train.global_batch - 1) / config.train.global_batch;
+  return std::max<int64_t>(steps, int64_t(targets));
+}
+
+ScoreTapContext<Real> tap_context(ModelState& model, int64_t max_tokens) {
+  return {.queue = &model.queue,
+          .kernels = &device::device_kernels<Real>(model.queue.kind()),
+          .moe_kernels = &moe::moe_kernels<Real>(model.queue.kind()),
+          .expert = &model.mesh.expert(),
+          .max_tokens = max_tokens};
+}
+
+template <class Body>
+void for_pieces(const optim::OwnedSlices& slices, const Body& body) {
+  for (int g = 0; g < device::kNumGroups; ++g) {
+    for (const comm::Piece& piece : slices.pieces[g]) body(Group(g), piece);
+  }
+}
+
+}  // namespace
+
+Probe::Probe(const RunConfig& config, const Dataset& dataset, const ProbeContext& context)
+    : config_(config.influence),
+      context_(context),
+      corpus_(target_corpus(config, dataset)),
+      kernels_(influence_kernels<Real>(context.model->queue.kind())),
+      targets_(choose_targets(config, dataset)),
+      direction_(context.model->layout, context.model->queue.kind(), false),
+      tap_(tap_context(*context.model, config.train.micro_batch * config.data.seq_len), direction_),
+      steps_(scored_steps(config, targets_.size())) {
+  for (const InfluenceTarget& target : targets_) {
+    names_.push_back(target.name);
+    rows_.emplace_back(corpus_, target.documents, config.data.seq_len, config.data.mask_documents);
+    auto& slices = gradients_.emplace_back();
+    for (int g = 0; g < device::kNumGroups; ++g) {
+      slices[size_t(g)] =
+          device::Buffer(context.model->queue.kind(), size_t(context.slices->state_size[g]) * sizeof(W));
+    }
+  }
+}
+Probe::~Probe() = default;
+
+device::View<Probe::W, 1> Probe::gradient(size_t target, Group group) {
+  const device::Buffer& memory = gradients_[target][size_t(group)];
+  return {reinterpret_cast<W*>(memory.data()), {context_.slices->state_size[int(group)]}};
+}
+
+// The gradient of a target's loss into its slices: keep * old + (1 - keep) * new.
+void Probe::measure(size_t target, double keep) {
+  ModelState& model = *context_.model;
+  comm::Communicator& data = model.mesh.data();
+  const int64_t sequences = model.config.train.micro_batch;
+  std::vector<W> dlogp;
+  model.decoder.begin_step();
+  for (int64_t i = 0; i < rows_[target].micro_batches(sequences, data.size()); ++i) {
+    const Batch batch = rows_[target].micro_batch(i, sequences, data.rank(), data.size());
+    model.store.start_grads(model.queue, i == 0);
+    model.decoder.forward(batch, true);
+    dlogp.assign(size_t(batch.num_tokens()), 0);
+    for (size_t t = 0; t < dlogp.size(); ++t) {
+      if (batch.loss_mask[t] != 0) dlogp[t] = W(-targets_[target].token_weight[size_t(batch.domain[t])]);
+    }
+    // Without counts the layers' own losses stay out: the target is the text.
+    model.decoder.backward({dlogp.data(), {batch.num_tokens()}}, {},
+                           [&](int bucket) { model.store.collect_grads(model.queue, bucket, i == 0); });
+  }
+  for (int bucket = 0; bucket < model.table.num_buckets(); ++bucket) context_.reducer->add(bucket);
+  context_.reducer->finish();
+  for_pieces(*context_.slices, [&](Group group, const comm::Piece& piece) {
+    kernels_.blend(model.queue, keep, model.store.grads(group).rows(piece.group_offset, piece.count),
+                   gradient(target, group).rows(piece.state_offset, piece.count));
+  });
+}
+
+// direction_ = P times the target's gradient, on all ranks.
+void Probe::point(size_t target) {
+  ModelState& model = *context_.model;
+  std::vector<W> moved;
+  for_pieces(*context_.slices, [&](Group group, const comm::Piece& piece) {
+    const auto slice = gradient(target, group).rows(piece.state_offset, piece.count);
+    const auto out = direction_.values(group).rows(piece.group_offset, piece.count);
+    if (config_.direction == "gradient") {
+      kernels_.narrow(model.queue, slice, out);
+      return;
+    }
+    moved.resize(size_t(piece.count));
+    const device::View<W, 1> temporary(moved.data(), {piece.count});
+    context_.optimizer->precondition(group, piece, slice, temporary);
+    kernels_.narrow(model.queue, temporary, out);
+  });
+  if (model.config.mesh.zero == 0) return;  // every rank has all of it
+  for (int g = 0; g < device::kNumGroups; ++g) {
+    context_.reducer->all_gather(Group(g), direction_.values(Group(g)), "influence direction");
+  }
+}
+
+void Probe::begin_step(bool due) {
+  scoring_ = false;
+  if (left_ == 0) {
+    if (!due) return;
+    for (size_t target = 0; target < targets_.size(); ++target) {
+      measure(target, probes_ > 0 ? config_.ema : 0);
+    }
+    ++probes_;
+    left_ = steps_;
+    report_ = {names_, std::vector<InfluenceSums>(names_.size()), 0};
+    for (InfluenceSums& sums : report_.sums) add_pieces({}, context_.num_domains, sums);
+  }
+  point(size_t(steps_ - left_) % targets_.size());
+  step_sums_ = {};
+  add_pieces({}, context_.num_domains, step_sums_);
+  step_score_ = step_size_ = 0;
+  scoring_ = true;
+}
+
+device::Tap<Real>* Probe::tap() {
+  return scoring_ ? &tap_ : nullptr;
+}
+
+void Probe::add(const Batch& micro) {
+  const auto scores = tap_.finish(micro.num_tokens());
+  for (const double s : scores) {
+    step_score_ += s;
+    step_size_ += std::abs(s);
+  }
+  add_pieces(piece_scores(micro, scores, context_.model->config.data.mask_documents), context_.num_domains,
+             step_sums_);
+}
+
+double Probe::direction_dot_gradient() const {
+  double sum = 0;
+  for_pieces(*context_.slices, [&](Group group, const comm::Piece& piece) {
+    if (!context_.slices->in_norm[int(group)]) return;
+    sum += kernels_.dot(context_.model->queue, direction_.values(group).rows(piece.group_offset, piece.count),
+                        context_.model->store.grads(group).rows(piece.group_offset, piece.count));
+  });
+  return sum;
+}
+
+std::optional<ProbeReport> Probe::end_step(const BatchCounts& counts, bool skipped) {
+  if (!scoring_) return std::nullopt;
+  scoring_ = false;
+  if (skipped) return std::nullopt;  // its gradient is not finite; the next step takes its place
+  std::vector<double> sums = {step_score_, step_size_, direction_dot_gradient()};
+  for (std::vector<double>* column : step_sums_.columns())
+    sums.insert(sums.end(), column->begin(), column->end());
+  context_.model->mesh.data().all_reduce(std::span<double>(sums), comm::ReduceOp::kSum, "influence sums");
+  const double error = std::abs(sums[0] - sums[2]) / std::max(sums[1], 1e-300);
+  // Sums of single-precision products; what is checked is that no layer is missing or counted twice.
+  constexpr double kTolerance = 1e-3;
+  require(
+      error <= kTolerance, ExitCode::kNumeric,
+      "influence scores add up to {}, but the batch gradient along the direction is {}: {:.2g} of the sum of "
+      "absolute scores apart, at most {} expected. Please report this; influence.period: 0 and a mixer "
+      "without "
+      "influence go on without probes",
+      sums[0], sums[2], error, kTolerance);
+  report_.identity_error = std::max(report_.identity_error, error);
+  const size_t target = size_t(steps_ - left_) % targets_.size();
+  // Scores belong to the loss per token of this batch: times its tokens they are comparable over batches.
+  const double scale = double(counts.trained_tokens);
+  const double factor[] = {1, 1, 1, scale, scale * scale, scale};
+  auto next = sums.begin() + 3;
+  size_t column = 0;
+  for (std::vector<double>* total : report_.sums[target].columns()) {
+    for (double& x : *total) x += factor[column] * *next++;
+    ++column;
+  }
+  if (--left_ > 0) return std::nullopt;
+  return report_;
+}
+
+json Probe::save() const {
+  json state = {{"targets", names_},
+                {"probes", probes_},
+                {"left", left_},
+                {"error", report_.identity_error},
+                {"sums", json::array()}};
+  for (InfluenceSums sums : report_.sums) {
+    json columns = json::array();
+    for (const std::vector<double>* column : sums.columns()) columns.push_back(*column);
+    state["sums"].push_back(std::move(columns));
+  }
+  return state;
+}
+
+void Probe::load(const json& state) try {
+  require(state.at("targets") == json(names_), ExitCode::kCheckpoint,
+          "the checkpoint's influence targets are {}, this run's {}. Resume with the same `influence` "
+          "section and "
+          "target text, or start a new run",
+          state.at("targets").dump(), json(names_).dump());
+  probes_ = state.at("probes");
+  left_ = state.at("left");
+  report_ = {names_, std::vector<InfluenceSums>(names_.size()), state.at("error")};
+  if (probes_ == 0) return;
+  const json& all = state.at("sums");
+  bool fits = left_ >= 0 && left_ <= steps_ && all.size() == names_.size();
+  for (size_t target = 0; fits && target < names_.size(); ++target) {
+    size_t i = 0;
+    for (std::vector<double>* column : report_.sums[target].columns()) {
+      *column = all.at(target).at(i++).get<std::vector<double>>();
+      fits = fits && column->size() == size_t(context_.num_domains);
+    }
+  }
+  require(fits, ExitCode::kCheckpoint,
+          "the checkpoint's influence probe does not fit this run's domains or micro-batches; resume with "
+          "the same "
+          "data and settings");
+} catch (const json::exception& e) {
+  fail(ExitCode::kCheckpoint, "the checkpoint's influence state cannot be read: {}", e.what());
+}
+
+}  // namespace cadre::trainer

@@ -1,0 +1,88 @@
+// Influence probes during training. A probe takes the gradient of each target's loss, turns it into the direction
+// D in which the optimizer would move, and scores the documents of the next few ordinary batches along it while
+// they are trained on (trainer/influence/score_tap.h). It changes nothing that training computes.
+//
+// With M targets the scored steps go round them, one direction a step: a direction costs one GEMM a layer. The
+// gradient of a target is a moving average over probes and kept in the optimizer's slices; D is made again for
+// every scored step, from the optimizer's state of that moment. Scores are multiplied by the batch's trained
+// tokens, so that they do not depend on the size of the batch: influence per token is their sum over tokens.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "optim/optimizer.h"
+#include "parallel/base/batch.h"
+#include "trainer/influence/score_tap.h"
+#include "trainer/run/document_rows.h"
+#include "trainer/run/influence_targets.h"
+#include "trainer/run/model_state.h"
+
+namespace cadre::trainer {
+
+struct ProbeContext {  // all borrowed; they outlive the probe
+  ModelState* model = nullptr;
+  comm::GradReducer<Real>* reducer = nullptr;
+  optim::Optimizer<Real>* optimizer = nullptr;
+  const optim::OwnedSlices* slices = nullptr;
+  int num_domains = 0;  // of the training text
+};
+
+struct ProbeReport {
+  std::vector<std::string> targets;
+  std::vector<InfluenceSums> sums;  // by target
+  // |sum of scores - <D, batch gradient>| over the sum of |scores of tokens|, the largest of its steps.
+  double identity_error = 0;
+};
+
+class Probe {
+ public:
+  using W = device::wide_t<Real>;
+  Probe(const RunConfig& config, const Dataset& dataset, const ProbeContext& context);
+  ~Probe();
+
+  // In this order in every step; all but tap() are collective. `due`: begin a probe unless one is under way.
+  void begin_step(bool due);     // before the gradients are zeroed: uses their memory
+  device::Tap<Real>* tap();      // null in a step that is not scored
+  void add(const Batch& micro);  // after its backward pass, when tap() is not null
+  // With the gradients reduced. Throws Error(kNumeric) when the scores do not add up to <D, batch gradient>. A
+  // skipped step is not counted. Returns a report when this step was the probe's last.
+  std::optional<ProbeReport> end_step(const BatchCounts& counts, bool skipped);
+
+  const std::vector<std::string>& targets() const { return names_; }
+  // A probe under way goes on after a restart. State by name ("mean"), indexed by Piece::state_offset.
+  nlohmann::json save() const;
+  void load(const nlohmann::json& state);  // Error(kCheckpoint) when it does not fit
+  void forget() { probes_ = left_ = 0; }   // as if there had been no probe
+  device::View<W, 1> gradient(size_t target, device::Group group);
+  bool has_gradients() const { return probes_ > 0; }
+
+ private:
+  void measure(size_t target, double keep);
+  void point(size_t target);
+  double direction_dot_gradient() const;
+
+  const InfluenceConfig config_;
+  const ProbeContext context_;
+  const data::Corpus& corpus_;
+  const InfluenceKernels<Real>& kernels_;
+  std::vector<InfluenceTarget> targets_;
+  std::vector<std::string> names_;
+  std::vector<DocumentRows> rows_;                                         // by target
+  std::vector<std::array<device::Buffer, device::kNumGroups>> gradients_;  // by target: this rank's slices
+  device::ParamStore<Real> direction_;
+  ScoreTap<Real> tap_;
+  int64_t steps_;       // that a probe scores
+  int64_t probes_ = 0;  // begun so far
+  int64_t left_ = 0;    // steps of the probe under way that are not scored yet
+  bool scoring_ = false;
+  ProbeReport report_;
+  InfluenceSums step_sums_;
+  double step_score_ = 0, step_size_ = 0;  // this rank's scores: sum, sum of absolute values by token
+};
+
+}  // namespace cadre::trainer
