@@ -22,9 +22,21 @@ class StaticMixer : public Mixer {
 // Scales non-negative values to sum 1.
 std::vector<double> normalised(std::vector<double> values);
 
+// UniMax's weights; rejects max_epochs when its caps leave too little text for the run.
+std::vector<double> unimax_weights(const base::Section& section, const MixerContext& context,
+                                   double max_epochs);
+
 std::unique_ptr<Mixer> make_natural(base::Section section, const MixerContext& context);
 std::unique_ptr<Mixer> make_uniform(base::Section section, const MixerContext& context);
 std::unique_ptr<Mixer> make_temperature(base::Section section, const MixerContext& context);
 std::unique_ptr<Mixer> make_unimax(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_from_file(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_utilimax(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_gim(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_doge(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_tikmix(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_odm(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_ado(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_aioli(base::Section section, const MixerContext& context);
 
 }  // namespace cadre::data

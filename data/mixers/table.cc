@@ -27,6 +27,15 @@ const std::vector<base::Entry<MixerMaker>>& mixer_table() {
       {"uniform", "every domain the same", make_uniform},
       {"temperature", "size to the power 1/tau, {tau}", make_temperature},
       {"unimax", "as uniform as a cap on epochs allows, {max_epochs}", make_unimax},
+      {"file", "shares from a file of domain: number, {path}", make_from_file},
+      {"utilimax", "utility of domains for tasks against concentration, {utility, max_epochs}",
+       make_utilimax},
+      {"gim", "influence on held-out text, with prior, caps and noise gate, {period, eta}", make_gim},
+      {"doge", "alignment of domains' gradients with the target's, {mu, period}", make_doge},
+      {"tikmix", "influence on all targets at once, none worse than the prior, {period}", make_tikmix},
+      {"odm", "a bandit with training loss as reward", make_odm},
+      {"ado", "learning speed by fitted scaling laws, {start, refit}", make_ado},
+      {"aioli", "short trial mixes and what they did to held-out loss, {every, rounds, steps}", make_aioli},
   };
   return table;
 }

@@ -13,21 +13,19 @@ struct UnimaxConfig {
 };
 }  // namespace
 
-std::unique_ptr<Mixer> make_unimax(base::Section section, const MixerContext& context) {
-  UnimaxConfig config;
-  config.max_epochs = section.number("max_epochs", config.max_epochs, {.above = 0});
+std::vector<double> unimax_weights(const base::Section& section, const MixerContext& context,
+                                   double max_epochs) {
   const auto& sizes = context.domain_tokens;
   const double budget = double(context.total_tokens);
-  const double most = config.max_epochs * double(std::accumulate(sizes.begin(), sizes.end(), int64_t{0}));
+  const double most = max_epochs * double(std::accumulate(sizes.begin(), sizes.end(), int64_t{0}));
   // Scaling the shares up instead would break every cap.
   if (budget > most) {
     section.reject(
         "max_epochs",
         fmt::format("the run trains {} tokens, but {} epochs of the data give at most {:.0f}. Raise "
                     "mixer.max_epochs, lower train.steps, or prepare more data",
-                    context.total_tokens, config.max_epochs, most));
+                    context.total_tokens, max_epochs, most));
   }
-  section.finish();
   std::vector<size_t> order(sizes.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sizes[a] < sizes[b]; });
@@ -35,10 +33,18 @@ std::unique_ptr<Mixer> make_unimax(base::Section section, const MixerContext& co
   double left = budget;
   for (size_t i = 0; i < order.size(); ++i) {
     const double share = left / double(order.size() - i);
-    taken[order[i]] = std::min(share, config.max_epochs * double(sizes[order[i]]));
+    taken[order[i]] = std::min(share, max_epochs * double(sizes[order[i]]));
     left -= taken[order[i]];
   }
-  return std::make_unique<StaticMixer>(normalised(std::move(taken)), config.max_epochs);
+  return normalised(std::move(taken));
+}
+
+std::unique_ptr<Mixer> make_unimax(base::Section section, const MixerContext& context) {
+  UnimaxConfig config;
+  config.max_epochs = section.number("max_epochs", config.max_epochs, {.above = 0});
+  std::vector<double> weights = unimax_weights(section, context, config.max_epochs);
+  section.finish();
+  return std::make_unique<StaticMixer>(std::move(weights), config.max_epochs);
 }
 
 }  // namespace cadre::data

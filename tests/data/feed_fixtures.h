@@ -1,6 +1,10 @@
 // Corpora and mixers for the tests of planner, loader and feed.
 #pragma once
 
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "data/corpus.h"
@@ -31,6 +35,20 @@ inline std::unique_ptr<Corpus> numbered_corpus(std::vector<int> sizes, int max_l
   }
   return make_memory_corpus(std::move(names), std::move(documents));
 }
+
+// A file that goes away with the test.
+class TempFile {
+ public:
+  TempFile(const std::string& name, const std::string& text)
+      : path_(std::filesystem::temp_directory_path() / fmt::format("cadre-{}-{}", getpid(), name)) {
+    std::ofstream(path_) << text;
+  }
+  ~TempFile() { std::filesystem::remove(path_); }
+  std::string path() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+};
 
 // Moves weight towards the domain with the larger loss: its weights depend on everything observed before.
 class LearningMixer : public Mixer {

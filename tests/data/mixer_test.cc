@@ -24,9 +24,11 @@ std::vector<double> weights_of(const std::string& yaml, std::vector<int64_t> siz
 
 TEST(MixerTable, EveryRowGivesWeightsAndComesBackFromItsState) {
   const MixerContext context{{"a", "b", "c", "empty"}, {1000, 50, 200000, 0}, 30000};
+  const testing::TempFile file("shares.yaml", "{a: 1, b: 2, c: 3, empty: 0}");
   for (const auto& row : mixer_table()) {
-    const auto mixer = make(fmt::format("{{name: {}}}", row.name), context);
-    const auto twin = make(fmt::format("{{name: {}}}", row.name), context);
+    const std::string path = row.name == std::string("file") ? ", path: " + file.path() : "";
+    const auto mixer = make(fmt::format("{{name: {}{}}}", row.name, path), context);
+    const auto twin = make(fmt::format("{{name: {}{}}}", row.name, path), context);
     for (uint64_t step = 0; step < 20; ++step) {
       const Progress progress{.step = step, .tokens = step * 1000, .total_steps = 20, .total_tokens = 30000};
       const std::vector<double> w = mixer->weights(progress);
@@ -36,7 +38,12 @@ TEST(MixerTable, EveryRowGivesWeightsAndComesBackFromItsState) {
       EXPECT_EQ(w[3], 0) << row.name << " gives weight to a domain without text";
       twin->load(nlohmann::json::parse(mixer->save().dump()));
       EXPECT_EQ(twin->weights(progress), w) << row.name;
-      mixer->observe(progress, {{1.0 + double(step), 2, 3, 0}, {10, 10, 10, 0}});
+      DomainStats stats{.loss_sum = {1.0 + double(step), 2, 3, 0}, .tokens = {10, 10, 10, 0}, .grad_norm = 1};
+      if (step % 3 == 2)
+        stats.influence = {
+            {{2, 3, 4, 0}, {9, 9, 9, 0}, {30, 30, 30, 0}, {3, 5, -1, 0}, {9, 9, 9, 0}, {1, 2, 3, 0}}};
+      if (step % 5 == 1) stats.valid_loss = {3, 4, 5 - 0.1 * double(step), 0};
+      mixer->observe(progress, stats);
     }
   }
 }
