@@ -4,13 +4,11 @@
 #pragma once
 
 #include <filesystem>
-#include <fstream>
-#include <map>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "trainer/run/checkpoint_index.h"
+#include "trainer/run/tensor_reader.h"
 #include "trainer/run/train_state.h"
 
 namespace cadre::trainer {
@@ -27,21 +25,6 @@ struct Slice {
 std::vector<Slice> owned_slices(TrainState& state);
 // Everything else: an index without tensors and files. The same on every rank.
 CheckpointIndex describe(const TrainState& state);
-
-// Reads element ranges of tensors from a checkpoint's files.
-class TensorReader {
- public:
-  // Reads the index; whether the files are whole is newest_checkpoint's business.
-  explicit TensorReader(std::filesystem::path folder);
-  const CheckpointIndex& index() const { return index_; }
-  // Throws Error(kCheckpoint) when the tensor is missing, has another shape, or cannot be read.
-  void read(const std::string& tensor, const std::vector<int64_t>& shape, int64_t begin, std::span<Real> out);
-
- private:
-  std::filesystem::path folder_;
-  CheckpointIndex index_;
-  std::map<std::string, std::ifstream> open_;
-};
 
 // Brings the whole run back: values, optimizer, data, balancing state, progress. Throws Error(kUsage) when
 // the run file's model or optimizer is another one, Error(kCheckpoint) when the checkpoint does not fit.

@@ -1,0 +1,35 @@
+#include "trainer/run/tensor_reader.h"
+
+#include <algorithm>
+
+#include "parallel/base/errors.h"
+#include "trainer/run/checkpoint_folder.h"
+
+namespace cadre::trainer {
+
+TensorReader::TensorReader(std::filesystem::path folder)
+    : folder_(std::move(folder)), index_(read_index(folder_)) {}
+
+void TensorReader::read(const std::string& tensor, const std::vector<int64_t>& shape, int64_t begin,
+                        std::span<float> out) {
+  const auto found = index_.tensors.find(tensor);
+  require(found != index_.tensors.end(), ExitCode::kCheckpoint, "{}: no tensor '{}'", folder_.string(),
+          tensor);
+  const TensorInfo& info = found->second;
+  require(info.shape == shape, ExitCode::kCheckpoint, "{}: tensor '{}' has shape ({}), expected ({})",
+          folder_.string(), tensor, fmt::join(info.shape, ", "), fmt::join(shape, ", "));
+  const int64_t end = begin + int64_t(out.size());
+  for (const TensorPiece& piece : info.pieces) {
+    const int64_t from = std::max(begin, piece.begin), to = std::min(end, piece.begin + piece.count);
+    if (from >= to) continue;
+    std::ifstream& file = open_[piece.file];
+    if (!file.is_open()) file.open(folder_ / piece.file, std::ios::binary);
+    file.seekg(std::streamoff(piece.offset + uint64_t(from - piece.begin) * sizeof(float)));
+    file.read(reinterpret_cast<char*>(out.data() + (from - begin)),
+              std::streamsize(size_t(to - from) * sizeof(float)));
+    require(bool(file), ExitCode::kCheckpoint, "cannot read tensor '{}' from {}", tensor,
+            (folder_ / piece.file).string());
+  }
+}
+
+}  // namespace cadre::trainer

@@ -1,0 +1,31 @@
+// Elements of a checkpoint's tensors, read from whichever files hold them.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "trainer/run/checkpoint_index.h"
+
+namespace cadre::trainer {
+
+// Reads element ranges of tensors from a checkpoint's files.
+class TensorReader {
+ public:
+  // Reads the index; whether the files are whole is newest_checkpoint's business.
+  explicit TensorReader(std::filesystem::path folder);
+  const CheckpointIndex& index() const { return index_; }
+  // Throws Error(kCheckpoint) when the tensor is missing, has another shape, or cannot be read.
+  void read(const std::string& tensor, const std::vector<int64_t>& shape, int64_t begin,
+            std::span<float> out);
+
+ private:
+  std::filesystem::path folder_;
+  CheckpointIndex index_;
+  std::map<std::string, std::ifstream> open_;
+};
+
+}  // namespace cadre::trainer
