@@ -53,9 +53,19 @@ void ExpertFfn<T>::reserve(device::Arena& saved, device::Arena& scratch) {
 template <class T>
 device::View<const T, 2> ExpertFfn<T>::forward(const ExpertSlots<T>& slots) {
   const int64_t n = slots.num_slots();
-  const auto x = x_.rows(0, n), y = y_.rows(0, n), gate = gate_.rows(0, n), up = up_.rows(0, n),
-             act = act_.rows(0, n);
+  const auto y = y_.rows(0, n);
   if (n == 0) return y;
+  remake(slots);
+  kernels_.grouped_gemm(queue_, act_.rows(0, n), w_down_, slots.offsets, y);
+  return y;
+}
+
+// And the activation, which forward needs.
+template <class T>
+void ExpertFfn<T>::remake(const ExpertSlots<T>& slots) {
+  const int64_t n = slots.num_slots();
+  if (n == 0) return;
+  const auto x = x_.rows(0, n), gate = gate_.rows(0, n), up = up_.rows(0, n), act = act_.rows(0, n);
   kernels_.gather_rows(queue_, slots.rows, slots.slot_row, x);
   if (shape_.hint_width > 0) {
     kernels_.grouped_gemm(queue_, slots.slot_hint, w_gate_, slots.offsets, gate);
@@ -64,8 +74,6 @@ device::View<const T, 2> ExpertFfn<T>::forward(const ExpertSlots<T>& slots) {
   } else {
     kernels_.grouped_swiglu(queue_, x, w_gate_, w_up_, slots.offsets, gate, up, act);
   }
-  kernels_.grouped_gemm(queue_, act, w_down_, slots.offsets, y);
-  return y;
 }
 
 template <class T>
@@ -139,11 +147,18 @@ template <class T>
 void SharedFfn<T>::forward(device::View<const T, 2> x, device::View<T, 2> y) {
   const int64_t n = x.dim(0);
   if (n == 0) return;
-  const auto gate = gate_.rows(0, n), up = up_.rows(0, n), act = act_.rows(0, n);
-  dense_.gemm(queue_, x, w_gate_, gate, {.transpose_b = true});
-  dense_.gemm(queue_, x, w_up_, up, {.transpose_b = true});
-  dense_.swiglu(queue_, gate, up, act);
+  remake(x);
+  const auto act = act_.rows(0, n);
+  dense_.swiglu(queue_, gate_.rows(0, n), up_.rows(0, n), act);
   dense_.gemm(queue_, act, w_down_, y, {.transpose_b = true});
+}
+
+template <class T>
+void SharedFfn<T>::remake(device::View<const T, 2> x) {
+  const int64_t n = x.dim(0);
+  if (n == 0) return;
+  dense_.gemm(queue_, x, w_gate_, gate_.rows(0, n), {.transpose_b = true});
+  dense_.gemm(queue_, x, w_up_, up_.rows(0, n), {.transpose_b = true});
 }
 
 template <class T>

@@ -31,6 +31,8 @@ class ExpertFfn {
 
   // (A, D), not yet multiplied by the gates; in scratch until the next call.
   device::View<const T, 2> forward(const ExpertSlots<T>& slots);
+  // Makes again what forward saved, where something else took its place: the same slots and rows.
+  void remake(const ExpertSlots<T>& slots);
   struct Grads {
     device::View<const T, 2> dx;  // (A, D) with the gates multiplied in
     SlotGrads<T> slots;
@@ -66,6 +68,7 @@ class SharedFfn {
   void bind(device::ParamStore<T>& store);
   void reserve(device::Arena& saved, device::Arena& scratch);
   void forward(device::View<const T, 2> x, device::View<T, 2> y);  // y is overwritten
+  void remake(device::View<const T, 2> x);                         // what forward saved
   // dx is overwritten.
   void backward(device::View<const T, 2> x, device::View<const T, 2> dy, device::View<T, 2> dx,
                 device::Tap<T>* tap);

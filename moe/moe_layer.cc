@@ -35,7 +35,7 @@ template <class T>
 struct MoeLayer<T>::Impl {
   using W = device::wide_t<T>;
   Impl(const MoeConfig& config, const MoeContext<T>& context);
-  void reserve(device::Arena& saved, device::Arena& scratch);
+  void reserve(device::Arena& saved, device::Arena& scratch, device::Arena& hidden);
   void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, int64_t num_real,
                device::View<T, 2> y, bool training, int64_t seq_len);
   void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
@@ -95,7 +95,7 @@ MoeLayer<T>::Impl::Impl(const MoeConfig& config_in, const MoeContext<T>& context
 }
 
 template <class T>
-void MoeLayer<T>::Impl::reserve(device::Arena& saved, device::Arena& scratch) {
+void MoeLayer<T>::Impl::reserve(device::Arena& saved, device::Arena& scratch, device::Arena& hidden) {
   sums = saved.take<double, 1>({config.num_experts + 3});
   dispatcher->reserve(saved, scratch);
   dprobs = scratch.take<W, 2>({context.max_tokens, config.num_experts});
@@ -106,9 +106,9 @@ void MoeLayer<T>::Impl::reserve(device::Arena& saved, device::Arena& scratch) {
   scratch.release(mark);
   balance->reserve(saved, scratch);
   scratch.release(mark);
-  if (shared) shared->reserve(saved, scratch);
+  if (shared) shared->reserve(hidden, scratch);
   scratch.release(mark);
-  experts->reserve(saved, scratch);
+  experts->reserve(hidden, scratch);
 }
 
 template <class T>
@@ -178,8 +178,14 @@ void MoeLayer<T>::bind(device::ParamStore<T>& store) {
 }
 
 template <class T>
-void MoeLayer<T>::reserve(device::Arena& saved, device::Arena& scratch) {
-  impl_->reserve(saved, scratch);
+void MoeLayer<T>::reserve(device::Arena& saved, device::Arena& scratch, device::Arena& hidden) {
+  impl_->reserve(saved, scratch, hidden);
+}
+
+template <class T>
+void MoeLayer<T>::remake(device::View<const T, 2> x) {
+  if (impl_->shared) impl_->shared->remake(x);
+  impl_->experts->remake(impl_->dispatcher->slots());
 }
 
 template <class T>

@@ -42,8 +42,11 @@ class MoeLayer {
 
   void declare(device::ParamTable& table, const std::string& prefix, int bucket);
   void bind(device::ParamStore<T>& store);
-  // saved lives from forward to backward; scratch is used within one call, so that layers may share it.
-  void reserve(device::Arena& saved, device::Arena& scratch);
+  // saved lives from forward to backward; scratch is used within one call, so that layers may share it. So may `hidden`,
+  // if remake is called before each backward: the experts' hidden activations. Routing and what other ranks sent are
+  // in saved.
+  void reserve(device::Arena& saved, device::Arena& scratch, device::Arena& hidden);
+  void reserve(device::Arena& saved, device::Arena& scratch) { reserve(saved, scratch, saved); }
 
   void begin_step();
   // num_real tokens are not padding. y (T, D) is overwritten. x must stay unchanged until backward. Collective over the expert group (a rank
@@ -51,6 +54,8 @@ class MoeLayer {
   // are runs of seq_len tokens, 0 for the context's; only the sequence balance loss looks at them.
   void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, int64_t num_real,
                device::View<T, 2> y, bool training, int64_t seq_len = 0);
+  // Between forward and backward, with the forward's x: makes the hidden activations again. Sends nothing.
+  void remake(device::View<const T, 2> x);
   // Once after a forward in training, whose saved activations it consumes. dx (T, D) is overwritten.
   void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                 device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,

@@ -46,6 +46,7 @@ Buffer::~Buffer() {
 void Arena::allocate() {
   buffer_ =
       Buffer(device_, std::max(measured_, kAlignment));  // an empty arena too has ended its measuring pass
+  data_ = buffer_.data();
   used_ = 0;
 }
 
@@ -65,7 +66,7 @@ std::byte* Arena::take_bytes(size_t bytes) {
           "after allocate() must be those before it",
           name_, bytes, used_, measured_);
   used_ = end;
-  return buffer_.data() + begin;
+  return data_ + begin;
 }
 
 }  // namespace cadre::device

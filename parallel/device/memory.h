@@ -44,6 +44,10 @@ class Buffer {
 class Arena {
  public:
   Arena(std::string name, DeviceKind device) : name_(std::move(name)), device_(device) {}
+  // Over memory that was taken from another arena, for views that several users take in turns (each after a release).
+  // Measures while that arena does.
+  Arena(std::string name, View<std::byte, 1> memory)
+      : name_(std::move(name)), data_(memory.data()), measured_(size_t(memory.size())) {}
 
   template <class T, int N>
   View<T, N> take(std::array<int64_t, N> shape) {
@@ -52,7 +56,7 @@ class Arena {
     return View<T, N>(reinterpret_cast<T*>(p), shape);
   }
   void allocate();  // ends the measuring pass
-  bool measuring() const { return buffer_.data() == nullptr; }
+  bool measuring() const { return data_ == nullptr; }
   size_t bytes() const { return measured_; }
   const std::string& name() const { return name_; }
 
@@ -63,8 +67,9 @@ class Arena {
  private:
   std::byte* take_bytes(size_t bytes);  // null while measuring
   std::string name_;
-  DeviceKind device_;
+  DeviceKind device_ = DeviceKind::kCpu;
   Buffer buffer_;
+  std::byte* data_ = nullptr;
   size_t used_ = 0, measured_ = 0;
 };
 

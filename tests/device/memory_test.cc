@@ -88,6 +88,21 @@ TEST(Arena, AskingForMoreThanWasMeasuredNamesTheArena) {
   }
 }
 
+TEST(Arena, OverMemoryOfAnotherMeasuresWithItAndGivesTheSamePlacesAfterARelease) {
+  Arena whole("whole", DeviceKind::kCpu);
+  const auto part = [&] { return Arena("part", whole.take<std::byte, 1>({128})); };
+  EXPECT_TRUE(part().measuring());
+  whole.release(0);
+  whole.allocate();
+  const View<std::byte, 1> first = whole.take<std::byte, 1>({128});
+  Arena turns("turns", first);
+  for (int user = 0; user < 2; ++user) {
+    EXPECT_EQ(static_cast<void*>((turns.take<float, 1>({32})).data()), static_cast<void*>(first.data()));
+    turns.release(0);
+  }
+  EXPECT_THROW((turns.take<float, 1>({33})), Error);
+}
+
 TEST(Arena, AnEmptyArenaEndsMeasuringToo) {
   Arena arena("empty", DeviceKind::kCpu);
   arena.take<float, 1>({0});

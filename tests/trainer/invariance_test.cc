@@ -93,7 +93,8 @@ INSTANTIATE_TEST_SUITE_P(
                       std::vector<std::string>{"mesh.zero=0"}, std::vector<std::string>{"data.pack=false"},
                       std::vector<std::string>{"data.mask_documents=false"},
                       std::vector<std::string>{"moe.num_shared=1", "model.qk_norm=true"},
-                      std::vector<std::string>{"model.tie_head=false", "data.prefetch=0"}));
+                      std::vector<std::string>{"model.tie_head=false", "data.prefetch=0"},
+                      std::vector<std::string>{"train.activation_recompute=full"}));
 
 // The global-batch loss depends on micro-batches, but not on ranks: one micro-batch a rank.
 TEST(Invariance, GlobalBatchBalanceDoesNotDependOnRanks) {
@@ -125,6 +126,19 @@ TEST(Repeat, GivesTheSameBits) {
     for (size_t i = 0; i < first.size(); ++i) {
       EXPECT_EQ(first[i].loss, second[i].loss) << name(layout) << ", step " << i;
       EXPECT_EQ(first[i].grad_norm, second[i].grad_norm) << name(layout) << ", step " << i;
+    }
+  }
+}
+
+// Also where experts sit on other ranks: what came from them is kept.
+TEST(Recompute, GivesTheSameBits) {
+  for (const Layout& layout : {Layout{1, 1, 3}, Layout{4, 2, 1}}) {
+    const auto kept = run_steps(layout.ranks, with({}, layout), 6);
+    for (const char* mode : {"selective", "full"}) {
+      const auto again =
+          run_steps(layout.ranks, with({fmt::format("train.activation_recompute={}", mode)}, layout), 6);
+      EXPECT_EQ(losses(again), losses(kept)) << mode << ", " << name(layout);
+      EXPECT_EQ(testing::norms(again), testing::norms(kept)) << mode << ", " << name(layout);
     }
   }
 }

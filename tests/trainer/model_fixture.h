@@ -74,6 +74,7 @@ inline BatchCounts counts_of(const Batch& batch) {
 struct TestOptions {
   int64_t max_sequences = 2, seq_len = 24;
   bool mask_documents = true;
+  Recompute recompute = Recompute::kNone;
   int64_t logits_bytes = int64_t(256) << 20;
   int threads = 2;
   uint64_t seed = 1;
@@ -90,6 +91,7 @@ class TestModel {
                                   .mesh = mesh,
                                   .max_sequences = options.max_sequences,
                                   .seq_len = options.seq_len,
+                                  .recompute = options.recompute,
                                   .mask_documents = options.mask_documents,
                                   .logits_bytes = options.logits_bytes};
     model = std::make_unique<Decoder<T>>(config, moe, context, table);

@@ -43,6 +43,45 @@ Batch distinct_tokens() {
   return b;
 }
 
+// Bits of the loss and the gradients, and the bytes kept from forward to backward.
+struct Remade {
+  double loss;
+  std::vector<double> grads;
+  size_t saved;
+};
+Remade remade(Recompute recompute, QkNorm qk_norm, const char* text) {
+  Remade result{};
+  with_mesh([&](comm::Mesh& mesh) {
+    ModelConfig config = layers(4, 1, 2);  // dense, experts, dense, experts
+    config.qk_norm = qk_norm;
+    TestModel<double> m(config, experts(text), &mesh, {.recompute = recompute});
+    for (int micro = 0; micro < 2; ++micro) result.loss = m.step(packed_batch(2, 24, 23, 1 + micro), true);
+    result.grads = m.grads();
+    result.saved = m.saved.bytes();
+  });
+  return result;
+}
+
+TEST(MoeDecoder, ActivationsMadeAgainGiveTheSameBitsAndTakeLessMemory) {
+  for (const char* text :
+       {kSoftmax, "num_shared: 1, z_loss: 0.1, router: {name: sigmoid_bias}, balance: {name: global_batch}",
+        "z_loss: 0, router: {name: autonomy, rank: 3}, balance: none",
+        "z_loss: 0, router: {name: expert_choice}, balance: none",
+        "capacity_factor: 0.7, router: {name: softmax_topk}, balance: {name: previous_batch}"}) {
+    for (const QkNorm qk_norm : {QkNorm::kNone, QkNorm::kHead, QkNorm::kFull}) {
+      const Remade kept = remade(Recompute::kNone, qk_norm, text);
+      size_t least = kept.saved;
+      for (const Recompute recompute : {Recompute::kSelective, Recompute::kFull}) {
+        const Remade other = remade(recompute, qk_norm, text);
+        EXPECT_EQ(other.loss, kept.loss) << text;
+        EXPECT_EQ(other.grads, kept.grads) << text << ", " << recompute_name(recompute);
+        EXPECT_LT(other.saved, least) << recompute_name(recompute);
+        least = other.saved;
+      }
+    }
+  }
+}
+
 TEST(MoeDecoder, GradientOfEveryRowEqualsCentralDifferencesForEveryRouter) {
   for (const char* text :
        {kSoftmax,

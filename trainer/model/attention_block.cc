@@ -28,11 +28,12 @@ void AttentionBlock<T>::bind(device::ParamStore<T>& store) {
 }
 
 template <class T>
-void AttentionBlock<T>::reserve(device::Arena& saved, device::Arena& scratch) {
+void AttentionBlock<T>::reserve(device::Arena& saved, device::Arena& scratch, device::Arena& remade) {
   const int64_t tokens = context_.max_tokens(), h = config_.head_size(), n = config_.heads,
                 g = config_.kv_heads;
-  q_ = saved.take<T, 3>({tokens, n, h});
-  k_ = saved.take<T, 3>({tokens, g, h});
+  device::Arena& rotated = normed() ? remade : saved;
+  q_ = rotated.take<T, 3>({tokens, n, h});
+  k_ = rotated.take<T, 3>({tokens, g, h});
   v_ = saved.take<T, 3>({tokens, g, h});
   out_ = saved.take<T, 3>({tokens, n, h});
   lse_ = saved.take<W, 2>({tokens, n});
@@ -64,12 +65,28 @@ void AttentionBlock<T>::project(View<const T, 2> x, const MicroBatch<T>& batch) 
   wq_.forward(context_, x, matrix(normed() ? q_raw_ : q_, tokens));
   wk_.forward(context_, x, matrix(normed() ? k_raw_ : k_, tokens));
   wv_.forward(context_, x, matrix(v_, tokens));
-  if (normed()) {
-    q_norm_.forward(context_, norm_rows(q_raw_, tokens), norm_rows(q_, tokens));
-    k_norm_.forward(context_, norm_rows(k_raw_, tokens), norm_rows(k_, tokens));
-  }
+  if (normed()) norm_queries_and_keys(tokens);
+  rotate(batch);
+}
+
+template <class T>
+void AttentionBlock<T>::norm_queries_and_keys(int64_t tokens) {
+  q_norm_.forward(context_, norm_rows(q_raw_, tokens), norm_rows(q_, tokens));
+  k_norm_.forward(context_, norm_rows(k_raw_, tokens), norm_rows(k_, tokens));
+}
+
+template <class T>
+void AttentionBlock<T>::rotate(const MicroBatch<T>& batch) {
+  const int64_t tokens = batch.num_tokens();
   context_.kernels->rope(*context_.queue, heads(q_, tokens), batch.position, batch.rope, false);
   context_.kernels->rope(*context_.queue, heads(k_, tokens), batch.position, batch.rope, false);
+}
+
+template <class T>
+void AttentionBlock<T>::remake(const MicroBatch<T>& batch) {
+  if (!normed()) return;
+  norm_queries_and_keys(batch.num_tokens());
+  rotate(batch);
 }
 
 template <class T>

@@ -23,10 +23,13 @@ class AttentionBlock {
       : config_(config), context_(context) {}
   void declare(device::ParamTable& table, const std::string& prefix, int bucket);
   void bind(device::ParamStore<T>& store);
-  void reserve(device::Arena& saved, device::Arena& scratch);
+  // remade: see Block::reserve.
+  void reserve(device::Arena& saved, device::Arena& scratch, device::Arena& remade);
 
   // y += attention(x). x stays unchanged until backward.
   void forward(View<const T, 2> x, const MicroBatch<T>& batch, View<T, 2> y);
+  // Makes again what is in `remade`, from what is in `saved`.
+  void remake(const MicroBatch<T>& batch);
   // dx is overwritten.
   void backward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> dy, View<T, 2> dx,
                 device::Tap<T>* tap);
@@ -50,12 +53,14 @@ class AttentionBlock {
     return config_.qk_norm == QkNorm::kFull ? matrix(x, tokens) : by_head(x, tokens);
   }
   void project(View<const T, 2> x, const MicroBatch<T>& batch);
+  void norm_queries_and_keys(int64_t tokens);
+  void rotate(const MicroBatch<T>& batch);
 
   const ModelConfig& config_;  // of the decoder that owns this block, like the next
   const ModelContext<T>& context_;
   Linear<T> wq_, wk_, wv_, wo_;
   RmsNorm<T> q_norm_, k_norm_;
-  // Saved: q and k after norm and rotation; before both with a qk_norm.
+  // Saved: q and k after norm and rotation (remade with a qk_norm); before both with a qk_norm.
   View<T, 3> q_, k_, v_, q_raw_, k_raw_, out_;
   View<W, 2> lse_;
   View<T, 3> dq_, dk_, dv_, dout_, dk_raw_;  // scratch; dout_ also takes the gradient of q_raw_

@@ -52,19 +52,21 @@ void Block<T>::bind(device::ParamStore<T>& store) {
 }
 
 template <class T>
-void Block<T>::reserve(device::Arena& saved, device::Arena& scratch) {
+void Block<T>::reserve(device::Arena& saved, device::Arena& scratch, device::Arena& remade) {
   const int64_t tokens = context_.max_tokens();
-  for (View<T, 2>* view : {&attention_in_, &middle_, &ffn_in_, &out_}) {
-    *view = saved.take<T, 2>({tokens, config_.dim});
-  }
-  attention_norm_.reserve(saved, tokens);
-  ffn_norm_.reserve(saved, tokens);
+  device::Arena& normed = context_.recompute == Recompute::kNone ? saved : remade;
+  device::Arena& inner = context_.recompute == Recompute::kFull ? remade : saved;
+  for (View<T, 2>* view : {&attention_in_, &ffn_in_}) *view = normed.take<T, 2>({tokens, config_.dim});
+  middle_ = inner.take<T, 2>({tokens, config_.dim});
+  out_ = saved.take<T, 2>({tokens, config_.dim});
+  attention_norm_.reserve(inner, tokens);
+  ffn_norm_.reserve(inner, tokens);
   // The two halves run one after the other, so they share scratch.
   const size_t mark = scratch.mark();
-  attention_.reserve(saved, scratch);
+  attention_.reserve(inner, scratch, normed);
   scratch.release(mark);
-  if (dense_) dense_->reserve(saved, scratch);
-  if (moe_) moe_->reserve(saved, scratch);
+  if (dense_) dense_->reserve(inner, scratch);
+  if (moe_) moe_->reserve(saved, scratch, inner);
   scratch.release(mark);
 }
 
@@ -93,9 +95,23 @@ device::View<T, 2> Block<T>::feed_forward(const MicroBatch<T>& batch, bool train
 
 template <class T>
 device::View<T, 2> Block<T>::forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training) {
-  const View<T, 2> in = normed_input(x);
-  attention_.forward(in, batch, middle_.rows(0, x.dim(0)));
+  add_attention(x, batch);
   return feed_forward(batch, training);
+}
+
+template <class T>
+void Block<T>::add_attention(View<const T, 2> x, const MicroBatch<T>& batch) {
+  attention_.forward(normed_input(x), batch, middle_.rows(0, x.dim(0)));
+}
+
+template <class T>
+void Block<T>::remake_all(View<const T, 2> x, const MicroBatch<T>& batch) {
+  const int64_t tokens = batch.num_tokens();
+  const View<T, 2> in = ffn_in_.rows(0, tokens);
+  add_attention(x, batch);
+  ffn_norm_.forward(context_, middle_.rows(0, tokens), in);
+  if (moe_) moe_->remake(in);
+  if (dense_) dense_->remake(in);
 }
 
 template <class T>
@@ -109,14 +125,22 @@ template <class T>
 void Block<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, const BatchCounts& counts,
                         View<T, 2> dx, View<T, 2> dh, device::Tap<T>* tap) {
   const int64_t tokens = batch.num_tokens();
-  const View<T, 2> ffn_in = ffn_in_.rows(0, tokens);
+  const View<T, 2> attention_in = attention_in_.rows(0, tokens), middle = middle_.rows(0, tokens),
+                   ffn_in = ffn_in_.rows(0, tokens);
+  const bool selective = context_.recompute == Recompute::kSelective;
+  if (context_.recompute == Recompute::kFull) remake_all(x, batch);
+  if (selective) ffn_norm_.forward(context_, middle, ffn_in);
   if (moe_) {
     moe_->backward(ffn_in, batch.segment, dx, counts, dh, tap);
   } else {
     dense_->backward(ffn_in, dx, dh, tap);
   }
-  ffn_norm_.backward(context_, dh, middle_.rows(0, tokens), dx, tap);
-  attention_.backward(attention_in_.rows(0, tokens), batch, dx, dh, tap);
+  ffn_norm_.backward(context_, dh, middle, dx, tap);
+  if (selective) {
+    attention_norm_.forward(context_, x, attention_in);
+    attention_.remake(batch);
+  }
+  attention_.backward(attention_in, batch, dx, dh, tap);
   attention_norm_.backward(context_, dh, x, dx, tap);
 }
 

@@ -19,7 +19,9 @@ class Block {
   Block(const ModelConfig& config, const ModelContext<T>& context, const moe::MoeConfig* moe);
   void declare(device::ParamTable& table, const std::string& prefix, int bucket);
   void bind(device::ParamStore<T>& store);
-  void reserve(device::Arena& saved, device::Arena& scratch);
+  // remade: for what ModelContext::recompute says to make again; lives within one forward or backward call, so that
+  // layers may share it.
+  void reserve(device::Arena& saved, device::Arena& scratch, device::Arena& remade);
 
   // Returns the layer's output (T, D), valid until the next forward; x stays unchanged until backward.
   View<T, 2> forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training);
@@ -33,6 +35,8 @@ class Block {
 
  private:
   View<T, 2> normed_input(View<const T, 2> x);
+  void add_attention(View<const T, 2> x, const MicroBatch<T>& batch);
+  void remake_all(View<const T, 2> x, const MicroBatch<T>& batch);
   View<T, 2> feed_forward(const MicroBatch<T>& batch, bool training);
 
   const ModelConfig& config_;
@@ -41,8 +45,8 @@ class Block {
   AttentionBlock<T> attention_;
   std::optional<DenseFfn<T>> dense_;  // this or the next
   std::optional<moe::MoeLayer<T>> moe_;
-  View<T, 2> attention_in_, middle_, ffn_in_,
-      out_;  // (T, D) saved: norm(x), x + attention, norm(middle), output
+  // (T, D): norm(x), x + attention, norm(middle), output; the last is saved, the others may be made again.
+  View<T, 2> attention_in_, middle_, ffn_in_, out_;
 };
 
 }  // namespace cadre::trainer

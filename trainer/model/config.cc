@@ -36,6 +36,10 @@ const char* qk_norm_name(QkNorm kind) {
   return kind == QkNorm::kFull ? "full" : kind == QkNorm::kHead ? "head" : "none";
 }
 
+const char* recompute_name(Recompute kind) {
+  return kind == Recompute::kFull ? "full" : kind == Recompute::kSelective ? "selective" : "none";
+}
+
 ModelConfig read_model(base::Section section) {
   constexpr int64_t kMaxSize = 1 << 24;  // of any one side; products still fit in 64 bits
   const base::IntRange size{.min = 1, .max = kMaxSize};

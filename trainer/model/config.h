@@ -13,6 +13,12 @@ namespace cadre::trainer {
 // with a weight (heads x h) (OLMoE).
 enum class QkNorm { kNone, kHead, kFull };
 
+// What a layer makes again in the backward pass instead of keeping it from the forward pass (`train.activation_recompute`).
+// Activations of SwiGLU and gathered rows of experts are always made again. kSelective: also what norms and rotations
+// gave, for one pass over memory each. kFull: all but the layer's input, the routing and what other ranks sent, for
+// most of the layer's forward pass. The gradients are the same bits.
+enum class Recompute { kNone, kSelective, kFull };
+
 // A long-context rule of rotary positions; which keys a rule reads is said in rope_scaling.cc.
 struct RopeScaling {
   std::string name = "none";  // none | linear | dynamic | llama3 | yarn
@@ -53,5 +59,7 @@ struct ModelConfig {
 // Throws Error(kUsage) for sizes that do not fit together.
 ModelConfig read_model(base::Section section);
 const char* qk_norm_name(QkNorm kind);
+const char* recompute_name(Recompute kind);
+inline constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kSelective, Recompute::kFull};
 
 }  // namespace cadre::trainer

@@ -5,6 +5,7 @@
 
 #include "parallel/comm/mesh.h"
 #include "parallel/device/kernels.h"
+#include "trainer/model/config.h"
 
 namespace cadre::trainer {
 
@@ -16,6 +17,7 @@ struct ModelContext {
   comm::Mesh* mesh = nullptr;
   int64_t max_sequences = 1;  // of a micro-batch on one rank
   int64_t seq_len = 256;
+  Recompute recompute = Recompute::kNone;
   bool mask_documents = true;  // false: a token sees earlier documents of its sequence too
   int64_t logits_bytes = int64_t(256)
                          << 20;  // logits are made in chunks of at most this size (at least one token)

@@ -87,6 +87,21 @@ void Decoder<T>::bind(device::ParamStore<T>& store) {
   m.store = &store;
 }
 
+// Layers take turns in the memory of what they make again. Its size is found with arenas that only measure.
+template <class T>
+void Decoder<T>::Impl::reserve_blocks(device::Arena& saved, device::Arena& scratch) {
+  device::Arena unused("unused", context.queue->kind()), sized("remade", context.queue->kind());
+  for (auto& block : blocks) {
+    block->reserve(unused, unused, sized);
+    sized.release(0);
+  }
+  device::Arena remade("remade", saved.take<std::byte, 1>({int64_t(sized.bytes())}));
+  for (auto& block : blocks) {
+    block->reserve(saved, scratch, remade);
+    remade.release(0);
+  }
+}
+
 template <class T>
 void Decoder<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   Impl& m = *impl_;
@@ -95,7 +110,7 @@ void Decoder<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   for (View<T, 2>* view : {&m.embedded, &m.normed}) *view = saved.take<T, 2>({tokens, m.config.dim});
   for (View<T, 2>* view : {&m.dx, &m.dh}) *view = scratch.take<T, 2>({tokens, m.config.dim});
   const size_t mark = scratch.mark();
-  for (auto& block : m.blocks) block->reserve(saved, scratch);
+  m.reserve_blocks(saved, scratch);
   m.final_norm.reserve(saved, tokens);
   m.head.reserve(saved, scratch);
   scratch.release(mark);

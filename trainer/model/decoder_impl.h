@@ -28,6 +28,7 @@ struct Decoder<T>::Impl {
     inputs.resize(config.layers);
   }
   void declare(device::ParamTable& param_table);
+  void reserve_blocks(device::Arena& saved, device::Arena& scratch);
   void check(const Batch& batch) const;
   void take_in(std::span<const int32_t> token, std::span<const int32_t> segment,
                std::span<const int32_t> position);

@@ -30,11 +30,16 @@ void DenseFfn<T>::reserve(device::Arena& saved, device::Arena& scratch) {
 template <class T>
 void DenseFfn<T>::forward(View<const T, 2> x, View<T, 2> y) {
   const int64_t tokens = x.dim(0);
-  const View<T, 2> gate = gate_.rows(0, tokens), up = up_.rows(0, tokens), act = act_.rows(0, tokens);
-  w_gate_.forward(context_, x, gate);
-  w_up_.forward(context_, x, up);
-  context_.kernels->swiglu(*context_.queue, gate, up, act);
+  const View<T, 2> act = act_.rows(0, tokens);
+  remake(x);
+  context_.kernels->swiglu(*context_.queue, gate_.rows(0, tokens), up_.rows(0, tokens), act);
   w_down_.forward(context_, act, y, 1);
+}
+
+template <class T>
+void DenseFfn<T>::remake(View<const T, 2> x) {
+  w_gate_.forward(context_, x, gate_.rows(0, x.dim(0)));
+  w_up_.forward(context_, x, up_.rows(0, x.dim(0)));
 }
 
 template <class T>

@@ -23,6 +23,7 @@ class DenseFfn {
 
   // y += ffn(x). x stays unchanged until backward.
   void forward(View<const T, 2> x, View<T, 2> y);
+  void remake(View<const T, 2> x);  // what forward saved
   // dx is overwritten. Consumes the saved activations.
   void backward(View<const T, 2> x, View<const T, 2> dy, View<T, 2> dx, device::Tap<T>* tap);
 

@@ -33,6 +33,7 @@ std::unique_ptr<Network<Real>> make_decoder(ModelState& m, int64_t max_sequences
       .mesh = &m.mesh,
       .max_sequences = max_sequences,
       .seq_len = m.config.data.seq_len,
+      .recompute = m.config.train.activation_recompute,
       .mask_documents = m.config.data.mask_documents,
       .logits_bytes = m.queue.kind() == DeviceKind::kCpu ? kCpuLogits : kCudaLogits};
   return std::make_unique<Decoder<T>>(m.config.model, m.config.moe, context, m.table);

@@ -31,6 +31,11 @@ TrainConfig read_train(base::Section s) {
   c.global_batch = s.integer("global_batch", c.global_batch, {.min = 1});
   c.micro_batch = s.integer("micro_batch", c.micro_batch, {.min = 1});
   c.clip_norm = s.number("clip_norm", c.clip_norm, {.min = 0});
+  const std::string recompute =
+      s.choice("activation_recompute", recompute_name(c.activation_recompute), {"none", "selective", "full"});
+  for (const Recompute kind : kRecomputes) {
+    if (recompute == recompute_name(kind)) c.activation_recompute = kind;
+  }
   c.max_skips = int(s.integer("max_skips", c.max_skips, {.min = 1, .max = 1000000}));
   c.max_minutes = s.number("max_minutes", c.max_minutes, {.min = 0});
   s.finish();
@@ -216,6 +221,7 @@ std::string resolved_yaml(const RunConfig& c) {
   n["train"]["global_batch"] = c.train.global_batch;
   n["train"]["micro_batch"] = c.train.micro_batch;
   n["train"]["clip_norm"] = number(c.train.clip_norm);
+  n["train"]["activation_recompute"] = recompute_name(c.train.activation_recompute);
   n["train"]["max_skips"] = c.train.max_skips;
   n["train"]["max_minutes"] = number(c.train.max_minutes);
   n["eval"]["every"] = c.eval.every;

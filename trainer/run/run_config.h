@@ -34,6 +34,7 @@ struct TrainConfig {
   // speed is known the number of steps is cut to what fits, so that the schedule ends too. The result then
   // depends on the machine's speed.
   double max_minutes = 0;
+  Recompute activation_recompute = Recompute::kNone;  // none | selective | full
 };
 struct EvalConfig {
   int64_t every = 100;  // steps; 0: only at the end
