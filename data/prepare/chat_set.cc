@@ -73,7 +73,7 @@ class ChatSetMaker {
   Manifest& manifest() { return result_.manifest; }
   Report& report() { return result_.report; }
 
-  void problem(Problem problem, const InputFile& file, int64_t line, const std::string& detail) {
+  void problem(InputProblem problem, const InputFile& file, int64_t line, const std::string& detail) {
     const ProblemPlace place{file.path.string(), line, "", detail};
     if (first_problem_.empty()) first_problem_ = describe(problem, place);
     require(!o_.strict || !is_bad_input(problem), ExitCode::kData, "{}", describe(problem, place));
@@ -84,7 +84,8 @@ class ChatSetMaker {
   std::string first_problem() const { return first_problem_.empty() ? "none" : first_problem_; }
 
   void read_file(const InputFile& file) {
-    if (file.format != Format::kJsonl) return problem(Problem::kBrokenJson, file, 0, "not a .jsonl file");
+    if (file.format != Format::kJsonl)
+      return problem(InputProblem::kBrokenJson, file, 0, "not a .jsonl file");
     int64_t line = 0;
     try {
       const auto source = open_source(file, 0);
@@ -102,7 +103,8 @@ class ChatSetMaker {
       if (!pending.empty()) add_line(file, ++line, pending);
     } catch (const SourceError& error) {
       const bool damaged = error.kind() == SourceError::Kind::kDamaged;
-      problem(damaged ? Problem::kDamagedArchive : Problem::kUnreadableFile, file, line, error.what());
+      problem(damaged ? InputProblem::kDamagedArchive : InputProblem::kUnreadableFile, file, line,
+              error.what());
     }
   }
 
@@ -111,22 +113,23 @@ class ChatSetMaker {
     ++report().documents_read;
     ChatExample example;
     if (const std::string wrong = parse_chat_line(text, o_.kind, example); !wrong.empty())
-      return problem(wrong == "not JSON" ? Problem::kBrokenJson : Problem::kNoText, file, line, wrong);
+      return problem(wrong == "not JSON" ? InputProblem::kBrokenJson : InputProblem::kNoText, file, line,
+                     wrong);
     std::vector<ChatEncoder::Encoded> rows;
     try {
       rows = encode(example);
     } catch (const Error& error) {
-      return problem(Problem::kNoText, file, line, error.what());
+      return problem(InputProblem::kNoText, file, line, error.what());
     }
     int64_t tokens = 0;
     for (const auto& row : rows) tokens += int64_t(row.ids.size());
     if (o_.max_tokens > 0 && tokens > o_.max_tokens)
-      return problem(Problem::kTooLong, file, line, fmt::format("{} tokens", tokens));
+      return problem(InputProblem::kTooLong, file, line, fmt::format("{} tokens", tokens));
     std::string key;
     for (const auto& row : rows)
       key.append(reinterpret_cast<const char*>(row.ids.data()), row.ids.size() * 4) += '|';
     const DocHash hash = short_hash(key + example.answer);
-    if (!seen_.insert(hash).second) return problem(Problem::kExactDuplicate, file, line, "");
+    if (!seen_.insert(hash).second) return problem(InputProblem::kExactDuplicate, file, line, "");
     write(file, example, rows, tokens, hash, text.size());
   }
 

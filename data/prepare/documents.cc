@@ -102,13 +102,13 @@ class UnitReader {
       }
     } catch (const SourceError& error) {
       const bool damaged = error.kind() == SourceError::Kind::kDamaged;
-      report(damaged ? Problem::kDamagedArchive : Problem::kUnreadableFile, error.what());
+      report(damaged ? InputProblem::kDamagedArchive : InputProblem::kUnreadableFile, error.what());
     }
     sink_.slice_done(index, line_);
   }
 
  private:
-  void report(Problem problem, std::string detail) {
+  void report(InputProblem problem, std::string detail) {
     const bool has_id =
         fields_.id.type != JsonField::Type::kAbsent && fields_.id.type != JsonField::Type::kOther;
     sink_.problem(problem, slice_, line_, has_id ? std::string_view(fields_.id.value) : std::string_view(),
@@ -116,7 +116,7 @@ class UnitReader {
   }
 
   void too_many_bytes() {
-    report(Problem::kTooLong,
+    report(InputProblem::kTooLong,
            fmt::format("more than {} bytes, the limit for this --memory", options_.max_bytes));
   }
 
@@ -206,10 +206,10 @@ class UnitReader {
     const std::string error = parse_json_line(line, fields_);
     if (!error.empty()) {
       fields_.id.type = JsonField::Type::kAbsent;
-      report(Problem::kBrokenJson, error);
+      report(InputProblem::kBrokenJson, error);
     } else if (fields_.text.type != JsonField::Type::kString) {
       const bool absent = fields_.text.type == JsonField::Type::kAbsent;
-      report(Problem::kNoText,
+      report(InputProblem::kNoText,
              absent ? fmt::format("no field '{}'; name the right one with --text-field", options_.text_field)
                     : fmt::format("field '{}' is not a string", options_.text_field));
     } else {
@@ -220,17 +220,19 @@ class UnitReader {
   }
 
   void give(std::string_view text, std::string_view domain) {
-    if (text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos) return report(Problem::kEmpty, "");
+    if (text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos)
+      return report(InputProblem::kEmpty, "");
     if (text.size() > options_.max_bytes) return too_many_bytes();
     if (options_.min_chars > 1 || options_.max_chars > 0) {
       const int64_t chars = count_chars(text);
-      if (chars < options_.min_chars) return report(Problem::kTooShort, fmt::format("{} characters", chars));
+      if (chars < options_.min_chars)
+        return report(InputProblem::kTooShort, fmt::format("{} characters", chars));
       if (options_.max_chars > 0 && chars > options_.max_chars) {
-        return report(Problem::kTooLong, fmt::format("{} characters", chars));
+        return report(InputProblem::kTooLong, fmt::format("{} characters", chars));
       }
     }
     if (const size_t bad = find_invalid_utf8(text); bad < text.size()) {
-      report(Problem::kInvalidUtf8,
+      report(InputProblem::kInvalidUtf8,
              fmt::format("byte {} of the text is 0x{:02x}", bad + 1, static_cast<uint8_t>(text[bad])));
     }
     sink_.document({text, domain});
@@ -241,7 +243,7 @@ class UnitReader {
   const std::function<void(uint64_t)>& progress_;
   DocumentSink& sink_;
   const InputFile* file_ = nullptr;
-  JsonFields fields_;
+  LineFields fields_;
   int slice_ = 0;
   int64_t line_ = 0;
 };

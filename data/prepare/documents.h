@@ -28,7 +28,8 @@ class DocumentSink {
   virtual ~DocumentSink() = default;
   virtual void document(const Document& document) = 0;  // has passed the length filters
   // `line` counts from 1 from the slice's first line on; 0 for a whole file.
-  virtual void problem(Problem problem, int slice, int64_t line, std::string_view id, std::string detail) = 0;
+  virtual void problem(InputProblem problem, int slice, int64_t line, std::string_view id,
+                       std::string detail) = 0;
   // A slice was read: how many lines started in it.
   virtual void slice_done(int slice, int64_t lines) = 0;
 };

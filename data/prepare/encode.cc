@@ -46,7 +46,7 @@ class Encoder final : public DocumentSink {
       std::vector<uint16_t>().swap(narrow_);
     }
   }
-  void problem(Problem, int, int64_t, std::string_view, std::string) override {}
+  void problem(InputProblem, int, int64_t, std::string_view, std::string) override {}
   void slice_done(int, int64_t) override {}
 
   void finish(bool was_read) {

@@ -36,7 +36,7 @@ class Parser {
  public:
   explicit Parser(std::string_view line) : begin_(line.data()), p_(begin_), end_(begin_ + line.size()) {}
 
-  std::string run(JsonFields& fields) {
+  std::string run(LineFields& fields) {
     blanks();
     if (!at('{')) {
       wrong("expected an object");
@@ -57,7 +57,7 @@ class Parser {
     return false;
   }
 
-  static JsonField* wanted(JsonFields& fields, const std::string& key) {
+  static JsonField* wanted(LineFields& fields, const std::string& key) {
     for (JsonField* field : {&fields.text, &fields.domain, &fields.id}) {
       if (field->name == key) return field;
     }
@@ -65,7 +65,7 @@ class Parser {
   }
 
   // Stands on '{'. `fields` is null below the outermost object.
-  bool object(int depth, JsonFields* fields) {
+  bool object(int depth, LineFields* fields) {
     if (depth > kMaxDepth) return wrong("nested too deeply");
     ++p_;
     blanks();
@@ -230,7 +230,7 @@ class Parser {
 
 }  // namespace
 
-std::string parse_json_line(std::string_view line, JsonFields& fields) {
+std::string parse_json_line(std::string_view line, LineFields& fields) {
   for (JsonField* field : {&fields.text, &fields.domain, &fields.id}) field->type = JsonField::Type::kAbsent;
   return Parser(line).run(fields);
 }

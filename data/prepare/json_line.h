@@ -15,13 +15,13 @@ struct JsonField {
   std::string value;  // of kString and kScalar
 };
 
-struct JsonFields {
+struct LineFields {
   JsonField text, domain, id;
 };
 
 // Overwrites types and values. Returns what is wrong with the line in words, or an empty string. Of a key
 // that comes twice the last counts. A lone surrogate (\ud800) becomes its three bytes, which are not valid
 // UTF-8.
-std::string parse_json_line(std::string_view line, JsonFields& fields);
+std::string parse_json_line(std::string_view line, LineFields& fields);
 
 }  // namespace cadre::data

@@ -162,9 +162,9 @@ class Stopwatch {
 Report finish_report(const Work& work, const Choices& choices, const Tokenizer& tokenizer,
                      const Manifest& manifest) {
   Report report = gather_report(work);
-  report.counts[static_cast<size_t>(Problem::kExactDuplicate)] =
+  report.counts[static_cast<size_t>(InputProblem::kExactDuplicate)] =
       choices.counts()[size_t(Choice::kExactDuplicate)];
-  report.counts[static_cast<size_t>(Problem::kNearDuplicate)] =
+  report.counts[static_cast<size_t>(InputProblem::kNearDuplicate)] =
       choices.counts()[size_t(Choice::kNearDuplicate)];
   report.tokenizer = fmt::format("{}, {} ids", tokenizer.kind(), tokenizer.vocab_size());
   if (work.trains_tokenizer() && tokenizer.vocab_size() < work.options.vocab_size) {

@@ -45,11 +45,11 @@ std::string domain_table(const Manifest& manifest) {
 
 }  // namespace
 
-std::string_view name_of(Problem problem) {
+std::string_view name_of(InputProblem problem) {
   return kNames[static_cast<size_t>(problem)];
 }
 
-std::string describe(Problem problem, const ProblemPlace& place) {
+std::string describe(InputProblem problem, const ProblemPlace& place) {
   std::string text = place.file;
   if (place.line > 0) text += fmt::format(":{}", place.line);
   if (!place.id.empty()) text += fmt::format(" (id {})", place.id);
@@ -60,7 +60,7 @@ std::string describe(Problem problem, const ProblemPlace& place) {
 
 int64_t Report::bad_inputs() const {
   int64_t sum = 0;
-  for (size_t i = 0; i < kNumProblems; ++i) sum += is_bad_input(static_cast<Problem>(i)) ? counts[i] : 0;
+  for (size_t i = 0; i < kNumProblems; ++i) sum += is_bad_input(static_cast<InputProblem>(i)) ? counts[i] : 0;
   return sum;
 }
 
@@ -104,7 +104,7 @@ std::string report_text(const Report& report, const Manifest& manifest) {
     if (report.counts[i] > 0) text += fmt::format("{:<26} {:>10}\n", kWords[i], report.counts[i]);
   }
   for (size_t i = 0; i < kNumProblems; ++i) {
-    const Problem problem = static_cast<Problem>(i);
+    const InputProblem problem = static_cast<InputProblem>(i);
     if (!is_bad_input(problem)) continue;
     for (const ProblemPlace& place : report.places[i]) text += "  " + describe(problem, place) + "\n";
     const int64_t more = report.counts[i] - static_cast<int64_t>(report.places[i].size());

@@ -13,7 +13,7 @@ namespace cadre::data {
 
 // Why something of the input did not become a document as it is. Order and names stand in work files and
 // report.json.
-enum class Problem {
+enum class InputProblem {
   kUnreadableFile,  // cannot be opened or read; its documents are lost
   kDamagedArchive,  // .gz or .zst cut off or corrupt; the documents before the damage count
   kBrokenJson,      // the line is dropped
@@ -26,10 +26,10 @@ enum class Problem {
   kNearDuplicate,
 };
 constexpr size_t kNumProblems = 10;
-std::string_view name_of(Problem problem);
+std::string_view name_of(InputProblem problem);
 // Bad input, which --strict does not accept; the others are what the options asked for.
-constexpr bool is_bad_input(Problem problem) {
-  return problem <= Problem::kEmpty;
+constexpr bool is_bad_input(InputProblem problem) {
+  return problem <= InputProblem::kEmpty;
 }
 
 struct ProblemPlace {
@@ -38,7 +38,7 @@ struct ProblemPlace {
   std::string id;      // of the document, where it has one
   std::string detail;  // what was found
 };
-std::string describe(Problem problem, const ProblemPlace& place);
+std::string describe(InputProblem problem, const ProblemPlace& place);
 
 struct Report {
   static constexpr size_t kMaxPlaces = 20;  // of each kind that are kept

@@ -58,7 +58,8 @@ class Scanner final : public DocumentSink {
     ++summary_.documents;
   }
 
-  void problem(Problem problem, int slice, int64_t line, std::string_view id, std::string detail) override {
+  void problem(InputProblem problem, int slice, int64_t line, std::string_view id,
+               std::string detail) override {
     ProblemPlace place{"", line, std::string(id), std::move(detail)};
     if (work_.options.strict && is_bad_input(problem)) stop(problem, slice, place);
     const size_t kind = static_cast<size_t>(problem);
@@ -85,7 +86,7 @@ class Scanner final : public DocumentSink {
   }
 
  private:
-  [[noreturn]] void stop(Problem problem, int slice, ProblemPlace place) const {
+  [[noreturn]] void stop(InputProblem problem, int slice, ProblemPlace place) const {
     const Slice& where = work_.inputs.units[unit_].slices[slice];
     const InputFile& file = work_.inputs.files[where.file];
     place.file = file.path.string();
@@ -122,7 +123,7 @@ void check_strict(const Work& work) {
   if (!work.options.strict) return;
   const Report report = gather_report(work);
   for (size_t kind = 0; kind < kNumProblems; ++kind) {
-    const Problem problem = static_cast<Problem>(kind);
+    const InputProblem problem = static_cast<InputProblem>(kind);
     if (!is_bad_input(problem) || report.places[kind].empty()) continue;
     fail(ExitCode::kData, "{} (--strict stops at bad input)", describe(problem, report.places[kind][0]));
   }
@@ -176,7 +177,7 @@ UnitSummary read_summary(const Work& work, int64_t unit) {
   summary.lines = tail.at("lines").get<std::vector<int64_t>>();
   summary.counts = tail.at("counts").get<std::array<int64_t, kNumProblems>>();
   for (const json& p : tail.at("problems")) {
-    summary.problems.push_back({static_cast<Problem>(p[0].get<int>()),
+    summary.problems.push_back({static_cast<InputProblem>(p[0].get<int>()),
                                 p[1].get<int>(),
                                 {"", p[2].get<int64_t>(), p[3].get<std::string>(), p[4].get<std::string>()}});
   }

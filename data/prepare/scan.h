@@ -11,7 +11,7 @@
 namespace cadre::data {
 
 struct UnitProblem {
-  Problem kind = Problem::kEmpty;
+  InputProblem kind = InputProblem::kEmpty;
   int slice = 0;
   ProblemPlace place;  // line counts from the slice's first; file is filled in by gather_report
 };

@@ -70,11 +70,11 @@ void check_something_left(const Report& report, const std::array<int64_t, 4>& co
   std::string found;
   for (size_t i = 0; i < kNumProblems; ++i) {
     if (report.counts[i] > 0)
-      found += fmt::format(", {} {}", report.counts[i], name_of(static_cast<Problem>(i)));
+      found += fmt::format(", {} {}", report.counts[i], name_of(static_cast<InputProblem>(i)));
   }
   for (size_t i = 0; i < kNumProblems; ++i) {
     if (!report.places[i].empty()) {
-      found += "; first: " + describe(static_cast<Problem>(i), report.places[i][0]);
+      found += "; first: " + describe(static_cast<InputProblem>(i), report.places[i][0]);
       break;
     }
   }

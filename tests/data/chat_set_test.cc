@@ -35,7 +35,7 @@ class ChatSetTest : public PrepareTest {
     }
     return text;
   }
-  int64_t count(Problem problem) const { return result_.report.counts[size_t(problem)]; }
+  int64_t count(InputProblem problem) const { return result_.report.counts[size_t(problem)]; }
 
   PrepareResult result_;
   std::unique_ptr<Tokenizer> tokenizer_;
@@ -150,10 +150,11 @@ TEST_F(ChatSetTest, LeavesBadLinesOutAndSaysWhere) {
        "found 'tool'"},
       {R"({"prompt": "x"})", "\"response\" is missing"},
       {R"([1])", "expected an object"},
+      {R"({"messages": )" + std::string(300000, '[') + std::string(300000, ']') + "}", "nested too deeply"},
       {"{", "not JSON"}};
   for (const auto& [line, message] : bad) {
     make(SetKind::kInstruction, kTalks + line + "\n");
-    EXPECT_EQ(count(Problem::kBrokenJson) + count(Problem::kNoText), 1) << line;
+    EXPECT_EQ(count(InputProblem::kBrokenJson) + count(InputProblem::kNoText), 1) << line;
     options_.strict = true;
     const std::string failed = failure(options_);
     options_.strict = false;
@@ -161,10 +162,10 @@ TEST_F(ChatSetTest, LeavesBadLinesOutAndSaysWhere) {
     EXPECT_NE(failed.find("talk.jsonl"), std::string::npos) << failed;
   }
   make(SetKind::kInstruction, kTalks + kTalks);
-  EXPECT_EQ(count(Problem::kExactDuplicate), 2);
+  EXPECT_EQ(count(InputProblem::kExactDuplicate), 2);
   options_.max_tokens = 30;
   make(SetKind::kInstruction, kTalks);
-  EXPECT_EQ(count(Problem::kTooLong), 1);
+  EXPECT_EQ(count(InputProblem::kTooLong), 1);
 }
 
 TEST_F(ChatSetTest, RefusesWhatCannotBecomeASet) {

@@ -12,7 +12,7 @@ class InputsTest : public PrepareTest {
 
   // One bad input of `kind` must be counted once, reported with this file, line and detail, end a strict run,
   // and leave `documents` others alone.
-  void expect_problem(Problem kind, const std::string& file, int64_t line, const std::string& detail,
+  void expect_problem(InputProblem kind, const std::string& file, int64_t line, const std::string& detail,
                       size_t documents) {
     options_.inputs = {root_ / "in"};
     const PrepareResult result = run(options_);
@@ -51,33 +51,33 @@ class InputsTest : public PrepareTest {
 
 TEST_F(InputsTest, CountsBrokenJson) {
   write("in/a.jsonl", lines_with(R"({"text": "cut off)", 217));  // in a later unit of the file
-  expect_problem(Problem::kBrokenJson, "a.jsonl", 217, "inside a string", 299);
+  expect_problem(InputProblem::kBrokenJson, "a.jsonl", 217, "inside a string", 299);
 }
 
 TEST_F(InputsTest, CountsLinesWithoutText) {
   write("in/a.jsonl", lines_with(R"({"id": "doc-7", "body": "x"})", 3));
-  expect_problem(Problem::kNoText, "a.jsonl", 3, "--text-field", 299);
+  expect_problem(InputProblem::kNoText, "a.jsonl", 3, "--text-field", 299);
 }
 
 TEST_F(InputsTest, CountsTextThatIsNoString) {
   write("in/a.jsonl", lines_with(R"({"text": ["x"]})", 2));
-  expect_problem(Problem::kNoText, "a.jsonl", 2, "not a string", 299);
+  expect_problem(InputProblem::kNoText, "a.jsonl", 2, "not a string", 299);
 }
 
 TEST_F(InputsTest, CountsEmptyDocuments) {
   write("in/a.jsonl", lines_with(R"({"text": " \n\t"})", 299) + "\n\n");  // blank lines are no documents
-  expect_problem(Problem::kEmpty, "a.jsonl", 299, "", 299);
+  expect_problem(InputProblem::kEmpty, "a.jsonl", 299, "", 299);
 }
 
 TEST_F(InputsTest, CountsEmptyFiles) {
   write("in/a.txt", "some text");
   write("in/b.txt", "");
-  expect_problem(Problem::kEmpty, "b.txt", 0, "", 1);
+  expect_problem(InputProblem::kEmpty, "b.txt", 0, "", 1);
 }
 
 TEST_F(InputsTest, CountsInvalidUtf8AndKeepsIt) {
   write("in/a.jsonl", lines_with("{\"text\": \"caf\xe9 au lait\"}", 290));
-  expect_problem(Problem::kInvalidUtf8, "a.jsonl", 290, "byte 4 of the text is 0xe9", 300);
+  expect_problem(InputProblem::kInvalidUtf8, "a.jsonl", 290, "byte 4 of the text is 0xe9", 300);
 }
 
 TEST_F(InputsTest, CountsATruncatedGzipFileAndKeepsWhatCameBefore) {
@@ -85,13 +85,13 @@ TEST_F(InputsTest, CountsATruncatedGzipFileAndKeepsWhatCameBefore) {
   write("in/a.jsonl.gz", whole.substr(0, whole.size() / 2));
   options_.inputs = {root_ / "in"};
   const Report report = run(options_).report;
-  EXPECT_EQ(report.counts[size_t(Problem::kDamagedArchive)], 1);
+  EXPECT_EQ(report.counts[size_t(InputProblem::kDamagedArchive)], 1);
   EXPECT_EQ(report.bad_inputs(), 1);  // the line that lost its end is not a broken line as well
   EXPECT_GT(report.documents_read, 50);
   EXPECT_LT(report.documents_read, 250);
   const std::vector<std::string> found = all_texts(options_.out, "train");
   for (const std::string& text : found) EXPECT_GT(text.size(), 100u);
-  const ProblemPlace& place = report.places[size_t(Problem::kDamagedArchive)].at(0);
+  const ProblemPlace& place = report.places[size_t(InputProblem::kDamagedArchive)].at(0);
   EXPECT_EQ(place.line, report.documents_read + 1);
   EXPECT_NE(place.detail.find("too early"), std::string::npos);
 }
@@ -106,14 +106,14 @@ TEST_F(InputsTest, CountsATruncatedZstdFileAndACorruptGzip) {
   write("in/d.txt", "fine");
   options_.inputs = {root_ / "in"};
   const Report report = run(options_).report;
-  EXPECT_EQ(report.counts[size_t(Problem::kDamagedArchive)], 3);
+  EXPECT_EQ(report.counts[size_t(InputProblem::kDamagedArchive)], 3);
   EXPECT_EQ(texts(options_.out, "train").at("in"), std::vector<std::string>{"fine"});
 }
 
 TEST_F(InputsTest, CountsUnreadableFiles) {
   write("in/a.jsonl", lines_with("", 0));
   fs::create_symlink(root_ / "nowhere", root_ / "in/gone.txt");
-  expect_problem(Problem::kUnreadableFile, "gone.txt", 0, "No such file", 300);
+  expect_problem(InputProblem::kUnreadableFile, "gone.txt", 0, "No such file", 300);
 }
 
 TEST_F(InputsTest, StrictStopsAtTheFirstInInputOrder) {
@@ -146,8 +146,8 @@ TEST_F(InputsTest, ReportsOnlyTheFirstPlacesOfEachKind) {
   options_.inputs = {root_ / "in"};
   options_.unit_bytes = 2000;
   const Report report = run(options_).report;
-  EXPECT_EQ(report.counts[size_t(Problem::kBrokenJson)], 100);
-  const auto& places = report.places[size_t(Problem::kBrokenJson)];
+  EXPECT_EQ(report.counts[size_t(InputProblem::kBrokenJson)], 100);
+  const auto& places = report.places[size_t(InputProblem::kBrokenJson)];
   ASSERT_EQ(places.size(), Report::kMaxPlaces);
   for (size_t i = 0; i < places.size(); ++i) EXPECT_EQ(places[i].line, static_cast<int64_t>(21 + i));
 }
@@ -159,8 +159,8 @@ TEST_F(InputsTest, FiltersByLengthInCharacters) {
   options_.min_chars = 3;
   options_.max_chars = 5;
   const Report report = run(options_).report;
-  EXPECT_EQ(report.counts[size_t(Problem::kTooShort)], 1);
-  EXPECT_EQ(report.counts[size_t(Problem::kTooLong)], 1);
+  EXPECT_EQ(report.counts[size_t(InputProblem::kTooShort)], 1);
+  EXPECT_EQ(report.counts[size_t(InputProblem::kTooLong)], 1);
   EXPECT_EQ(report.bad_inputs(), 0);
   EXPECT_EQ(all_texts(options_.out, "train"), (std::vector<std::string>{"abcd", "\xc3\xa4\xc3\xb6\xc3\xbc"}));
 }
@@ -175,8 +175,8 @@ TEST_F(InputsTest, LeavesOutDocumentsThatDoNotFitInMemory) {
   write("in/fits.txt", std::string(4 << 20, 'z'));
   options_.inputs = {root_ / "in"};
   const Report report = run(options_).report;
-  EXPECT_EQ(report.counts[size_t(Problem::kTooLong)], 3);
-  EXPECT_EQ(report.places[size_t(Problem::kTooLong)][1].line, 3);
+  EXPECT_EQ(report.counts[size_t(InputProblem::kTooLong)], 3);
+  EXPECT_EQ(report.places[size_t(InputProblem::kTooLong)][1].line, 3);
   EXPECT_EQ(all_texts(options_.out, "train").size(), 3u);
 }
 
@@ -209,7 +209,7 @@ TEST_F(InputsTest, NamesDomainsByFieldFolderAndFile) {
   options_.inputs = {root_ / "in", root_ / "given.txt.zst", root_ / "in/x.jsonl"};  // x twice: read once
   const Report report = run(options_).report;
   EXPECT_EQ(report.ignored_files, 1);
-  EXPECT_EQ(report.counts[size_t(Problem::kExactDuplicate)], 0);
+  EXPECT_EQ(report.counts[size_t(InputProblem::kExactDuplicate)], 0);
   using List = std::vector<std::string>;
   const std::map<std::string, List> expected = {
       {"named", {"one"}}, {"x", {"two", "four"}}, {"7", {"three"}},    {"y", {"five"}},
@@ -228,7 +228,7 @@ TEST_F(InputsTest, ReadsTheFieldsThatOptionsName) {
   options_.id_field = "uid";
   const Report report = run(options_).report;
   EXPECT_EQ(texts(options_.out, "train").at("s"), std::vector<std::string>{"one"});
-  EXPECT_EQ(report.places[size_t(Problem::kEmpty)].at(0).id, "43");
+  EXPECT_EQ(report.places[size_t(InputProblem::kEmpty)].at(0).id, "43");
 }
 
 TEST_F(InputsTest, ReadsSeveralMembersOfAGzipFileAndLinesWithoutAnEnd) {

@@ -11,8 +11,8 @@
 namespace cadre::data {
 namespace {
 
-JsonFields fields() {
-  JsonFields f;
+LineFields fields() {
+  LineFields f;
   f.text.name = "text";
   f.domain.name = "domain";
   f.id.name = "id";
@@ -25,7 +25,7 @@ TEST(JsonLineTest, ReadsTextAsNlohmannDoes) {
         R"( { "a" : [1, {"text": "inner"}] , "text":"\"\\\/\b\f\n\r\t\u0041\u00e9\u20ac\ud83d\ude00" } )",
         R"({"text":"first","text":"second"})", R"({"te\u0078t":"escaped key"})",
         R"({"n":-1.5e+10,"t":true,"f":false,"z":null,"text":""})"}) {
-    JsonFields f = fields();
+    LineFields f = fields();
     EXPECT_EQ(parse_json_line(line, f), "") << line;
     EXPECT_EQ(f.text.type, JsonField::Type::kString);
     EXPECT_EQ(f.text.value, nlohmann::json::parse(line).at("text").get<std::string>());
@@ -50,7 +50,7 @@ TEST(JsonLineTest, AcceptsWhatNlohmannAcceptsOfDamagedLines) {
     if (w[2] % 3 == 0) line.erase(at, 1);
     if (w[2] % 3 == 1) line[at] = symbols[w[1] % symbols.size()];
     if (w[2] % 3 == 2) line.insert(at, 1, static_cast<char>(w[1] % 128));
-    JsonFields f = fields();
+    LineFields f = fields();
     const bool ok = parse_json_line(line, f).empty();
     const auto parsed = nlohmann::json::parse(line, nullptr, false);
     // A lone surrogate is grammatical (RFC 8259 section 8.2); nlohmann refuses it.
@@ -65,7 +65,7 @@ TEST(JsonLineTest, AcceptsWhatNlohmannAcceptsOfDamagedLines) {
 }
 
 TEST(JsonLineTest, RefusesDeepNestingInsteadOfOverflowingTheStack) {
-  JsonFields f = fields();
+  LineFields f = fields();
   EXPECT_NE(parse_json_line("{\"a\":" + std::string(2'000'000, '['), f), "");
 }
 

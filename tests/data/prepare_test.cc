@@ -231,7 +231,7 @@ TEST_F(PipelineTest, DropsExactDuplicatesEverywhereAndKeepsTheFirst) {
   options_.valid_fraction = 0;
   options_.near_duplicates = 0;
   const Report report = run(options_).report;
-  EXPECT_EQ(report.counts[size_t(Problem::kExactDuplicate)], 3);
+  EXPECT_EQ(report.counts[size_t(InputProblem::kExactDuplicate)], 3);
   const auto found = texts(options_.out, "train");
   EXPECT_EQ(found.at("a"), (std::vector<std::string>{random_text(2, 50), text}));
   EXPECT_EQ(found.at("b"), (std::vector<std::string>{random_text(3, 50)}));
@@ -260,13 +260,13 @@ TEST_F(PipelineTest, DropsNearDuplicatesWithinADomainOnly) {
   options_.inputs = {root_ / "in"};
   options_.valid_fraction = 0;
   const Report report = run(options_).report;
-  EXPECT_EQ(report.counts[size_t(Problem::kNearDuplicate)], 30);
+  EXPECT_EQ(report.counts[size_t(InputProblem::kNearDuplicate)], 30);
   const auto found = texts(options_.out, "train");
   EXPECT_EQ(found.at("a"), expected_a);
   EXPECT_EQ(found.at("b"), expected_b);
   options_.near_duplicates = 0;
   options_.force = true;
-  EXPECT_EQ(run(options_).report.counts[size_t(Problem::kNearDuplicate)], 0);
+  EXPECT_EQ(run(options_).report.counts[size_t(InputProblem::kNearDuplicate)], 0);
 }
 
 // With memory for a few entries at a time the tables are built in many rounds; nothing else may change.
