@@ -1,5 +1,6 @@
 # Every package that the build needs. Nothing is downloaded; launch/install-packages installs them.
 option(CADRE_TESTS "Build the tests and benchmarks" ON)
+option(CADRE_FUZZ "Add the fuzz targets (clang only; launch/fuzz sets it)" OFF)
 option(CADRE_CUDA "Build the CUDA backend too" OFF)
 set(CADRE_SANITIZE "" CACHE STRING "Sanitizers to build with, as in -fsanitize= (address,undefined or thread)")
 

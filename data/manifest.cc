@@ -5,6 +5,7 @@
 
 #include "parallel/base/errors.h"
 #include "parallel/base/files.h"
+#include "parallel/base/json_depth.h"
 
 namespace cadre::data {
 namespace {
@@ -13,8 +14,11 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 constexpr uint64_t kMaxManifestBytes = uint64_t(1) << 28;
+constexpr int64_t kMaxCount = int64_t(1) << 62;  // also of the sums over a split
 
 json parse(const std::string& text, const std::string& file) {
+  require(base::json_depth(text) <= base::kMaxJsonDepth, ExitCode::kData,
+          "{}: not a manifest: nested too deeply. Run `cadre prepare` again", file);
   try {
     return json::parse(text);
   } catch (const json::exception& e) {
@@ -36,7 +40,7 @@ class Fields {
             value.type_name());
     return value.get<std::string>();
   }
-  int64_t count(const char* key, int64_t max = int64_t(1) << 62) const {
+  int64_t count(const char* key, int64_t max = kMaxCount) const {
     const json& value = find(key);
     require(value.is_number_unsigned() && value.get<uint64_t>() <= uint64_t(max), ExitCode::kData,
             "{}: {}.{} is {}, expected a whole number from 0 to {}", file_, path_, key, value.dump(), max);
@@ -66,12 +70,19 @@ class Fields {
 Split read_split(const Fields& fields, const std::string& file) {
   Split split;
   split.name = fields.text("name");
-  int64_t documents = 0, tokens = 0;
+  int64_t documents = 0, tokens = 0, bytes = 0;
+  const auto add = [&](int64_t& sum, int64_t n) {
+    require(n <= kMaxCount - sum, ExitCode::kData, "{}: split '{}' counts more than {} of one kind", file,
+            split.name, kMaxCount);
+    sum += n;
+  };
   for (const Fields& f : fields.list("domains")) {
     split.domains.push_back({f.text("name"), f.count("documents"), f.count("tokens"), f.count("bytes")});
-    documents += split.domains.back().documents;
-    tokens += split.domains.back().tokens;
+    add(documents, split.domains.back().documents);
+    add(tokens, split.domains.back().tokens);
+    add(bytes, split.domains.back().bytes);
   }
+  int64_t shard_documents = 0, shard_tokens = 0;
   for (const Fields& f : fields.list("shards")) {
     const ShardInfo info{f.text("file"), uint64_t(f.count("bytes")), f.text("sha256"), f.count("documents"),
                          f.count("tokens")};
@@ -80,15 +91,15 @@ Split read_split(const Fields& fields, const std::string& file) {
     for (const auto& part : path) inside = inside && part != "..";
     require(inside, ExitCode::kData, "{}: shard '{}' of split '{}' lies outside the manifest's folder", file,
             info.file, split.name);
-    documents -= info.documents;
-    tokens -= info.tokens;
+    add(shard_documents, info.documents);
+    add(shard_tokens, info.tokens);
     split.shards.push_back(info);
   }
-  require(documents == 0 && tokens == 0, ExitCode::kData,
+  require(documents == shard_documents && tokens == shard_tokens, ExitCode::kData,
           "{}: the domains of split '{}' count {} documents and {} tokens more than its shards; expected "
           "equal sums. Run "
           "`cadre prepare` again",
-          file, split.name, documents, tokens);
+          file, split.name, documents - shard_documents, tokens - shard_tokens);
   return split;
 }
 
@@ -144,6 +155,8 @@ Manifest load_manifest(const std::filesystem::path& file) {
   m.tokenizer_kind = tokenizer.text("kind");
   m.tokenizer_sha256 = tokenizer.text("sha256");
   m.vocab_size = static_cast<int>(tokenizer.count("vocab_size", int64_t(1) << 30));
+  require(m.vocab_size > 0, ExitCode::kData, "{}: manifest.tokenizer.vocab_size is 0, expected at least 1",
+          name);
   m.bos = static_cast<int>(tokenizer.count("bos", m.vocab_size - 1));
   m.eos = static_cast<int>(tokenizer.count("eos", m.vocab_size - 1));
   m.kind = read_kind(root, name);

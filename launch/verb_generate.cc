@@ -9,6 +9,7 @@
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 #include "parallel/base/files.h"
+#include "parallel/base/json_depth.h"
 #include "trainer/run/generate.h"
 
 namespace cadre::launch {
@@ -36,6 +37,8 @@ size_t unfinished_bytes(const std::string& text) {
 // "messages" and what else the template asks for.
 std::vector<int32_t> chat_prompt(const GenerateArguments& arguments, const data::Tokenizer& tokenizer) {
   const std::string text = base::read_file(arguments.chat, ExitCode::kUsage, uint64_t(1) << 28);
+  require(base::json_depth(text) <= base::kMaxJsonDepth, ExitCode::kUsage, "{}: nested too deeply",
+          arguments.chat);
   auto file = data::jinja::Json::parse(text, nullptr, false);
   require(!file.is_discarded(), ExitCode::kUsage, "{}: no JSON", arguments.chat);
   data::ChatOptions options{.add_generation_prompt = true};

@@ -8,6 +8,7 @@
 #include "data/shard.h"
 #include "launch/verbs.h"
 #include "parallel/base/files.h"
+#include "parallel/base/json_depth.h"
 #include "trainer/run/checkpoint_folder.h"
 #include "trainer/run/checkpoint_index.h"
 
@@ -118,10 +119,12 @@ json inspect_run(const fs::path& folder) {
   if (fs::exists(folder / "metrics.jsonl")) {
     const std::string text = base::read_file(folder / "metrics.jsonl", ExitCode::kData);
     for (size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1) {
-      const json line = json::parse(text.begin() + long(at), text.begin() + long(end), nullptr, false);
-      if (!line.is_object()) continue;
-      if (line.value("kind", "") == "train") last_train = line;
-      if (line.value("kind", "") == "eval") last_eval = line;
+      const std::string_view row = std::string_view(text).substr(at, end - at);
+      if (base::json_depth(row) > base::kMaxJsonDepth) continue;
+      const json line = json::parse(row, nullptr, false);
+      if (!line.is_object() || !line.contains("kind")) continue;
+      if (line["kind"] == "train") last_train = line;
+      if (line["kind"] == "eval") last_eval = line;
     }
   }
   return {{"kind", "run"},

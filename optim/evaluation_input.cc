@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/base/errors.h"
+#include "parallel/base/json_depth.h"
 
 namespace cadre::optim {
 namespace {
@@ -173,6 +174,7 @@ BatchCounts count(const std::vector<Row>& rows, bool pairs) {
 
 EvaluationInput read_evaluation(const std::string& text, const std::string& source,
                                 const ObjectiveInputs& inputs) {
+  require(base::json_depth(text) <= base::kMaxJsonDepth, ExitCode::kData, "{}: nested too deeply", source);
   json root;
   try {
     root = json::parse(without_non_finite(text));

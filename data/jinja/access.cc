@@ -41,13 +41,14 @@ Value slice(const Value& value, const Value& begin, const Value& end, const Valu
   }
   List items;
   Text joined;
-  for (int64_t i = first; forward ? i < last : i > last; i += by) {
+  for (int64_t i = first; forward ? i < last : i > last;) {
     const auto at = static_cast<size_t>(i);
     if (text) {
       joined.append(text->slice(starts[at], starts[at + 1]));
     } else {
       items.push_back((*value.list())[at]);
     }
+    if (__builtin_add_overflow(i, by, &i)) break;
   }
   return text ? Value(std::move(joined)) : Value(std::move(items));
 }

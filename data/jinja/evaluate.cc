@@ -56,8 +56,8 @@ Value integer_arithmetic(const std::string& name, int64_t a, int64_t b) {
   } else {
     require(b != 0, ExitCode::kData, "a division by 0");
     if (b == -1) return integer_arithmetic("*", name == "%" ? 0 : a, -1);
-    const int64_t rest = (a % b + b) % b;  // Python rounds down
-    result = name == "%" ? rest : (a - rest) / b;
+    const bool down = a % b != 0 && (a < 0) != (b < 0);  // Python rounds down
+    result = name == "%" ? a % b + (down ? b : 0) : a / b - (down ? 1 : 0);
   }
   require(!overflow, ExitCode::kData, "{} {} {} is too large a number", a, name, b);
   return result;
@@ -116,8 +116,16 @@ Value Interpreter::look_up(const std::string& name) const {
   return Undefined{name};
 }
 
+// A large value takes as many steps as it takes time.
 Value Interpreter::evaluate(const Expression& e) {
   count_step(e.line);
+  Value value = evaluate_kind(e);
+  constexpr size_t kWeightOfStep = 64;
+  steps_ += static_cast<int64_t>(value.weight() / kWeightOfStep);
+  return value;
+}
+
+Value Interpreter::evaluate_kind(const Expression& e) {
   switch (e.kind) {
     case Kind::kLiteral:
       return e.literal;

@@ -155,6 +155,7 @@ void Interpreter::assign(const Statement& statement) {
   const Value target = look_up(statement.names[0]);
   require(target.map() && target.map()->is_namespace, ExitCode::kData,
           "'{}' is no namespace, so its attributes cannot be set", statement.names[0]);
+  require(!value.map() || !value.map()->is_namespace, ExitCode::kData, "a namespace inside of another value");
   target.map()->set(statement.attribute, value);
 }
 

@@ -38,6 +38,7 @@ class Interpreter {
   Text call_macro(const Statement& statement, const Arguments& arguments);
   Text capture(const Block& block);
 
+  Value evaluate_kind(const Expression& expression);
   Value look_up(const std::string& name) const;
   Value unary(const Expression& expression);
   Value binary(const Expression& expression);

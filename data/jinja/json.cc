@@ -71,6 +71,8 @@ struct Writer {
   void separate() { out += indent < 0 ? ", " : ","; }
 
   void write(const Value& value, int depth) {
+    require(out.size() <= kMaxTextBytes, ExitCode::kData, "tojson makes a text of more than {} MiB",
+            kMaxTextBytes >> 20);
     if (const Text* const text = value.text()) {
       write_text(text->bytes, out);
     } else if (value.is_none()) {

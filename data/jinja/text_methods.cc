@@ -183,22 +183,24 @@ const std::array<NamedMethod, 17> kTextMethods = {{
 
 Value map_method(const Value& value, const std::string& name) {
   if (name == "get") {
-    return Function([value](const Arguments& arguments) -> Value {
+    const auto get = [value](const Arguments& arguments) -> Value {
       arguments.expect("get", {"key", "default"});
       const Value* const found = value.map()->find(text_argument(arguments, 0, "key", "get").bytes);
       if (found) return *found;
       const Value* const otherwise = arguments.find(1, "default");
       return otherwise ? *otherwise : Value(None{});
-    });
+    };
+    return {get, value};
   }
-  if (name == "keys") return Function([value](const Arguments&) { return Value(items_of(value)); });
+  if (name == "keys") return {[value](const Arguments&) { return Value(items_of(value)); }, value};
   if (name != "items" && name != "values") return {};
-  return Function([value, pairs = name == "items"](const Arguments&) {
+  const auto all = [value, pairs = name == "items"](const Arguments&) {
     List list;
     for (const auto& [key, item] : value.map()->entries)
       list.push_back(pairs ? Value(List{key, item}) : item);
     return Value(std::move(list));
-  });
+  };
+  return {all, value};
 }
 
 }  // namespace
@@ -239,9 +241,10 @@ Value find_method(const Value& value, const std::string& name) {
   if (value.text()) {
     const auto found = std::ranges::find(kTextMethods, name, &NamedMethod::name);
     if (found == kTextMethods.end()) return {};
-    return Function([text = *value.text(), call = found->call](const Arguments& arguments) {
+    const auto method = [text = *value.text(), call = found->call](const Arguments& arguments) {
       return call(text, arguments);
-    });
+    };
+    return {method, value};
   }
   return value.map() && !value.map()->is_namespace ? map_method(value, name) : Value();
 }

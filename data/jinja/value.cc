@@ -50,6 +50,33 @@ void Map::set(const std::string& key, Value value) {
   }
 }
 
+Value::Value(Text text) : held_(std::move(text)), weight_(1 + std::get<Text>(held_).bytes.size() / 64) {}
+
+void Value::hold(const Value& item) {
+  require(!item.map() || !item.map()->is_namespace, ExitCode::kData, "a namespace inside of another value");
+  weight_ += item.weight_;
+  depth_ = std::max(depth_, item.depth_ + 1);
+  require(weight_ <= kMaxValueWeight && depth_ <= kMaxValueDepth, ExitCode::kData,
+          "a template makes a value of more than {} items or {} levels", kMaxValueWeight, kMaxValueDepth);
+}
+
+Value::Value(List list) {
+  for (const Value& item : list) hold(item);
+  held_ = std::make_shared<const List>(std::move(list));
+}
+
+Value::Value(Map map) {
+  for (const auto& [key, item] : map.entries) {
+    weight_ += key.size() / 64;
+    hold(item);
+  }
+  held_ = std::make_shared<Map>(std::move(map));
+}
+
+Value::Value(Function function, const Value& bound) : Value(std::move(function)) {
+  hold(bound);
+}
+
 const List* Value::list() const {
   const auto* const held = std::get_if<std::shared_ptr<const List>>(&held_);
   return held ? held->get() : nullptr;
@@ -112,9 +139,9 @@ const Value* Arguments::find(size_t position, std::string_view name) const {
 void Arguments::expect(std::string_view who, std::initializer_list<const char*> names) const {
   require(positional.size() <= names.size(), ExitCode::kData, "{} got {} arguments, expected at most {}", who,
           positional.size(), names.size());
-  for (const auto& [name, _] : named) {
-    require(std::ranges::any_of(names, [&](const char* known) { return name == known; }), ExitCode::kData,
-            "{} has no argument '{}' here", who, name);
+  for (const auto& entry : named) {
+    require(std::ranges::find(names, entry.first) != names.end(), ExitCode::kData,
+            "{} has no argument '{}' here", who, entry.first);
   }
 }
 
@@ -161,6 +188,8 @@ List items_of(const Value& value) {
   List items;
   if (const Text* const text = value.text()) {
     const std::vector<size_t> starts = character_starts(text->bytes);
+    require(starts.size() <= kMaxValueWeight, ExitCode::kData,
+            "going through a text of more than {} characters", kMaxValueWeight);
     for (size_t i = 0; i + 1 < starts.size(); ++i) items.emplace_back(text->slice(starts[i], starts[i + 1]));
     return items;
   }

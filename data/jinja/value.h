@@ -66,12 +66,15 @@ class Value {
   Value(bool flag) : held_(flag) {}
   Value(int64_t number) : held_(number) {}
   Value(double number) : held_(number) {}
-  Value(Text text) : held_(std::move(text)) {}
-  Value(std::string text) : held_(Text(std::move(text))) {}
-  Value(const char* text) : held_(Text(text)) {}
-  Value(List list) : held_(std::make_shared<const List>(std::move(list))) {}
-  Value(Map map) : held_(std::make_shared<Map>(std::move(map))) {}
+  Value(Text text);
+  Value(std::string text) : Value(Text(std::move(text))) {}
+  Value(const char* text) : Value(Text(text)) {}
+  // Throw Error(kData) for what is nested deeper than kMaxValueDepth or weighs more than kMaxValueWeight, and for a
+  // namespace inside, which could hold itself.
+  Value(List list);
+  Value(Map map);
   Value(Function function) : held_(std::make_shared<const Function>(std::move(function))) {}
+  Value(Function function, const Value& bound);  // that keeps a value, such as a method
 
   bool is_undefined() const { return holds<Undefined>(); }
   bool is_none() const { return holds<None>(); }
@@ -92,6 +95,10 @@ class Value {
   double real() const;       // of any number
   std::string name() const;  // of an undefined one
 
+  // Of a list or a dict, with all that is in it and as often as it is: so that going through a value ends, and
+  // soon. Items and 64 bytes of text weigh 1.
+  size_t weight() const { return weight_; }
+
   bool truth() const;
   const char* type() const;  // for messages, in Python's words
   // As Python's str(). Throws Error(kData) for lists, maps and functions: their form in Python is no text for
@@ -106,6 +113,10 @@ class Value {
   std::variant<Undefined, None, bool, int64_t, double, Text, std::shared_ptr<const List>,
                std::shared_ptr<Map>, std::shared_ptr<const Function>>
       held_;
+  void hold(const Value& item);
+
+  size_t weight_ = 1;
+  int depth_ = 0;
 };
 
 // What a function, a filter or a test was called with.
@@ -140,6 +151,8 @@ std::string float_text(double number);
 // Bytes where each character starts, and the size; ill-formed bytes are characters of their own.
 std::vector<size_t> character_starts(std::string_view text);
 
-constexpr size_t kMaxTextBytes = size_t(1) << 26;  // a template that doubles a text stops here
+constexpr size_t kMaxTextBytes = size_t(1) << 26;    // a template that doubles a text stops here
+constexpr size_t kMaxValueWeight = size_t(1) << 21;  // and one that doubles a list here
+constexpr int kMaxValueDepth = 100;                  // comparing, writing and freeing a value call themselves
 
 }  // namespace cadre::data::jinja

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "parallel/base/json_depth.h"
+
 namespace cadre::data {
 namespace {
 
@@ -83,6 +85,7 @@ std::string read_prompt(const Json& line, ChatExample& e) {
 }  // namespace
 
 std::string parse_chat_line(const std::string& text, SetKind kind, ChatExample& example) {
+  if (base::json_depth(text) > base::kMaxJsonDepth) return "nested too deeply";
   const Json line = Json::parse(text, nullptr, false);
   if (line.is_discarded()) return "not JSON";
   if (!line.is_object()) return fmt::format("a {}, expected an object", line.type_name());

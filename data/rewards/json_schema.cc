@@ -1,27 +1,16 @@
 // 1 when the response's answer is JSON that fits a schema (rewards/schema.h); else 0.
-#include <algorithm>
-
 #include "data/rewards/makers.h"
 #include "data/rewards/schema.h"
 #include "data/rewards/single.h"
 #include "parallel/base/files.h"
+#include "parallel/base/json_depth.h"
 
 namespace cadre::data {
 namespace {
 
 using nlohmann::json;
 
-// Parsing recurses once a level; a response of brackets alone must not use up the stack.
-constexpr int64_t kMostLevels = 200;
-
-int64_t depth(std::string_view text) {
-  int64_t level = 0, deepest = 0;
-  for (const char c : text) {
-    level += (c == '[' || c == '{') - (c == ']' || c == '}');
-    deepest = std::max(deepest, level);
-  }
-  return deepest;
-}
+constexpr int kMostLevels = 200;
 
 class JsonSchema final : public SingleReward {
  public:
@@ -38,7 +27,7 @@ class JsonSchema final : public SingleReward {
     }
     text = trimmed(text);
     RewardResult result{.value = 0, .parsed = std::string(text), .failure = {}};
-    if (depth(text) > kMostLevels) return result;
+    if (base::json_depth(text) > kMostLevels) return result;
     const json value = json::parse(text, nullptr, false);
     result.value = !value.is_discarded() && schema_.misfit(value).empty() ? 1 : 0;
     return result;

@@ -3,31 +3,10 @@
 #include <utility>
 
 #include "parallel/base/errors.h"
+#include "parallel/base/json_depth.h"
 
 namespace cadre::data {
 namespace {
-
-// The deepest tokenizer files have six levels. Parsing is not recursive, but what uses the document may be.
-constexpr int kMaxDepth = 64;
-
-int depth_of(std::string_view text) {
-  int depth = 0, deepest = 0;
-  bool quoted = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (quoted) {
-      if (c == '\\') ++i;
-      if (c == '"') quoted = false;
-    } else if (c == '"') {
-      quoted = true;
-    } else if (c == '{' || c == '[') {
-      deepest = std::max(deepest, ++depth);
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
-  return deepest;
-}
 
 // At most some dozen characters of a value, for messages.
 std::string excerpt(const Json& value) {
@@ -93,9 +72,9 @@ JsonFields JsonFields::object(const char* key) const {
 }
 
 Json parse_json(std::string_view text, const std::string& where) {
-  const int depth = depth_of(text);
-  require(depth <= kMaxDepth, ExitCode::kData, "{}: nested {} deep, expected at most {}", where, depth,
-          kMaxDepth);
+  const int depth = base::json_depth(text);
+  require(depth <= base::kMaxJsonDepth, ExitCode::kData, "{}: nested {} deep, expected at most {}", where,
+          depth, base::kMaxJsonDepth);
   Json document;
   try {
     document = Json::parse(text);

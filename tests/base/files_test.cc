@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <fstream>
 
+#include "parallel/base/json_depth.h"
 #include "parallel/base/log.h"
 
 namespace cadre::base {
@@ -116,6 +117,14 @@ TEST_F(Files, InjectedFaultsHitOnlyTheNamedPaths) {
   EXPECT_NE(error_of(ExitCode::kData, [&] { write_file_atomic(folder_ / "victim", "x", ExitCode::kData); })
                 .find("Input/output error"),
             std::string::npos);
+}
+
+TEST(JsonDepth, CountsOpenBracketsOutsideOfTexts) {
+  EXPECT_EQ(json_depth("1"), 0);
+  EXPECT_EQ(json_depth(R"({"a": [1, {}], "b": []})"), 3);
+  EXPECT_EQ(json_depth(R"(["[[[", "\"[[", "\\", [1]])"), 2);
+  EXPECT_EQ(json_depth(R"(["]", ["]", ["]"]]])"), 3);
+  EXPECT_EQ(json_depth(std::string(1000, '[')), 1000);
 }
 
 TEST_F(Files, TheLogFileTakesEveryLevelOfEveryRank) {

@@ -27,6 +27,45 @@ std::string error_of(const std::string& source, const Map& variables = {}) {
   return "no error";
 }
 
+// Each would take the stack, the memory, or an hour.
+TEST(Jinja, HostileTemplatesEndAsOneErrorWithinSeconds) {
+  const auto grown = [](const std::string& start, const std::string& next, int rounds,
+                        const std::string& use) {
+    return "{% set ns = namespace(x=" + start + ", y=" + start + ") %}{% for i in range(" +
+           std::to_string(rounds) + ") %}{% set ns.x = " + next + " %}{% set ns.y = " + next +
+           " %}{% endfor %}" + use;
+  };
+  const std::string nested = "a template makes a value of more than 2097152 items or 100 levels";
+  const std::pair<std::string, std::string> cases[] = {
+      {grown("[]", "[ns.x]", 90000, ""), nested},
+      {grown("{}", "{'a': ns.x}", 90000, ""), nested},
+      {grown("{}", "{'a': {'b': ns.x}.items}", 90000, ""), nested},
+      {grown("[1]", "ns.x + ns.x", 40, ""), nested},
+      {grown("[1]", "[ns.x, ns.x]", 40, "{{ ns.x == ns.y }}"), nested},
+      {grown("'a'", "ns.x ~ ns.x", 40, ""), "a text of more than 64 MiB"},
+      {grown("'a'", "ns.x ~ ns.x", 24, "{{ ns.x | list }}"), "going through a text"},
+      {grown("['aaaaaaaa']", "ns.x + ns.x", 19, "{{ [ns.x] | tojson(indent=64) }}"),
+       "tojson makes a text of more than"},
+      {"{% set ns = namespace() %}{% set ns.a = ns %}", "a namespace inside of another value"},
+      {"{% set ns = namespace() %}{% set ns.a = [ns] %}", "a namespace inside of another value"},
+      {"{% set ns = namespace() %}{% set ns.a = namespace(b=ns) %}", "a namespace inside of another value"},
+      {"{% for i in range(100000) %}{% set x = range(100000) | list %}{% endfor %}", "steps"},
+  };
+  for (const auto& [source, message] : cases)
+    EXPECT_NE(error_of(source).find(message), std::string::npos) << source << "\n" << error_of(source);
+}
+
+TEST(Jinja, ArithmeticAtTheEndsOfNumbersStaysThere) {
+  const std::string ends = "{% set most = 2 ** 62 - 1 + 2 ** 62 %}{% set least = -most - 1 %}";
+  const auto value = [&](const std::string& text) { return render(ends + "{{ " + text + " }}", {}); };
+  EXPECT_EQ(value("(most - 1) % most"), "9223372036854775806");
+  EXPECT_EQ(value("least // 3"), "-3074457345618258603");
+  EXPECT_EQ(value("least % 3"), "1");
+  EXPECT_EQ(value("7 % -3") + value("-7 % 3") + value("-7 // 3") + value("7 // -3"), "-22-3-3");
+  EXPECT_EQ(value("'abc'[1::most]"), "b");
+  EXPECT_EQ(value("'abc'[::-most]"), "c");
+}
+
 TEST(Jinja, RendersAndRefusesAsTheReferenceDoes) {
   const Json cases = Json::parse(base::read_file(CADRE_CHAT_CASES, ExitCode::kData));
   Map variables = *from_json(cases["variables"]).map();

@@ -52,6 +52,15 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 const std::string kPerson =
     R"(schema: '{"type": "object", "required": ["age"], "additionalProperties": false, "properties": {"age": {"type": "integer", "minimum": 0}, "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2, "uniqueItems": true}}}')";
 
+// A list of two equal values as deep as that, whose brackets in texts would hide it from who counts all brackets.
+std::string hidden_depth(int levels) {
+  std::string value;
+  for (int i = 0; i < levels; ++i) value += "[\"]\",";
+  value += '1';
+  value.append(size_t(levels), ']');
+  return fmt::format("[{0},{0}]", value);
+}
+
 const std::vector<Case> kCases = {
     {"exact_match", "", " 42\n", "42", 1},
     {"exact_match", "", "42.", "42", 0},
@@ -92,6 +101,7 @@ const std::vector<Case> kCases = {
     {"json_schema", kPerson, R"({"tags": []})", "", 0},
     {"json_schema", kPerson, "[1", "", 0},
     {"json_schema", kPerson, std::string(100000, '['), "", 0},
+    {"json_schema", "schema: '{\"uniqueItems\": true}'", hidden_depth(300000), "", 0},
     {"json_schema",
      "after: 'JSON:'\nschema: '{\"anyOf\": [{\"type\": \"null\"}, {\"pattern\": \"^x\", \"type\": "
      "\"string\", \"maxLength\": 3}]}'",

@@ -326,6 +326,16 @@ TEST_F(ShardTest, TheManifestComesBackAndItsLiesAreRefused) {
   EXPECT_NE(load("\"sha256\"", "\"sha\"").find("lacks 'sha256'"), std::string::npos);
   EXPECT_NE(load("\"documents\": ", "\"documents\": 1").find("expected equal sums"), std::string::npos);
   EXPECT_NE(load("\"a.h5\"", "\"../a.h5\"").find("outside"), std::string::npos);
+  EXPECT_NE(load("\"vocab_size\": 8192", "\"vocab_size\": 0").find("vocab_size is 0"), std::string::npos);
+  const std::string most =
+      "{\"name\": \"x\", \"documents\": 4611686018427387904, \"tokens\": 0, \"bytes\": 0},";
+  EXPECT_NE(load("\"domains\": [", "\"domains\": [" + most + most + most).find("counts more than"),
+            std::string::npos)
+      << "sums of counts must not overflow";
+  EXPECT_NE(load("{", "{\"kind\": " + std::string(300000, '[') + std::string(300000, ']') + ",")
+                .find("nested too deeply"),
+            std::string::npos)
+      << "what shows a value calls itself once a level";
   EXPECT_NE(load("{", "").find("not a manifest"), std::string::npos);
   EXPECT_NE(data_error([&] { load_manifest(folder_ / "none.json"); }).find("none.json"), std::string::npos);
 }

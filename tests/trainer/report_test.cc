@@ -191,6 +191,9 @@ TEST_F(Report, ReadsARunAndLeavesOutWhatCannotBeRead) {
   EXPECT_EQ(run.loads.size(), 4u);
   EXPECT_EQ(run.loads[0].layers.at(1), (std::vector<double>{10, 30}));
   EXPECT_EQ(run.environment["commit"], "abc123");
+  std::ofstream(folder_ / "environment.json")
+      << R"({"host": )" << std::string(300000, '[') << std::string(300000, ']') << '}';
+  EXPECT_TRUE(read_run_folder(folder_).environment.is_null()) << "the page would call itself once a level";
   EXPECT_THROW(read_run_folder(folder_ / "none"), Error);
 }
 

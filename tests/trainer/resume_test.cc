@@ -256,6 +256,24 @@ TEST(Resume, ACheckpointWhoseRunFileLacksNewerKeysFits) {
   EXPECT_EQ(curve(folder.path()).size(), 2u);
 }
 
+TEST(Checkpoint, AnIndexNestedBeyondTheStackIsOneError) {
+  TempFolder folder;
+  fs::create_directories(folder.path());
+  const std::string text =
+      R"({"format_version": 1, "step": 1, "files": {}, "tensors": {}, "run": 1, "config": "", "tokenizer": "",
+          "manifest_sha256": "", "state": )" +
+      std::string(300000, '[') + std::string(300000, ']') + "}";
+  std::ofstream(folder.path() / kIndexFile) << text;
+  std::ofstream(folder.path() / kIndexHashFile) << base::sha256_text(text);
+  try {
+    read_index(folder.path());
+    ADD_FAILURE() << "was accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kCheckpoint);
+    EXPECT_NE(std::string(error.what()).find("nested too deeply"), std::string::npos) << error.what();
+  }
+}
+
 TEST(MaxMinutes, EndsInTimeWithACompleteSchedule) {
   TempFolder folder;
   const auto start = std::chrono::steady_clock::now();

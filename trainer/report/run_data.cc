@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "parallel/base/files.h"
+#include "parallel/base/json_depth.h"
 #include "trainer/report/sink.h"
 
 namespace cadre::report {
@@ -61,8 +62,9 @@ RunData read_run_folder(const fs::path& folder) {
     run.config = base::read_file(folder / "config.resolved.yaml", ExitCode::kData);
   }
   if (fs::exists(folder / "environment.json")) {
-    run.environment =
-        json::parse(base::read_file(folder / "environment.json", ExitCode::kData), nullptr, false);
+    const std::string environment = base::read_file(folder / "environment.json", ExitCode::kData);
+    if (base::json_depth(environment) <= base::kMaxJsonDepth)
+      run.environment = json::parse(environment, nullptr, false);
   }
   return run;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "parallel/base/files.h"
+#include "parallel/base/json_depth.h"
 
 namespace cadre::trainer {
 namespace {
@@ -134,6 +135,8 @@ CheckpointIndex read_index(const std::filesystem::path& folder) {
   const std::string found = base::sha256_text(text);
   require(found == expected, ExitCode::kCheckpoint, "{}: SHA-256 is {}, expected {} ({})",
           (folder / kIndexFile).string(), found, expected, kIndexHashFile);
+  require(base::json_depth(text) <= base::kMaxJsonDepth, ExitCode::kCheckpoint, "{}: nested too deeply",
+          (folder / kIndexFile).string());
   try {
     return parse(json::parse(text));
   } catch (const json::exception& error) {
