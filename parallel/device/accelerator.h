@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/device/kernel_trace.h"
 #include "parallel/device/queue.h"
 
 namespace cadre::device {
@@ -31,6 +32,7 @@ struct Accelerator {
       size_t bytes);  // zero-filled, at least 64-byte aligned; throws Error(kUsage) when it does not fit
   void (*release)(std::byte* data) noexcept;
   DeviceMemory (*memory)();
+  TraceStart (*trace_kernels)();  // of the current device; never throws
   double
       peak_flops;  // of a dense bf16 product, from the data sheet of the H100: what shares of a peak are over
 };

@@ -1,10 +1,12 @@
 // Loss spikes: what is one, what is done about it, and broken hardware; profiles of single steps.
 #include "trainer/run/spikes.h"
 
+#include <chrono>
 #include <fstream>
 
 #include "parallel/base/files.h"
 #include "tests/trainer/run_fixture.h"
+#include "trainer/run/profile.h"
 
 namespace cadre::trainer {
 namespace {
@@ -163,6 +165,56 @@ TEST(Profile, HoldsTheStepsThatWereAskedFor) {
   EXPECT_EQ(count["backward"], 2 * 4) << "four micro-batches a step";
   EXPECT_GT(phases_us, 0);
   EXPECT_LE(phases_us, step_us);
+}
+
+// A recorder as an accelerator has one.
+struct PretendedTrace : device::KernelTrace {
+  std::vector<device::KernelSpan> finish() override {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    const int64_t end = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+    return {{"gemm<bf16>", 7, end - 2000, end - 500, 0}, {"copy to the host", 9, end - 400, end, 64}};
+  }
+};
+
+TEST(Profile, LaysKernelsBesideTheStepsThatRanThem) {
+  const TempFolder folder;
+  int begun = 0;
+  Profile profile({.first = 2, .last = 3}, folder.path(), 1, [&] {
+    ++begun;
+    return device::TraceStart{std::make_unique<PretendedTrace>(), ""};
+  });
+  for (uint64_t step = 1; step <= 4; ++step) {
+    profile.before_step(step);
+    profile.after_step(step);
+  }
+  EXPECT_EQ(begun, 1);
+  const auto trace =
+      nlohmann::json::parse(base::read_file(folder.path() / "profile" / "rank-00001.json", ExitCode::kData));
+  double first_step = 0;
+  std::map<std::string, nlohmann::json> found;
+  for (const auto& e : trace["traceEvents"]) {
+    if (e["name"] == "step 2") first_step = e["ts"];
+    if (e.value("cat", "") == "kernel") found[e["name"]] = e;
+    if (e["name"] == "thread_name") found[e["args"]["name"]] = e;
+  }
+  ASSERT_EQ(found.count("gemm<bf16>"), 1u) << trace;
+  const nlohmann::json gemm = found["gemm<bf16>"], copy = found["copy to the host"];
+  EXPECT_NEAR(gemm["dur"].get<double>(), 1.5, 0.51) << "us; times of today have a quarter left";
+  EXPECT_LT(std::abs(gemm["ts"].get<double>() - first_step), 60e6) << "the same clock as the steps";
+  EXPECT_EQ(gemm["tid"], found["stream 7"]["tid"]);
+  EXPECT_EQ(copy["tid"], found["stream 9"]["tid"]);
+  EXPECT_EQ(copy["args"]["bytes"], 64);
+}
+
+TEST(Profile, IsWrittenWithoutKernelsWhereNoneCanBeRecorded) {
+  const TempFolder folder;
+  Profile profile({.first = 1, .last = 1}, folder.path(), 0, [] {
+    return device::TraceStart{nullptr, "no recorder here"};
+  });
+  profile.before_step(1);
+  profile.after_step(1);
+  EXPECT_NE(base::read_file(folder.path() / "profile" / "rank-00000.json", ExitCode::kData).find("step 1"),
+            std::string::npos);
 }
 
 }  // namespace

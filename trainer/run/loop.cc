@@ -42,7 +42,7 @@ class TrainLoop {
         data_(state_.model.mesh.data()),
         writer_(fs::path(config.out) / "checkpoints", state_),
         console_(data_.rank() == 0 ? options.progress : ProgressStyle::kNone, config.log.every),
-        profile_(config.profile, config.out, data_.rank()) {
+        profile_(config.profile, config.out, data_.rank(), kernel_trace()) {
     resume();
     open_files(options);
     if (dataset.valid) eval_set_ = choose_documents(*dataset.valid, config.eval.tokens_per_domain);
@@ -127,6 +127,10 @@ class TrainLoop {
       metrics_->add_sink(std::make_unique<report::EventFile>(out / "tensorboard", state_.progress.step + 1));
     if (log.prometheus > 0)
       metrics_->add_sink(std::make_unique<report::Endpoint>(log.prometheus_address, log.prometheus));
+  }
+
+  Profile::TraceKernels kernel_trace() const {
+    return on_gpu() ? device::accelerator(state_.model.queue.kind()).trace_kernels : nullptr;
   }
 
   bool on_gpu() const { return state_.model.queue.kind() != device::DeviceKind::kCpu; }

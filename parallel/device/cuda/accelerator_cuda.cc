@@ -6,6 +6,7 @@
 #include "parallel/base/errors.h"
 #include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/image.h"
+#include "parallel/device/cuda/kernel_trace_cuda.h"
 #include "parallel/device/cuda/queue_cuda.h"
 
 namespace cadre::device::cuda {
@@ -107,7 +108,7 @@ std::unique_ptr<Queue> make_queue(int device) {
 }  // namespace
 
 Accelerator accelerator_cuda() {
-  return {DeviceKind::kCuda, "cuda", probe, make_queue, allocate, release, memory, 989e12};
+  return {DeviceKind::kCuda, "cuda", probe, make_queue, allocate, release, memory, trace_kernels, 989e12};
 }
 
 }  // namespace cadre::device::cuda

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <vector>
 
 #include "parallel/base/errors.h"
@@ -50,6 +51,40 @@ TEST(CudaProbe, AnAbsentDeviceIsAUsageError) {
     FAIL() << "made a queue on device " << absent;
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kUsage);
+  }
+}
+
+TEST(CudaProbe, ATraceWithoutAGpuSaysWhyThereIsNone) {
+  if (accelerator_cuda().probe().num_devices > 0) GTEST_SKIP() << "there is a GPU";
+  const TraceStart start = accelerator_cuda().trace_kernels();
+  EXPECT_EQ(start.trace == nullptr, !start.why_not.empty());
+}
+
+TEST_F(CudaDevice, ATraceHoldsWhatRanWhileItWasOpen) {
+  CudaQueue queue(0);
+  const Buffer buffer(DeviceKind::kCuda, 1 << 20);
+  std::vector<std::byte> host(1 << 20);
+  for (int round = 0; round < 2; ++round) {  // a second trace begins where the first ended
+    const auto begin = std::chrono::steady_clock::now();
+    TraceStart start = accelerator_cuda().trace_kernels();
+    if (start.trace == nullptr) GTEST_SKIP() << start.why_not;
+    EXPECT_EQ(accelerator_cuda().trace_kernels().trace, nullptr) << "two at once";
+    queue.zero(buffer.data(), buffer.bytes());
+    queue.download(buffer.data(), host.data(), host.size());
+    const std::vector<KernelSpan> spans = start.trace->finish();
+    const auto end = std::chrono::steady_clock::now();
+    queue.zero(buffer.data(), buffer.bytes());  // after it: in no trace
+    queue.wait();
+    ASSERT_EQ(spans.size(), 2u);
+    EXPECT_EQ(spans[1].name, "copy to the host");
+    EXPECT_EQ(spans[1].bytes, host.size());
+    const auto ns = [](auto time) {
+      return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+    };
+    constexpr int64_t kClocksDiffer = 1'000'000;
+    EXPECT_GE(spans[0].begin_ns, ns(begin) - kClocksDiffer);
+    EXPECT_LE(spans[0].end_ns, spans[1].begin_ns);
+    EXPECT_LE(spans[1].end_ns, ns(end) + kClocksDiffer);
   }
 }
 
