@@ -42,6 +42,8 @@ int physical_cores() {
 
 namespace {
 
+// GPUs are not bound: every rank sees its job's GPUs of the node and takes its own, since NCCL copies directly only between
+// GPUs that a process sees.
 std::vector<std::string> srun_command(const StartOptions& start) {
   require(in_path("srun"), ExitCode::kUsage, "srun is not in PATH; use --starter mpirun");
   return {"srun",           "--ntasks", std::to_string(start.ranks), "--mpi=pmix", "--kill-on-bad-exit=1",
@@ -76,17 +78,23 @@ std::vector<std::string> start_command(const StartOptions& start, const std::vec
 }
 
 std::string describe_places(const StartOptions& start, int threads) {
-  if (start.starter == Starter::kSrun) return fmt::format("{} ranks, placed by Slurm", start.ranks);
+  const char* const elsewhere = start.on_gpus ? "; each takes the GPU of its number on its host" : "";
+  if (start.starter == Starter::kSrun)
+    return fmt::format("{} ranks, placed by Slurm{}", start.ranks, elsewhere);
   if (!start.hosts.empty()) {
     std::string list;
     for (const Host& host : start.hosts)
       list += fmt::format("{}{} ({})", list.empty() ? "" : ", ", host.name, host.slots);
-    return fmt::format("{} ranks over the slots of {}", start.ranks, list);
+    return fmt::format("{} ranks over the slots of {}{}", start.ranks, list, elsewhere);
   }
+  std::string gpus;
+  for (int rank = 0; start.on_gpus && rank < start.ranks; ++rank)
+    gpus += fmt::format("{} rank {} on GPU {}", rank == 0 ? ";" : ",", rank, rank);
+  if (start.on_gpus) gpus += fmt::format(" of {}", start.gpus);
   const int share = std::max(1, start.cores / start.ranks);
-  return fmt::format("{} rank{} on this host with {} core{}: {} thread{} each", start.ranks,
+  return fmt::format("{} rank{} on this host with {} core{}: {} thread{} each{}", start.ranks,
                      start.ranks > 1 ? "s" : "", start.cores, start.cores > 1 ? "s" : "",
-                     threads > 0 ? threads : share, (threads > 0 ? threads : share) > 1 ? "s" : "");
+                     threads > 0 ? threads : share, (threads > 0 ? threads : share) > 1 ? "s" : "", gpus);
 }
 
 std::vector<std::pair<std::string, std::string>> rank_environment(bool root) {

@@ -18,6 +18,8 @@ struct StartOptions {
   int ranks = 1;
   int cores = 1;            // of this host
   std::vector<Host> hosts;  // empty: this host alone
+  bool on_gpus = false;     // each rank takes the GPU of its number on its host
+  int gpus = 0;             // of this host
 };
 // argv of `ranks` copies of `rank`. A lone rank on this host needs no mpirun. Throws Error(kUsage) when the
 // starter is not in PATH.

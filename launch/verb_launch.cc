@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "launch/gpus.h"
 #include "launch/hosts.h"
 #include "launch/monitor.h"
 #include "launch/mpirun.h"
@@ -17,6 +18,7 @@
 #include "launch/supervise.h"
 #include "launch/verbs.h"
 #include "parallel/base/files.h"
+#include "parallel/device/accelerator.h"
 #include "trainer/run/initial_model.h"
 #include "trainer/run/run_config.h"
 
@@ -42,12 +44,26 @@ int slurm_tasks() {
   return tasks != nullptr ? std::atoi(tasks) : 0;
 }
 
+// `device: auto` takes GPUs when each rank of a host can have one; only this host's can be counted.
+void choose_gpus(StartOptions& start, const trainer::RunConfig& config) {
+  start.gpus = count_gpus(std::getenv("CUDA_VISIBLE_DEVICES"));
+  const bool elsewhere = !start.hosts.empty() || start.starter == Starter::kSrun || slurm_tasks() > 0;
+  const bool enough = start.gpus > 0 && (elsewhere || start.ranks <= start.gpus);
+  start.on_gpus =
+      config.device == "cuda" || (config.device == "auto" && enough && !device::accelerators().empty());
+  require(!start.on_gpus || enough || elsewhere || start.gpus == 0, ExitCode::kUsage,
+          "found {} GPUs for {} ranks with device: cuda; start one rank for each GPU (-n {})", start.gpus,
+          start.ranks, start.gpus);
+}
+
 // Who runs where; chosen again before each start.
 StartOptions choose_places(const LaunchOptions& options, const trainer::RunConfig& config, bool again) {
   StartOptions start{.starter = options.starter == "srun" ? Starter::kSrun : Starter::kMpirun,
                      .ranks = options.num_ranks,
                      .cores = physical_cores(),
-                     .hosts = {}};
+                     .hosts = {},
+                     .on_gpus = false,
+                     .gpus = 0};
   int slots = slurm_tasks();
   if (!options.hosts.empty()) {
     start.hosts = read_hosts(options.hosts);
@@ -63,6 +79,7 @@ StartOptions choose_places(const LaunchOptions& options, const trainer::RunConfi
   }
   require(start.ranks > 0, ExitCode::kUsage,
           "how many ranks? Give -n, or --hosts, or start inside a Slurm job");
+  choose_gpus(start, config);
   return start;
 }
 
@@ -144,6 +161,7 @@ int submit(const LaunchOptions& options, const trainer::RunConfig& config) {
   require(options.num_ranks > 0, ExitCode::kUsage, "--slurm needs -n, the number of ranks");
   SlurmOptions job = options.job;
   job.ranks = options.num_ranks;
+  if (config.device == "cuda" && job.gpus_per_node == 0) job.gpus_per_node = job.ranks / job.nodes;
   const fs::path out = fs::absolute(config.out);
   if (job.output.empty()) job.output = (out / "slurm-%j.log").string();
   std::vector<std::string> launcher = {fs::read_symlink("/proc/self/exe"),

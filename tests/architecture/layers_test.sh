@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every folder includes only what docs/design.md allows it. Linking would catch most of it, but not headers without code.
+# Every folder includes only what docs/design.md allows it. Linking would catch most of it, but not headers without code. And no
+# program is started through a shell.
 #   layers_test.sh ROOT
 set -euo pipefail
 root=$1
@@ -34,6 +35,12 @@ wrong_includes() {
     done
 }
 
+# Prints the lines that start a program through a shell, which would run a user's words.
+shells() {
+  (cd "$1" && grep -rnE --include='*.cc' --include='*.h' --include='*.cu' '\b(system|popen|wordexp)\(|"(/bin/)?(ba|da)?sh"' \
+    parallel moe optim data trainer launch) || true
+}
+
 # The check itself is checked on a tree with one wrong include of each kind.
 trial=$(mktemp -d)
 trap 'rm -rf "$trial"' EXIT
@@ -46,6 +53,10 @@ echo '#include "data/loader.h"' >"$trial/trainer/run/fine.cc"
 found=$(wrong_includes "$trial" | wc -l)
 [ "$found" = 4 ] || { echo "layers_test: found $found of 4 planted wrong includes" >&2; exit 1; }
 
-wrong=$(wrong_includes "$root")
+echo 'void f(const char* x) { std::system(x); execlp("sh", "sh", "-c", x, nullptr); popen(x, "r"); }' >"$trial/launch/shell.cc"
+echo 'auto now = std::chrono::system_clock::now();' >"$trial/launch/clock.cc"
+[ "$(shells "$trial" | wc -l)" = 1 ] || { echo "layers_test: the planted shell was not found" >&2; exit 1; }
+
+wrong=$(wrong_includes "$root"; shells "$root")
 [ -z "$wrong" ] || { echo "$wrong" >&2; exit 1; }
-echo "layers_test: all includes go down"
+echo "layers_test: all includes go down, and nothing starts a shell"

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "launch/gpus.h"
 #include "launch/hosts.h"
 #include "launch/monitor.h"
 #include "launch/mpirun.h"
@@ -153,11 +154,30 @@ TEST(ElasticRanks, AreTheMostThatFit) {
 
 TEST(StartCommand, NamesHostsAndStarters) {
   const std::vector<std::string> rank = {"/opt/cadre", "train", "run.yaml"};
-  EXPECT_EQ(shell_line(start_command({.ranks = 3, .cores = 2, .hosts = {{"a", 2}, {"b", 1}}}, rank)),
+  EXPECT_EQ(shell_line(start_command(
+                {.ranks = 3, .cores = 2, .hosts = {{"a", 2}, {"b", 1}}, .on_gpus = false, .gpus = 0}, rank)),
             "mpirun -np 3 --bind-to none --host a:2,b:1 -x OPENBLAS_NUM_THREADS -x OMP_NUM_THREADS "
             "/opt/cadre train run.yaml");
-  EXPECT_EQ(describe_places({.ranks = 2, .cores = 4, .hosts = {}}, 0),
+  EXPECT_EQ(describe_places({.ranks = 2, .cores = 4, .hosts = {}, .on_gpus = false, .gpus = 0}, 0),
             "2 ranks on this host with 4 cores: 2 threads each");
+}
+
+TEST_F(Jobs, GpusAreCountedAsCudaReadsThem) {
+  EXPECT_EQ(count_gpus(nullptr, folder_), 0);
+  for (const char* name : {"nvidia0", "nvidia1", "nvidiactl", "nvidia3"}) std::ofstream(folder_ / name) << "";
+  EXPECT_EQ(count_gpus(nullptr, folder_), 2);
+  EXPECT_EQ(count_gpus("", folder_), 0);
+  EXPECT_EQ(count_gpus("3,GPU-8932f937,5", folder_), 3);
+  EXPECT_EQ(count_gpus("1,-1,2", folder_), 1);
+}
+
+TEST(StartCommand, SaysWhichRankTakesWhichGpu) {
+  StartOptions start{.ranks = 2, .cores = 4, .hosts = {}, .on_gpus = true, .gpus = 4};
+  EXPECT_EQ(describe_places(start, 2),
+            "2 ranks on this host with 4 cores: 2 threads each; rank 0 on GPU 0, rank 1 on GPU 1 of 4");
+  start.hosts = {{"a", 1}, {"b", 1}};
+  EXPECT_EQ(describe_places(start, 2),
+            "2 ranks over the slots of a (1), b (1); each takes the GPU of its number on its host");
 }
 
 TEST(BatchScript, HoldsWhatWasAskedForAndQuotesTheRest) {

@@ -159,11 +159,13 @@ TEST_F(Launch, OnlyTheChildsEnvironmentIsChanged) {
 
 TEST(MpirunCommand, OversubscribesOnlyBeyondTheCores) {
   const std::vector<std::string> rank = {"/opt/cadre", "train", "run.yaml"};
-  EXPECT_EQ(start_command({.ranks = 1, .cores = 1, .hosts = {}}, rank), rank);
-  EXPECT_EQ(shell_line(start_command({.ranks = 2, .cores = 2, .hosts = {}}, rank)),
-            "mpirun -np 2 --bind-to none /opt/cadre train run.yaml");
-  EXPECT_EQ(shell_line(start_command({.ranks = 3, .cores = 2, .hosts = {}}, rank)),
-            "mpirun -np 3 --bind-to none --oversubscribe /opt/cadre train run.yaml");
+  EXPECT_EQ(start_command({.ranks = 1, .cores = 1, .hosts = {}, .on_gpus = false, .gpus = 0}, rank), rank);
+  EXPECT_EQ(
+      shell_line(start_command({.ranks = 2, .cores = 2, .hosts = {}, .on_gpus = false, .gpus = 0}, rank)),
+      "mpirun -np 2 --bind-to none /opt/cadre train run.yaml");
+  EXPECT_EQ(
+      shell_line(start_command({.ranks = 3, .cores = 2, .hosts = {}, .on_gpus = false, .gpus = 0}, rank)),
+      "mpirun -np 3 --bind-to none --oversubscribe /opt/cadre train run.yaml");
   EXPECT_GE(physical_cores(), 1);
 }
 
@@ -171,7 +173,7 @@ TEST(MpirunCommand, SaysWhenMpirunIsMissing) {
   const std::string path = std::getenv("PATH");
   setenv("PATH", "/nonexistent", 1);
   try {
-    start_command({.ranks = 2, .cores = 2, .hosts = {}}, {"cadre"});
+    start_command({.ranks = 2, .cores = 2, .hosts = {}, .on_gpus = false, .gpus = 0}, {"cadre"});
     ADD_FAILURE() << "mpirun was found";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kUsage);
@@ -196,7 +198,8 @@ TEST_F(Launch, MpirunForwardsTheRequestAndTheExitCode) {
       "; trap 'touch got.$OMPI_COMM_WORLD_RANK; sleep 0.5; exit 75' USR1; "
       "touch ready.$OMPI_COMM_WORLD_RANK; i=0; while [ $i -lt 600 ]; do sleep 0.05; i=$((i+1)); done";
   Supervised job;
-  job.command = start_command({.ranks = 2, .cores = 1, .hosts = {}}, {"sh", "-c", rank});
+  job.command =
+      start_command({.ranks = 2, .cores = 1, .hosts = {}, .on_gpus = false, .gpus = 0}, {"sh", "-c", rank});
   job.environment = rank_environment(geteuid() == 0);
   const pid_t pid = launch(job);
   ASSERT_TRUE(appears("ready.0"));
@@ -212,7 +215,8 @@ TEST_F(Launch, AKilledLauncherLeavesNoMpirunRanks) {
                            "; echo $$ > id.$OMPI_COMM_WORLD_RANK; "
                            "touch ready.$OMPI_COMM_WORLD_RANK; sleep 60";
   Supervised job;
-  job.command = start_command({.ranks = 2, .cores = 1, .hosts = {}}, {"sh", "-c", rank});
+  job.command =
+      start_command({.ranks = 2, .cores = 1, .hosts = {}, .on_gpus = false, .gpus = 0}, {"sh", "-c", rank});
   job.environment = rank_environment(geteuid() == 0);
   const pid_t pid = launch(job);
   ASSERT_TRUE(appears("ready.0"));

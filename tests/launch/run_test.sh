@@ -3,6 +3,8 @@
 # evaluate, generate, inspect.
 #   run_test.sh CADRE MPIRUN
 set -euo pipefail
+umask 022  # what is private is the program's own doing
+export CADRE_TEST_SECRET=correct-horse-$$
 cadre=$1 mpirun=$2
 work=$(mktemp -d)
 ranks=
@@ -75,6 +77,19 @@ wait $ranks || code=$?
 pgrep -f "$work/long.yaml" >/dev/null && fail "a rank is left over"
 ranks=
 
+# A shell's marks in a user's words are words. A rank that is lost leaves a post-mortem.
+odd='out=odd;touch owned $(touch owned) `touch owned`&|>owned'
+"$cadre" launch -n 2 --backoff 0.1 long.yaml "$odd" train.steps=400 checkpoint.every=5 >output 2>&1 &
+ranks=$!
+wait_for 60 grep -q '"step":9,' "${odd#out=}/metrics.jsonl" 2>/dev/null
+pkill -KILL -f -n "^$cadre train long.yaml out=odd" || fail "no rank of the odd folder"
+wait_for 60 grep -q 'resumed from' output
+kill -USR1 $ranks
+wait $ranks || true
+ranks=
+[ ! -e owned ] || fail "a word of the command line was run by a shell"
+ls "${odd#out=}"/post-mortem-*.txt >/dev/null || fail "no post-mortem"
+
 # Another layout goes on from the checkpoint.
 last=$(ls long/checkpoints | tail -n 1 | sed 's/step-0*//')
 ends_with 0 "$cadre" train long.yaml mesh.ep=1 train.steps=$((last + 2))
@@ -119,6 +134,13 @@ for what in run run/checkpoints/step-00000030 data/manifest.json data/train-0000
   ends_with 0 "$cadre" inspect $what --json
   says '^{"kind":'
 done
+
+# Only the owner reads what a run leaves, and the environment is in none of it.
+ends_with 0 "$cadre" report run long -o report.html
+open=$(find run long odd* report.html \( -type d ! -perm 700 -o -type f ! -perm 600 \) | head -n 3)
+[ -z "$open" ] || fail "open to others: $open"
+told=$(grep -rla -- "$CADRE_TEST_SECRET" run long odd* report.html output || true)
+[ -z "$told" ] || fail "a variable of the environment is in $told"
 
 # A damaged newest checkpoint: the one before is used, and the log says so.
 truncate -s 100 run/checkpoints/step-00000030/rank-00001.bin

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Slurm of this test alone: munged, slurmctld and one slurmd a node, all on this host, started by hand as root and kept in
 # one folder with ports of its own. No systemd, no cgroups, no accounting.
-#   cluster.sh start FOLDER NODES CPUS-PER-NODE      then export SLURM_CONF=FOLDER/slurm.conf
+#   cluster.sh start FOLDER NODES CPUS-PER-NODE GPUS-PER-NODE     then export SLURM_CONF=FOLDER/slurm.conf; the GPUs are pretended
 #   cluster.sh stop FOLDER
 set -euo pipefail
 verb=$1 folder=$2
@@ -11,7 +11,7 @@ fail() { echo "cluster: $*" >&2; exit 1; }
 remember() { echo "$1 $2" >>"$folder/processes"; }
 
 write_config() {
-  local nodes=$1 cpus=$2 host port
+  local nodes=$1 cpus=$2 gpus=$3 host port
   host=$(hostname -s) port=$((20000 + ($$ * 7) % 12000))
   cat >"$folder/slurm.conf" <<END
 ClusterName=cadretest
@@ -37,24 +37,28 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=pmix
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+GresTypes=gpu
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 SlurmdParameters=config_overrides
 KillWait=5
 ReturnToService=2
 MinJobAge=3600
 END
+  # Slurm wants a device for each GPU and takes the number at the end of its name.
+  for i in $(seq 0 $((gpus - 1))); do mknod "$folder/gpu$i" c 1 3; done
+  echo "Name=gpu File=$folder/gpu[0-$((gpus - 1))]" >"$folder/gres.conf"
   for i in $(seq "$nodes"); do
-    echo "NodeName=n$i NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + i)) CPUs=$cpus State=UNKNOWN" >>"$folder/slurm.conf"
+    echo "NodeName=n$i NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + i)) CPUs=$cpus Gres=gpu:$gpus State=UNKNOWN" >>"$folder/slurm.conf"
   done
   echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP" >>"$folder/slurm.conf"
 }
 
 start() {
-  local nodes=$1 cpus=$2
+  local nodes=$1 cpus=$2 gpus=$3
   mkdir -p "$folder"/{munge,state,log}
   chmod 755 "$folder" "$folder/munge"
   : >"$folder/processes"
-  write_config "$nodes" "$cpus"
+  write_config "$nodes" "$cpus" "$gpus"
   export SLURM_CONF=$folder/slurm.conf
   (umask 077 && head -c 64 /dev/urandom >"$folder/munge/key")
   chown -R munge: "$folder/munge"
@@ -93,7 +97,7 @@ stop() {
 }
 
 case $verb in
-  start) start "$3" "$4" ;;
+  start) start "$3" "$4" "$5" ;;
   stop) stop ;;
   *) fail "unknown verb $verb" ;;
 esac

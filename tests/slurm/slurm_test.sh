@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A run's life under a real Slurm of two nodes: submit, 2 and 4 ranks, the signal before the time limit, requeue, resume, loss of
-# a node, cancel.
-#   slurm_test.sh CADRE
+# a node, cancel; then the commands that docs/operations.md gives to newcomers.
+#   slurm_test.sh CADRE DOCS-OPERATIONS.MD CONFIGS-FOLDER
 set -euo pipefail
-cadre=$1
+cadre=$1 page=$2 configs=$3
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 skip() { echo "slurm_test: skipped: $*"; exit 77; }
 for program in slurmctld slurmd munged sbatch srun; do
@@ -52,7 +52,7 @@ checkpoint: {every: 10, keep: 3}
 log: {every: 1}
 END
 
-"$here/cluster.sh" start "$work/slurm" 2 4
+"$here/cluster.sh" start "$work/slurm" 2 4 2
 export SLURM_CONF=$work/slurm/slurm.conf
 # Pretended nodes share a host: shared memory between ranks would mistake them for neighbours.
 export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,tcp OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_rmaps_base_oversubscribe=1
@@ -62,6 +62,12 @@ launch -n 2 --time 5 --dry-run run.yaml >script
 for line in '--nodes=2' '--ntasks-per-node=1' '--partition=main' '--time=5' '--requeue'; do
   grep -q "^#SBATCH $line" script || fail "no $line in the script"
 done
+
+echo "slurm_test: GPUs"
+launch -n 4 --dry-run run.yaml device=cuda | grep -q '^#SBATCH --gpus-per-node=2' || fail "no GPU for each rank in the script"
+# Each rank sees its job's GPUs of its node and can take the one of its number.
+seen=$(srun --nodes=2 --ntasks-per-node=2 --gpus-per-node=2 sh -c 'echo "$SLURM_LOCALID of $CUDA_VISIBLE_DEVICES"' | sort)
+[ "$seen" = "$(printf '%s of 0,1\n' 0 0 1 1)" ] || fail "the ranks see other GPUs: $seen"
 
 echo "slurm_test: 2 and 4 ranks"
 for ranks in 2 4; do
@@ -96,4 +102,25 @@ scancel "$job"
 wait_for 20 in_state "$job" CANCELLED
 nobody_left() { ! pgrep -f "$cadre train .*out=long" >/dev/null; }
 wait_for 20 nobody_left
+
+# Commands 3 to 5 of the page's first block, with less text and a smaller model.
+echo "slurm_test: the page's commands"
+page_command() { sed -n '/^## From a fresh cluster account/,/^## /p' "$page" | sed "s,^build/release/launch/cadre,$cadre," | grep "^$cadre $1 "; }
+ln -s "$configs" configs
+mkdir my-texts
+for file in "$(dirname "$page")"/*.md; do cp "$file" "my-texts/$(basename "$file" .md).txt"; done
+eval "$(page_command prepare | sed 's/--vocab-size [0-9]*/--vocab-size 512/')" >prepare.log 2>&1 || fail "$(cat prepare.log)"
+job=$(eval "$(page_command launch) model.dim=32 model.ffn_width=64 moe.width=32 data.seq_len=32 train.max_minutes=0 train.steps=100000 log.every=1")
+wait_for 60 reached runs/mine 3
+in_log runs/mine '4 ranks, expert degree 2' || fail "not 4 ranks"
+[ "$(scontrol show job "$job" | grep -c 'NumNodes=2')" = 1 ] || fail "not 2 nodes"
+top=$(timeout 60 bash -c "$(page_command top) --once")
+grep -q 'step' <<<"$top" || fail "cadre top says: $top"
+scancel --batch --signal=USR1 "$job"  # as Slurm does before the time limit
+wait_for 60 in_log runs/mine 'stopped with a checkpoint; queued again'
+wait_for 20 in_state "$job" PENDING
+at_once "$job"
+wait_for 60 in_log runs/mine 'resumed from'
+scancel "$job"
+wait_for 20 in_state "$job" CANCELLED
 echo "slurm_test: passed in $SECONDS s"
