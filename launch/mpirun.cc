@@ -46,8 +46,13 @@ namespace {
 // GPUs that a process sees.
 std::vector<std::string> srun_command(const StartOptions& start) {
   require(in_path("srun"), ExitCode::kUsage, "srun is not in PATH; use --starter mpirun");
-  return {"srun",           "--ntasks", std::to_string(start.ranks), "--mpi=pmix", "--kill-on-bad-exit=1",
-          "--cpu-bind=none"};
+  std::vector<std::string> command = {
+      "srun",           "--ntasks", std::to_string(start.ranks), "--mpi=pmix", "--kill-on-bad-exit=1",
+      "--cpu-bind=none"};
+  // Since Slurm 22.05 a step does not take this over from its job.
+  const char* const cores = std::getenv("SLURM_CPUS_PER_TASK");
+  if (cores != nullptr) command.push_back(std::string("--cpus-per-task=") + cores);
+  return command;
 }
 
 std::vector<std::string> mpirun_command(const StartOptions& start) {

@@ -1,10 +1,19 @@
 #include "launch/slurm.h"
 
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cctype>
+#include <cstdlib>
+#include <sstream>
 
 #include "launch/mpirun.h"
 #include "parallel/base/errors.h"
+
+extern char** environ;
 
 namespace cadre::launch {
 namespace {
@@ -45,6 +54,40 @@ std::string batch_script(const SlurmOptions& o, const std::vector<std::string>& 
   replace(script, "@DIRECTIVES@", directives);
   replace(script, "@LAUNCH@", shell_line(launcher));
   return script;
+}
+
+std::string node_cpus(const std::string& partition) {
+  std::vector<std::string> words = {"sinfo", "--noheader", "--format=%c"};
+  if (!partition.empty()) words.push_back("--partition=" + partition);
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return "";
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+  pid_t pid = -1;
+  const bool started = posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ) == 0;
+  posix_spawn_file_actions_destroy(&actions);
+  close(ends[1]);
+  std::string text;
+  char part[256];
+  for (ssize_t n; started && (n = read(ends[0], part, sizeof part)) > 0;) text.append(part, size_t(n));
+  close(ends[0]);
+  int status = 1;
+  if (started) waitpid(pid, &status, 0);
+  return status == 0 ? text : "";
+}
+
+int cores_of_rank(const std::string& node_cpus, int ranks_of_node) {
+  std::istringstream lines(node_cpus);
+  int fewest = 0;
+  for (std::string line; std::getline(lines, line);) {
+    const int cpus = std::atoi(line.c_str());
+    if (cpus > 0 && (fewest == 0 || cpus < fewest)) fewest = cpus;
+  }
+  return fewest / ranks_of_node;
 }
 
 }  // namespace cadre::launch

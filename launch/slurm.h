@@ -17,6 +17,12 @@ struct SlurmOptions {
 // letters, digits and _.:,/+=@%- are refused with Error(kUsage), since Slurm would cut them at a space.
 std::string batch_script(const SlurmOptions& options, const std::vector<std::string>& launcher);
 
+// What `sinfo` says about the CPUs of a partition's nodes (all partitions when empty): a number a line, "N+" where they differ.
+// Empty when Slurm does not answer.
+std::string node_cpus(const std::string& partition);
+// How many of them each of so many ranks of a node can have; 0 when that is not known.
+int cores_of_rank(const std::string& node_cpus, int ranks_of_node);
+
 extern const char* const kJobTemplate;
 
 }  // namespace cadre::launch

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -161,7 +162,12 @@ int submit(const LaunchOptions& options, const trainer::RunConfig& config) {
   require(options.num_ranks > 0, ExitCode::kUsage, "--slurm needs -n, the number of ranks");
   SlurmOptions job = options.job;
   job.ranks = options.num_ranks;
-  if (config.device == "cuda" && job.gpus_per_node == 0) job.gpus_per_node = job.ranks / job.nodes;
+  const int ranks_of_node = std::max(1, job.ranks / job.nodes);
+  if (config.device == "cuda" && job.gpus_per_node == 0) job.gpus_per_node = ranks_of_node;
+  if (job.cores_per_rank == 0) job.cores_per_rank = cores_of_rank(node_cpus(job.partition), ranks_of_node);
+  tell(fmt::format("{} ranks a node, {} cores a rank, {} GPUs a node", ranks_of_node,
+                   job.cores_per_rank > 0 ? std::to_string(job.cores_per_rank) : "the site's number of",
+                   job.gpus_per_node));
   const fs::path out = fs::absolute(config.out);
   if (job.output.empty()) job.output = (out / "slurm-%j.log").string();
   std::vector<std::string> launcher = {fs::read_symlink("/proc/self/exe"),
@@ -231,7 +237,8 @@ void add_slurm_options(CLI::App* verb, LaunchOptions& o) {
   verb->add_option("--account", o.job.account, "Account");
   verb->add_option("--time", o.job.time, "Time limit, as sbatch takes it");
   verb->add_option("--job-name", o.job.name, "Name")->capture_default_str();
-  verb->add_option("--cores", o.job.cores_per_rank, "Cores a rank")->check(CLI::Range(1, 4096));
+  verb->add_option("--cores", o.job.cores_per_rank, "Cores a rank; else as many as the nodes have")
+      ->check(CLI::Range(1, 4096));
   verb->add_option("--gpus-per-node", o.job.gpus_per_node, "GPUs of a node")->check(CLI::Range(1, 64));
   verb->add_option("--notice", o.job.notice_seconds,
                    "Seconds before the time limit at which the run checkpoints")

@@ -180,6 +180,25 @@ TEST(StartCommand, SaysWhichRankTakesWhichGpu) {
             "2 ranks over the slots of a (1), b (1); each takes the GPU of its number on its host");
 }
 
+TEST(BatchScript, RanksShareTheCoresOfTheSmallestNode) {
+  EXPECT_EQ(cores_of_rank("64\n32+\n", 4), 8);
+  EXPECT_EQ(cores_of_rank("48\n", 5), 9);
+  EXPECT_EQ(cores_of_rank("", 4), 0);
+  EXPECT_EQ(cores_of_rank("n/a\n", 4), 0);
+}
+
+TEST_F(Jobs, ASlurmThatDoesNotAnswerSaysNothing) {
+  const std::string path = std::getenv("PATH");
+  setenv("PATH", folder_.c_str(), 1);
+  EXPECT_EQ(node_cpus("main"), "") << "without sinfo";
+  std::ofstream(folder_ / "sinfo")
+      << "#!/bin/sh\n[ \"$3\" = --partition=main ] && echo 16 && exit 0\necho 8; exit 1\n";
+  fs::permissions(folder_ / "sinfo", fs::perms::owner_all);
+  EXPECT_EQ(node_cpus("main"), "16\n");
+  EXPECT_EQ(node_cpus("other"), "");
+  setenv("PATH", path.c_str(), 1);
+}
+
 TEST(BatchScript, HoldsWhatWasAskedForAndQuotesTheRest) {
   SlurmOptions options;
   options.ranks = 4;

@@ -59,7 +59,7 @@ export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,tcp OMPI_MCA_btl_tcp_if_include=lo OMP
 launch() { "$cadre" launch --slurm --nodes 2 --partition main --starter srun "$@"; }
 
 launch -n 2 --time 5 --dry-run run.yaml >script
-for line in '--nodes=2' '--ntasks-per-node=1' '--partition=main' '--time=5' '--requeue'; do
+for line in '--nodes=2' '--ntasks-per-node=1' '--cpus-per-task=4' '--partition=main' '--time=5' '--requeue'; do
   grep -q "^#SBATCH $line" script || fail "no $line in the script"
 done
 
