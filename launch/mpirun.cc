@@ -95,7 +95,7 @@ std::string describe_places(const StartOptions& start, int threads) {
   std::string gpus;
   for (int rank = 0; start.on_gpus && rank < start.ranks; ++rank)
     gpus += fmt::format("{} rank {} on GPU {}", rank == 0 ? ";" : ",", rank, rank);
-  if (start.on_gpus) gpus += fmt::format(" of {}", start.gpus);
+  if (start.on_gpus && start.gpus > 0) gpus += fmt::format(" of {}", start.gpus);
   const int share = std::max(1, start.cores / start.ranks);
   return fmt::format("{} rank{} on this host with {} core{}: {} thread{} each{}", start.ranks,
                      start.ranks > 1 ? "s" : "", start.cores, start.cores > 1 ? "s" : "",

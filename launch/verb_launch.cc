@@ -165,8 +165,8 @@ int submit(const LaunchOptions& options, const trainer::RunConfig& config) {
   const int ranks_of_node = std::max(1, job.ranks / job.nodes);
   if (config.device == "cuda" && job.gpus_per_node == 0) job.gpus_per_node = ranks_of_node;
   if (job.cores_per_rank == 0) job.cores_per_rank = cores_of_rank(node_cpus(job.partition), ranks_of_node);
-  tell(fmt::format("{} ranks a node, {} cores a rank, {} GPUs a node", ranks_of_node,
-                   job.cores_per_rank > 0 ? std::to_string(job.cores_per_rank) : "the site's number of",
+  tell(fmt::format("ranks a node: {}, cores a rank: {}, GPUs a node: {}", ranks_of_node,
+                   job.cores_per_rank > 0 ? std::to_string(job.cores_per_rank) : "as the site has it",
                    job.gpus_per_node));
   const fs::path out = fs::absolute(config.out);
   if (job.output.empty()) job.output = (out / "slurm-%j.log").string();
