@@ -2,7 +2,6 @@
 #include "data/planner.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 
@@ -10,6 +9,7 @@
 #include "data/planner/interleave.h"
 #include "data/planner/stream.h"
 #include "parallel/base/errors.h"
+#include "parallel/base/json_whole.h"
 #include "parallel/base/rng.h"
 
 namespace cadre::data {
@@ -178,22 +178,25 @@ void Planner::load(const nlohmann::json& state) try {
   same("seq_len", s.config.seq_len);
   same("pack", s.config.pack);
   same("documents", s.documents);
-  const Counts error = state.at("error");
-  const std::vector<Counts> bucket_error = state.at("bucket_error");
+  const auto counts = [](const json& list) { return base::wholes<int64_t>(list, ExitCode::kCheckpoint); };
+  const Counts error = counts(state.at("error"));
+  std::vector<Counts> bucket_error;
+  for (const json& list : state.at("bucket_error")) bucket_error.push_back(counts(list));
   bool fits = error.size() == s.domains && bucket_error.size() == s.domains &&
               state.at("streams").size() == s.streams.size();
   for (const Counts& e : bucket_error) fits = fits && e.size() == s.buckets;
   std::vector<Stream> streams = s.streams;
   for (size_t i = 0; fits && i < streams.size(); ++i) {
-    const auto t = state.at("streams").at(i).get<std::array<int64_t, 5>>();
-    fits = t[0] >= 0 && t[1] >= 0 && streams[i].restore({uint64_t(t[0]), uint64_t(t[1]), t[2], t[3], t[4]});
+    const Counts t = counts(state.at("streams").at(i));
+    fits = t.size() == 5 && t[0] >= 0 && t[1] >= 0 &&
+           streams[i].restore({uint64_t(t[0]), uint64_t(t[1]), t[2], t[3], t[4]});
   }
   require(fits, ExitCode::kCheckpoint,
           "the checkpoint's planner state does not fit this corpus of {} documents in {} domains; resume "
           "with the data that "
           "the run began with",
           s.documents, s.domains);
-  s.batches = state.at("batches");
+  s.batches = base::whole<decltype(s.batches)>(state.at("batches"), ExitCode::kCheckpoint);
   s.streams = std::move(streams);
   s.error = error;
   s.bucket_error = bucket_error;

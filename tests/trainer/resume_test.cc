@@ -274,6 +274,28 @@ TEST(Checkpoint, AnIndexNestedBeyondTheStackIsOneError) {
   }
 }
 
+TEST(Checkpoint, AnIndexWithNumbersThatAreNoCountsIsOneError) {
+  TempFolder folder;
+  fs::create_directories(folder.path());
+  for (const char* bytes :
+       {"64888888888888888888888888888888888888888888888", "1e300", "-1", "0.5", "true", "\"4\""}) {
+    const std::string text = fmt::format(
+        R"({{"format_version": 1, "step": 1, "files": {{"a": {{"bytes": {}, "sha256": ""}}}}, "tensors": {{}},
+            "run": 1, "config": "", "tokenizer": "", "manifest_sha256": "", "state": 1}})",
+        bytes);
+    std::ofstream(folder.path() / kIndexFile) << text;
+    std::ofstream(folder.path() / kIndexHashFile) << base::sha256_text(text);
+    try {
+      read_index(folder.path());
+      ADD_FAILURE() << bytes << " was accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kCheckpoint);
+      EXPECT_NE(std::string(error.what()).find("expected a whole number from 0"), std::string::npos)
+          << error.what();
+    }
+  }
+}
+
 TEST(MaxMinutes, EndsInTimeWithACompleteSchedule) {
   TempFolder folder;
   const auto start = std::chrono::steady_clock::now();

@@ -87,6 +87,9 @@ TEST(Task, MistakesAreNamedWithTheirLine) {
   EXPECT_NE(error("metadata: {version: 1.0}", "num_fewshot: -1").find("num_fewshot: found '-1'"),
             std::string::npos);
   EXPECT_NE(error("test_split: test", "test_split: dev").find("no split 'dev'"), std::string::npos);
+  EXPECT_NE(error("data_files: {", "data_files: {, ").find("expected a name before each file"),
+            std::string::npos)
+      << "a key that is nothing";
   EXPECT_NE(error("task: sums", "task: [").find("no YAML"), std::string::npos);
   f.write("test.jsonl", "{\"q\": 1}\n[2]\n");
   EXPECT_THROW(read_documents(f.task(kChoice), "test", 0), Error);

@@ -65,7 +65,10 @@ void read_files(TaskFields& fields, TaskConfig& task) {
   };
   if (files.IsMap()) {
     TaskFields splits(files, task.source, "dataset_kwargs.data_files");
-    for (const auto& entry : files) add(splits, entry.first.Scalar(), entry.first.Scalar());
+    for (const auto& entry : files) {
+      if (!entry.first.IsScalar()) inner.refuse("data_files", "expected a name before each file");
+      add(splits, entry.first.Scalar(), entry.first.Scalar());
+    }
   } else {
     add(inner, "data_files", "train");  // as the datasets library calls a file without a split
   }

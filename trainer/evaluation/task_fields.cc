@@ -1,6 +1,7 @@
 #include "trainer/evaluation/task_fields.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "parallel/base/config.h"
 #include "parallel/base/errors.h"
@@ -22,7 +23,8 @@ void TaskFields::refuse(const std::string& key, const std::string& message) cons
 
 YAML::Node TaskFields::get(const std::string& key) {
   known_.push_back(key);
-  const YAML::Node found = node_[key];
+  const YAML::Node found =
+      std::as_const(node_)[key];  // else a missing key would be added, under somebody's loop
   if (!found.IsDefined() || found.IsNull()) return YAML::Node();
   if (found.Tag() == "!function") refuse(key, "functions in Python are not supported; write a template");
   return found;

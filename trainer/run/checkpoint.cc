@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "parallel/base/json_whole.h"
 #include "parallel/base/log.h"
 #include "parallel/device/transfer.h"
 #include "trainer/run/checkpoint_folder.h"
@@ -100,15 +101,18 @@ void require_same_optimizer(const TrainState& state, const json& saved) {
 }
 
 void restore_progress(TrainState& state, const json& saved) {
-  state.progress.step = saved.at("step").get<uint64_t>();
-  state.progress.tokens = saved.at("tokens").get<uint64_t>();
-  state.counters.skips_in_row = saved.at("skips_in_row").get<int64_t>();
-  state.counters.skipped_steps = saved.at("skipped_steps").get<int64_t>();
+  const auto count = [&](const char* key) {
+    return base::whole<int64_t>(saved.at(key), ExitCode::kCheckpoint);
+  };
+  state.progress.step = uint64_t(count("step"));
+  state.progress.tokens = uint64_t(count("tokens"));
+  state.counters.skips_in_row = count("skips_in_row");
+  state.counters.skipped_steps = count("skipped_steps");
   state.counters.train_seconds = saved.at("train_seconds").get<double>();
   // Steps that max_minutes has cut stay cut; else the run file may lengthen a run.
   if (state.config().train.max_minutes > 0 && saved.at("total_fixed").get<bool>()) {
     state.counters.total_fixed = true;
-    state.progress.total_steps = saved.at("total_steps").get<uint64_t>();
+    state.progress.total_steps = uint64_t(count("total_steps"));
   }
 }
 
@@ -229,7 +233,8 @@ void restore(TrainState& state, TensorReader& reader) {
       reader.read(tensor, row.shape, state.model.layout.at(piece.row).global_begin + piece.row_begin, values);
       device::upload(state.model.queue, values, data);
     });
-    state.optimizer->set_updates(index.state.at("optimizer").at("updates").get<int64_t>());
+    state.optimizer->set_updates(
+        base::whole<int64_t>(index.state.at("optimizer").at("updates"), ExitCode::kCheckpoint));
     restore_progress(state, index.state.at("progress"));
     state.feed.load(index.state.at("feed"));
     // Checkpoints from before there was a detector have no history for it.

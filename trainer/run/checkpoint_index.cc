@@ -4,11 +4,17 @@
 
 #include "parallel/base/files.h"
 #include "parallel/base/json_depth.h"
+#include "parallel/base/json_whole.h"
 
 namespace cadre::trainer {
 namespace {
 
 using nlohmann::json;
+
+template <class T>
+T whole(const json& value) {
+  return base::whole<T>(value, ExitCode::kCheckpoint);
+}
 
 json piece_json(const TensorPiece& p) {
   return {{"file", p.file}, {"offset", p.offset}, {"begin", p.begin}, {"count", p.count}};
@@ -24,7 +30,7 @@ TensorInfo read_tensor(const std::string& name, const json& j, const std::map<st
   t.dtype = j.at("dtype").get<std::string>();
   require(t.dtype == "float32", ExitCode::kCheckpoint, "tensor {} has type '{}', expected float32", name,
           t.dtype);
-  t.shape = j.at("shape").get<std::vector<int64_t>>();
+  t.shape = base::wholes<int64_t>(j.at("shape"), ExitCode::kCheckpoint);
   int64_t numel = 1;
   for (int64_t d : t.shape) {
     require(d > 0 && d < (int64_t(1) << 40) && numel < (int64_t(1) << 44) / d, ExitCode::kCheckpoint,
@@ -32,8 +38,8 @@ TensorInfo read_tensor(const std::string& name, const json& j, const std::map<st
     numel *= d;
   }
   for (const json& p : j.at("pieces")) {
-    t.pieces.push_back({p.at("file").get<std::string>(), p.at("offset").get<uint64_t>(),
-                        p.at("begin").get<int64_t>(), p.at("count").get<int64_t>()});
+    t.pieces.push_back({p.at("file").get<std::string>(), whole<uint64_t>(p.at("offset")),
+                        whole<int64_t>(p.at("begin")), whole<int64_t>(p.at("count"))});
   }
   std::sort(t.pieces.begin(), t.pieces.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
   int64_t covered = 0;
@@ -54,14 +60,14 @@ TensorInfo read_tensor(const std::string& name, const json& j, const std::map<st
 
 CheckpointIndex parse(const json& j) {
   CheckpointIndex index;
-  const int version = j.at("format_version").get<int>();
+  const int version = whole<int>(j.at("format_version"));
   require(version == CheckpointIndex::kFormatVersion, ExitCode::kCheckpoint,
           "format version {}, this build reads {}; use the build that wrote it", version,
           CheckpointIndex::kFormatVersion);
-  index.step = j.at("step").get<uint64_t>();
+  index.step = whole<uint64_t>(j.at("step"));
   for (const auto& [name, info] : j.at("files").items()) {
     require(is_plain_name(name), ExitCode::kCheckpoint, "bad file name '{}'", name);
-    index.files[name] = {info.at("bytes").get<uint64_t>(), info.at("sha256").get<std::string>()};
+    index.files[name] = {whole<uint64_t>(info.at("bytes")), info.at("sha256").get<std::string>()};
   }
   for (const auto& [name, tensor] : j.at("tensors").items()) {
     index.tensors[name] = read_tensor(name, tensor, index.files);
