@@ -17,7 +17,7 @@ struct AdamWStep {
   double correction1 = 1;   // 1 - beta1^t
   double correction2 = 1;   // 1 - beta2^t
   // Random rounding (of values to T when `stochastic`, of bf16 moments always) is a function of `seed` and
-  // first + i, the element's place in the group's flat buffer.
+  // first + i, the element's place in its tensor.
   bool stochastic = false;
   uint64_t seed = 0;
   int64_t first = 0;

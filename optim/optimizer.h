@@ -31,6 +31,13 @@ struct OptimizerContext : OwnedSlices {
   const device::DeviceKernels<T>* kernels = nullptr;  // Muon needs the GEMM
   const OptimKernels<T>* optim_kernels = nullptr;
   device::ParamStore<T>* store = nullptr;
+  uint64_t seed = 0;     // of random rounding
+  bool planned = false;  // only bytes() will be asked for: nothing is allocated
+
+  device::Buffer allocate(size_t bytes) const {
+    if (planned) return device::Buffer::planned(bytes);
+    return device::Buffer(queue ? queue->kind() : device::DeviceKind::kCpu, bytes);
+  }
 };
 
 // W: the type of states, wide_t of the storage type.
@@ -47,6 +54,14 @@ class Optimizer {
     return (void)name, (void)row, true;
   }
   virtual device::View<W, 1> state(const std::string& name, device::Group group) = 0;
+  // The same where states are kept in bf16: then this is not empty, and state() is.
+  virtual device::View<device::bf16, 1> narrow_state(const std::string& name, device::Group group) {
+    return (void)name, (void)group, device::View<device::bf16, 1>();
+  }
+  virtual size_t bytes() const = 0;  // of device memory
+  // After masters and updates() came from a checkpoint: makes weights again that are not the masters rounded to the
+  // nearest.
+  virtual void restore_values() {}
   // out = P grad for one piece's elements, P as the last update left it (Adam: 1/(sqrt(vhat) + eps); ones
   // before the first update). For influence.
   virtual void precondition(device::Group group, const comm::Piece& piece, device::View<const W, 1> grad,

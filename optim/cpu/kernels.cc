@@ -5,6 +5,9 @@
 #include <cassert>
 #include <cmath>
 
+#include "optim/rounding.h"
+#include "parallel/base/rng.h"
+
 namespace cadre::optim {
 namespace {
 
@@ -16,26 +19,40 @@ const T* gradient(device::View<const T, 1> grad, device::View<const T, 1> grad_s
   return grad_sum.empty() ? grad.data() : grad_sum.data();
 }
 
-template <class T>
-void adamw(device::Queue& queue, const AdamWStep& s, const AdamWTensors<T>& tensors) {
+// M: the type of the moments.
+template <class T, class M>
+void adamw_typed(device::Queue& queue, const AdamWStep& s, const AdamWTensors<T>& tensors, M* __restrict pm,
+                 M* __restrict pv) {
   using W = device::wide_t<T>;
-  assert(tensors.value.data() == tensors.master.data() && tensors.m_bf16.empty());
+  assert(tensors.value.data() == tensors.master.data());
   const W b1 = W(s.beta1), b2 = W(s.beta2), scale = W(s.grad_scale), eps = W(s.eps);
   // p -= lr (mhat / (sqrt(vhat) + eps) + decay p), with the corrections folded into two factors.
   const W rate = W(s.lr / s.correction1), root = W(1 / std::sqrt(s.correction2)),
           keep = W(1 - s.lr * s.weight_decay);
   const W* __restrict g = gradient(tensors.grad, tensors.grad_sum);
   W* __restrict p = tensors.master.data();
-  W* __restrict pm = tensors.m.data();
-  W* __restrict pv = tensors.v.data();
+  const base::Philox random(s.seed);
   device::cpu(queue).parallel_for(tensors.value.size(), kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const W gi = g[i] * scale;
-      pm[i] = b1 * pm[i] + (1 - b1) * gi;
-      pv[i] = b2 * pv[i] + (1 - b2) * gi * gi;
-      p[i] = keep * p[i] - rate * pm[i] / (std::sqrt(pv[i]) * root + eps);
+      const W m = b1 * W(pm[i]) + (1 - b1) * gi, v = b2 * W(pv[i]) + (1 - b2) * gi * gi;
+      p[i] = keep * p[i] - rate * m / (std::sqrt(v) * root + eps);
+      if constexpr (std::is_same_v<M, W>) {
+        pm[i] = m;
+        pv[i] = v;
+      } else {  // the words that CUDA's kernel takes
+        const auto words = random.words(uint64_t(s.first + i));
+        pm[i] = round_at_random(float(m), words[1]);
+        pv[i] = round_at_random(float(v), words[2]);
+      }
     }
   });
+}
+
+template <class T>
+void adamw(device::Queue& queue, const AdamWStep& s, const AdamWTensors<T>& tensors) {
+  if (tensors.m_bf16.empty()) return adamw_typed(queue, s, tensors, tensors.m.data(), tensors.v.data());
+  adamw_typed(queue, s, tensors, tensors.m_bf16.data(), tensors.v_bf16.data());
 }
 
 template <class T>

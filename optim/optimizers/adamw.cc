@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "optim/rounding.h"
+#include "parallel/base/rng.h"
+#include "parallel/device/transfer.h"
+
 namespace cadre::optim {
 namespace {
 
@@ -15,36 +19,76 @@ class AdamW final : public Optimizer<device::wide_t<T>> {
   using W = device::wide_t<T>;
   AdamW(const AdamWConfig& config, OptimizerContext<T> context)
       : config_(config), context_(std::move(context)) {
+    const size_t element = config_.narrow_moments ? sizeof(device::bf16) : sizeof(W);
     for (int g = 0; g < device::kNumGroups; ++g) {
-      const int64_t size = context_.state_size[g];
-      const auto kind = context_.queue ? context_.queue->kind() : device::DeviceKind::kCpu;
-      for (auto* memory : {&m_[g], &v_[g]}) *memory = device::Buffer(kind, size_t(size) * sizeof(W));
+      for (auto* memory : {&m_[g], &v_[g]})
+        *memory = context_.allocate(size_t(context_.state_size[g]) * element);
     }
   }
 
   void step(double lr, double grad_scale) override {
     ++this->updates_;
     for (int g = 0; g < device::kNumGroups; ++g) {
-      for (const comm::Piece& piece : context_.pieces[g]) {
-        adamw_piece(context_, config_, Group(g), piece, lr, grad_scale, this->updates_, view(m_[g], Group(g)),
-                    view(v_[g], Group(g)));
-      }
+      const Group group = Group(g);
+      const Moments<W> moments{state("m", group), state("v", group), narrow_state("m", group),
+                               narrow_state("v", group)};
+      for (const comm::Piece& piece : context_.pieces[g])
+        adamw_piece(context_, config_, group, piece, lr, grad_scale, this->updates_, moments);
     }
   }
 
   std::vector<std::string> state_names() const override { return {"m", "v"}; }
   View<W, 1> state(const std::string& name, Group group) override {
-    return view(name == "m" ? m_[int(group)] : v_[int(group)], group);
+    return config_.narrow_moments ? View<W, 1>() : view<W>(name, group);
+  }
+  View<device::bf16, 1> narrow_state(const std::string& name, Group group) override {
+    return config_.narrow_moments ? view<device::bf16>(name, group) : View<device::bf16, 1>();
+  }
+  void restore_values() override {
+    if constexpr (std::is_same_v<T, device::bf16>) {
+      if (!config_.stochastic || this->updates_ == 0) return;
+      for (int g = 0; g < device::kNumGroups; ++g) {
+        for (const comm::Piece& piece : context_.pieces[g]) round_masters(Group(g), piece);
+      }
+    }
+  }
+  size_t bytes() const override {
+    size_t sum = 0;
+    for (int g = 0; g < device::kNumGroups; ++g) sum += m_[g].bytes() + v_[g].bytes();
+    return sum;
   }
   void precondition(Group group, const comm::Piece& piece, View<const W, 1> grad,
                     View<W, 1> out) const override {
-    adamw_precondition<T>(config_, this->updates_,
-                          view(v_[int(group)], group).rows(piece.state_offset, piece.count), grad, out);
+    if (config_.narrow_moments) {
+      const auto v = view<device::bf16>("v", group).rows(piece.state_offset, piece.count);
+      std::vector<W> wide(v.begin(), v.end());
+      const View<const W, 1> values(wide.data(), {piece.count});
+      return adamw_precondition<T>(config_, this->updates_, values, grad, out);
+    }
+    adamw_precondition<T>(config_, this->updates_, view<W>("v", group).rows(piece.state_offset, piece.count),
+                          grad, out);
   }
 
  private:
-  View<W, 1> view(const device::Buffer& memory, Group group) const {
-    return View<W, 1>(reinterpret_cast<W*>(memory.data()), {context_.state_size[int(group)]});
+  // The random words of the update that made the masters.
+  void round_masters(Group group, const comm::Piece& piece) {
+    const device::ParamLayout& layout = context_.store->layout();
+    const device::ParamRow& row = layout.table().row(piece.row);
+    const base::Philox random(rounding_key(context_.seed, this->updates_, row));
+    const int64_t first = layout.at(piece.row).global_begin + piece.row_begin;
+    std::vector<W> masters(size_t(piece.count));
+    context_.store->get(*context_.queue, group, piece.group_offset, masters);
+    std::vector<device::bf16> values;
+    for (size_t i = 0; i < masters.size(); ++i)
+      values.push_back(round_at_random(float(masters[i]), random.words(uint64_t(first) + i)[0]));
+    if constexpr (std::is_same_v<T, device::bf16>)
+      device::upload(*context_.queue, values,
+                     context_.store->values(group).rows(piece.group_offset, piece.count));
+  }
+  template <class U>
+  View<U, 1> view(const std::string& name, Group group) const {
+    const device::Buffer& memory = name == "m" ? m_[int(group)] : v_[int(group)];
+    return View<U, 1>(reinterpret_cast<U*>(memory.data()), {context_.state_size[int(group)]});
   }
 
   AdamWConfig config_;
@@ -65,10 +109,14 @@ AdamWConfig read_adamw(base::Section& section) {
   return c;
 }
 
+uint64_t rounding_key(uint64_t seed, int64_t updates, const device::ParamRow& row) {
+  return base::mix(base::mix(seed, uint64_t(updates)), base::hash_name(row.name));
+}
+
 template <class T>
 void adamw_piece(const OptimizerContext<T>& context, const AdamWConfig& config, Group group,
                  const comm::Piece& piece, double lr, double grad_scale, int64_t updates,
-                 View<device::wide_t<T>, 1> m, View<device::wide_t<T>, 1> v) {
+                 const Moments<device::wide_t<T>>& moments) {
   const device::ParamRow& row = context.store->layout().table().row(piece.row);
   const AdamWStep step = {.lr = lr,
                           .beta1 = config.beta1,
@@ -78,18 +126,21 @@ void adamw_piece(const OptimizerContext<T>& context, const AdamWConfig& config, 
                           .grad_scale = grad_scale,
                           .correction1 = 1 - std::pow(config.beta1, double(updates)),
                           .correction2 = 1 - std::pow(config.beta2, double(updates)),
-                          .stochastic = false,
-                          .seed = 0,
-                          .first = piece.group_offset};
+                          .stochastic = config.stochastic,
+                          .seed = rounding_key(context.seed, updates, row),
+                          .first = context.store->layout().at(piece.row).global_begin + piece.row_begin};
   const auto part = [&](const auto& view) { return view.rows(piece.group_offset, piece.count); };
+  const auto state = [&](const auto& view) {
+    return view.empty() ? view : view.rows(piece.state_offset, piece.count);
+  };
   AdamWTensors<T> tensors{.grad = part(context.store->grads(group)),
                           .grad_sum = {},
                           .value = part(context.store->values(group)),
                           .master = part(context.store->masters(group)),
-                          .m = m.rows(piece.state_offset, piece.count),
-                          .v = v.rows(piece.state_offset, piece.count),
-                          .m_bf16 = {},
-                          .v_bf16 = {}};
+                          .m = state(moments.m),
+                          .v = state(moments.v),
+                          .m_bf16 = state(moments.m_bf16),
+                          .v_bf16 = state(moments.v_bf16)};
   if (!context.store->grad_sums(group).empty()) tensors.grad_sum = part(context.store->grad_sums(group));
   context.optim_kernels->adamw(*context.queue, step, tensors);
 }
@@ -107,15 +158,16 @@ void adamw_precondition(const AdamWConfig& config, int64_t updates, View<const d
 
 template <class T>
 std::unique_ptr<Optimizer<device::wide_t<T>>> make_adamw(base::Section section, OptimizerContext<T> context) {
-  const AdamWConfig config = read_adamw(section);
+  AdamWConfig config = read_adamw(section);
+  config.narrow_moments = section.choice("moments", "fp32", {"fp32", "bf16"}) == "bf16";
+  config.stochastic = section.choice("rounding", "nearest", {"nearest", "stochastic"}) == "stochastic";
   section.finish();
   return std::make_unique<AdamW<T>>(config, std::move(context));
 }
 
 #define CADRE_INSTANTIATE(T)                                                                           \
   template void adamw_piece(const OptimizerContext<T>&, const AdamWConfig&, Group, const comm::Piece&, \
-                            double, double, int64_t, View<device::wide_t<T>, 1>,                       \
-                            View<device::wide_t<T>, 1>);                                               \
+                            double, double, int64_t, const Moments<device::wide_t<T>>&);               \
   template void adamw_precondition<T>(const AdamWConfig&, int64_t, View<const device::wide_t<T>, 1>,   \
                                       View<const device::wide_t<T>, 1>, View<device::wide_t<T>, 1>);   \
   template std::unique_ptr<Optimizer<device::wide_t<T>>> make_adamw(base::Section, OptimizerContext<T>);

@@ -15,11 +15,10 @@ class Muon final : public Optimizer<device::wide_t<T>> {
   using W = device::wide_t<T>;
   Muon(const MuonConfig& config, OptimizerContext<T> context)
       : config_(config), context_(std::move(context)) {
-    const auto kind = context_.queue ? context_.queue->kind() : device::DeviceKind::kCpu;
     int64_t largest = 0, side = 0;
     for (int g = 0; g < device::kNumGroups; ++g) {
       const size_t bytes = size_t(context_.state_size[g]) * sizeof(W);
-      for (auto* memory : {&m_[g], &v_[g]}) *memory = device::Buffer(kind, bytes);
+      for (auto* memory : {&m_[g], &v_[g]}) *memory = context_.allocate(bytes);
       for (const comm::Piece& piece : context_.pieces[g]) {
         if (!is_matrix(piece)) continue;
         const auto [rows, cols] = shape(piece);
@@ -27,7 +26,7 @@ class Muon final : public Optimizer<device::wide_t<T>> {
         side = std::max(side, std::min(rows, cols));
       }
     }
-    scratch_ = device::Buffer(kind, size_t(2 * largest + 2 * side * side) * sizeof(T));
+    scratch_ = context_.allocate(size_t(2 * largest + 2 * side * side) * sizeof(T));
     next_offset_ = largest;
     gram_offset_ = 2 * largest;
     gram2_offset_ = 2 * largest + side * side;
@@ -39,7 +38,7 @@ class Muon final : public Optimizer<device::wide_t<T>> {
       for (const comm::Piece& piece : context_.pieces[g]) {
         if (!is_matrix(piece)) {
           adamw_piece(context_, config_.adamw, Group(g), piece, lr, grad_scale, this->updates_,
-                      state("m", Group(g)), state("v", Group(g)));
+                      {state("m", Group(g)), state("v", Group(g)), {}, {}});
           continue;
         }
         const int64_t size = context_.store->layout().table().row(piece.row).matrix_numel();
@@ -57,6 +56,11 @@ class Muon final : public Optimizer<device::wide_t<T>> {
   View<W, 1> state(const std::string& name, Group group) override {
     const device::Buffer& memory = name == "m" ? m_[int(group)] : v_[int(group)];
     return View<W, 1>(reinterpret_cast<W*>(memory.data()), {context_.state_size[int(group)]});
+  }
+  size_t bytes() const override {
+    size_t sum = scratch_.bytes();
+    for (int g = 0; g < device::kNumGroups; ++g) sum += m_[g].bytes() + v_[g].bytes();
+    return sum;
   }
   // Muon's preconditioner is a matrix function of the momentum, not a diagonal: for matrix rows the gradient
   // is passed through unchanged.

@@ -20,6 +20,12 @@ class Buffer {
   Buffer() = default;
   Buffer(DeviceKind device, size_t bytes);
   ~Buffer();
+  // Knows its size and holds nothing: for adding up what a run will take.
+  static Buffer planned(size_t bytes) {
+    Buffer buffer;
+    buffer.bytes_ = bytes;
+    return buffer;
+  }
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     swap(other);

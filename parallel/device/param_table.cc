@@ -73,8 +73,9 @@ ParamLayout::ParamLayout(const ParamTable& table, int ep_size, int ep_rank) : ta
 
 namespace {
 template <class U>
-View<U, 1> allocate(Buffer& memory, DeviceKind device, int64_t n) {
-  memory = Buffer(device, size_t(n) * sizeof(U));
+View<U, 1> allocate(Buffer& memory, DeviceKind device, int64_t n, bool planned) {
+  const size_t bytes = size_t(n) * sizeof(U);
+  memory = planned ? Buffer::planned(bytes) : Buffer(device, bytes);
   return View<U, 1>(reinterpret_cast<U*>(memory.data()), {n});
 }
 
@@ -89,18 +90,19 @@ void FlatParams<W>::require_wide() const {
 
 template <class T>
 ParamStore<T>::ParamStore(const ParamLayout& layout, DeviceKind device, StoreParts parts)
-    : layout_(&layout), device_(device), square_memory_(device, sizeof(double)) {
+    : layout_(&layout), device_(device) {
+  square_memory_ = parts.planned ? Buffer::planned(sizeof(double)) : Buffer(device, sizeof(double));
   this->wide_ = kWide;
   for (int g = 0; g < kNumGroups; ++g) {
     const int64_t n = layout.group_size(Group(g));
-    values_[g] = allocate<T>(value_memory_[g], device, n);
-    if (parts.grads) grads_[g] = allocate<T>(grad_memory_[g], device, n);
+    values_[g] = allocate<T>(value_memory_[g], device, n, parts.planned);
+    if (parts.grads) grads_[g] = allocate<T>(grad_memory_[g], device, n, parts.planned);
     if constexpr (kWide) {
       this->masters_[g] = values_[g];
       this->wide_grads_[g] = grads_[g];
     } else if (parts.grads) {
-      this->masters_[g] = allocate<W>(master_memory_[g], device, n);
-      if (parts.sums) sums_[g] = allocate<W>(sum_memory_[g], device, n);
+      this->masters_[g] = allocate<W>(master_memory_[g], device, n, parts.planned);
+      if (parts.sums) sums_[g] = allocate<W>(sum_memory_[g], device, n, parts.planned);
     }
   }
 }

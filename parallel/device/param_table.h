@@ -96,6 +96,8 @@ class FlatParams {
   // The same and the gradients, for code that knows only stores of type W. Throws Error(kUsage) for others.
   View<W, 1> values(Group group) const { return require_wide(), masters_[int(group)]; }
   View<W, 1> grads(Group group) const { return require_wide(), wide_grads_[int(group)]; }
+  // Values of a store in bf16; empty for others.
+  virtual View<bf16, 1> narrow_values(Group group) const = 0;
   virtual size_t bytes() const = 0;  // of all that it holds
 
   // Values (and masters) of a range of a group's flat buffer, from and to the host. get() returns when they are
@@ -120,8 +122,9 @@ class FlatParams {
 
 // What a store holds beside the values.
 struct StoreParts {
-  bool grads = true;  // and, where T is not wide_t, masters
-  bool sums = false;  // gradients of several micro-batches, summed in wide_t; nothing where T is wide_t
+  bool grads = true;     // and, where T is not wide_t, masters
+  bool sums = false;     // gradients of several micro-batches, summed in wide_t; nothing where T is wide_t
+  bool planned = false;  // only bytes(): nothing is allocated
 };
 
 // Values and gradients, flat. T is the storage type of the device. Where T is narrower than wide_t (bf16), a store
@@ -152,6 +155,10 @@ class ParamStore final : public FlatParams<wide_t<T>> {
   View<W, 1> grad_sums(Group group) const { return sums_[int(group)]; }  // empty unless asked for
   View<double, 1> square_sum() const {                                   // (1) for the gradient norm
     return {reinterpret_cast<double*>(square_memory_.data()), {1}};
+  }
+  View<bf16, 1> narrow_values(Group group) const override {
+    if constexpr (std::is_same_v<T, bf16>) return values(group);
+    return (void)group, View<bf16, 1>();
   }
   size_t bytes() const override;
 

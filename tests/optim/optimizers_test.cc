@@ -155,6 +155,51 @@ TEST_P(EveryOptimizer, ShardedEqualsWholeBitwise) {
   }
 }
 
+// In bf16 a moment is off by up to 2^-8 of itself, either way and without bias.
+TEST(AdamW, MomentsInBf16FollowThoseInFp32AndDoNotDependOnShards) {
+  Bench<float> exact, whole;
+  const char* narrow = "{name: adamw, lr: 0.01, moments: bf16}";
+  auto one = make_optimizer<float>(section("{name: adamw, lr: 0.01}"), exact.context(0));
+  auto two = make_optimizer<float>(section(narrow), whole.context(0));
+  EXPECT_EQ(2 * two->bytes(), one->bytes());
+  Bench<float> shared(3);
+  std::vector<std::unique_ptr<Optimizer<float>>> shards;
+  for (int rank = 0; rank < 3; ++rank)
+    shards.push_back(make_optimizer<float>(section(narrow), shared.context(rank)));
+  for (int step = 1; step <= 20; ++step) {
+    for (Bench<float>* bench : {&exact, &whole, &shared}) bench->fill_grads(uint64_t(step));
+    one->step(0.01, 1);
+    two->step(0.01, 1);
+    for (auto& shard : shards) shard->step(0.01, 1);
+  }
+  EXPECT_EQ(shared.values(), whole.values());
+  double drift = 0, moved = 0;
+  const auto a = exact.values(), b = whole.values();
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_NEAR(a[i], b[i], 20 * 0.01 * 0x1p-5) << i;  // 20 updates, each off by a few roundings of itself
+    drift += double(b[i] - a[i]) / double(a.size());
+    moved += std::abs(double(b[i] - a[i])) / double(a.size());
+  }
+  EXPECT_GT(moved, 0);
+  EXPECT_LT(std::abs(drift), 0.3 * moved) << "rounding at random has no preferred side";
+  for (const char* name : {"m", "v"}) {
+    EXPECT_TRUE(two->state(name, Group::kDense).empty());
+    EXPECT_FALSE(two->narrow_state(name, Group::kDense).empty());
+  }
+}
+
+TEST(AdamW, APlannedOptimizerKnowsItsBytesAndHoldsNothing) {
+  for (const char* text : {"{name: adamw, lr: 0.01}", "{name: muon, lr: 0.01}"}) {
+    Bench<float> bench;
+    auto context = bench.context(0);
+    const size_t bytes = make_optimizer<float>(section(text), context)->bytes();
+    context.planned = true;
+    const auto planned = make_optimizer<float>(section(text), context);
+    EXPECT_EQ(planned->bytes(), bytes);
+    EXPECT_TRUE(planned->state("m", Group::kDense).empty());
+  }
+}
+
 TEST_P(EveryOptimizer, StateRestoredContinuesBitwise) {
   const std::string text = fmt::format("{{name: {}, lr: 0.01}}", GetParam());
   Bench<float> a, b;

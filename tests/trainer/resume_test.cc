@@ -86,7 +86,25 @@ INSTANTIATE_TEST_SUITE_P(
                       ResumeCase{4, {"mesh.ep=2", "train.micro_batch=1"}},
                       ResumeCase{2, {"mesh.ep=2", "mesh.zero=0"}},
                       ResumeCase{2, {"optim={name: muon, lr: 0.003}"}},
+                      ResumeCase{2, {"optim={name: adamw, lr: 0.003, moments: bf16}"}},
                       ResumeCase{2, {"moe.router={name: sigmoid_bias}", "moe.balance={name: none}"}}));
+
+// Moments are rounded by their place in their tensor, so that layouts do not matter; and either kind reads the other.
+TEST(Resume, NarrowMomentsGoToOtherLayoutsAndToWideOnes) {
+  const std::vector<std::string> narrow = {"optim={name: adamw, lr: 0.003, moments: bf16}"};
+  const auto expected = losses(run_steps(1, narrow, 12)), wide = losses(run_steps(1, {}, 12));
+  EXPECT_NE(expected, wide);
+  testing::expect_same_curve(expected, wide, "bf16 moments", 2e-3);
+  TempFolder folder;
+  run_steps(1, narrow, 6, folder.path());
+  const auto moved =
+      losses(run_steps(2, {"optim={name: adamw, lr: 0.003, moments: bf16}", "mesh.ep=2"}, 9, folder.path()));
+  const auto widened = losses(run_steps(1, {"optim={name: adamw, lr: 0.003}"}, 12, folder.path()));
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_NEAR(moved[size_t(i)], expected[size_t(6 + i)], 1e-4 * expected[size_t(6 + i)]);
+    EXPECT_NEAR(widened[size_t(i)], expected[size_t(9 + i)], 2e-3 * expected[size_t(9 + i)]);
+  }
+}
 
 TEST(Stop, OnRequestSavesAndGoesOnBitwise) {
   TempFolder folder;

@@ -41,7 +41,7 @@ void for_each_target_gradient(TrainState& state, const Body& body) {
   }
 }
 
-// Calls body(tensor name, row, piece, view of the rank's memory) for every optimizer state of every piece, and for
+// Calls body(tensor name, row, piece, view of the rank's memory, in Real or bf16) for every optimizer state of every piece, and for
 // whatever else lies in the optimizer's slices.
 template <class Body>
 void for_each_state(TrainState& state, const Body& body) {
@@ -49,10 +49,16 @@ void for_each_state(TrainState& state, const Body& body) {
   for (int g = 0; g < device::kNumGroups; ++g) {
     for (const std::string& name : state.optimizer->state_names()) {
       const auto memory = state.optimizer->state(name, Group(g));
+      const auto narrow = state.optimizer->narrow_state(name, Group(g));
       for (const comm::Piece& piece : state.optimizer_context.pieces[g]) {
         const device::ParamRow& row = state.model.table.row(piece.row);
         if (!state.optimizer->has_state(name, row)) continue;
-        body(state_tensor(name, row.name), row, piece, memory.rows(piece.state_offset, piece.count));
+        const std::string tensor = state_tensor(name, row.name);
+        if (narrow.empty()) {
+          body(tensor, row, piece, memory.rows(piece.state_offset, piece.count));
+        } else {
+          body(tensor, row, piece, narrow.rows(piece.state_offset, piece.count));
+        }
       }
     }
   }
@@ -124,6 +130,27 @@ void restore_probe(TrainState& state, const json& saved) {
 
 }  // namespace
 
+namespace {
+
+// In the type that the device keeps.
+template <class T>
+Slice make_slice(std::string tensor, const device::ParamRow& row, int64_t begin, device::View<T, 1> data) {
+  return {std::move(tensor), row.shape,   begin,
+          data.data(),       data.size(), std::is_same_v<T, Real> ? kFloat32 : kBfloat16};
+}
+
+Slice reference_slice(const ModelState& reference, const device::ParamRow& row, int64_t begin, Group group,
+                      const comm::Piece& piece) {
+  const auto narrow = reference.store.narrow_values(group);
+  if (narrow.empty()) {
+    return make_slice(reference_tensor(row.name), row, begin,
+                      reference.store.values(group).rows(piece.group_offset, piece.count));
+  }
+  return make_slice(reference_tensor(row.name), row, begin, narrow.rows(piece.group_offset, piece.count));
+}
+
+}  // namespace
+
 std::vector<Slice> owned_slices(TrainState& state) {
   std::vector<Slice> slices;
   const device::ParamLayout& layout = state.model.layout;
@@ -131,17 +158,17 @@ std::vector<Slice> owned_slices(TrainState& state) {
     if (!state.optimizer_context.in_norm[g]) continue;  // another rank saves the same elements
     for (const comm::Piece& piece : state.optimizer_context.pieces[g]) {
       const device::ParamRow& row = state.model.table.row(piece.row);
-      slices.push_back({row.name, row.shape, layout.at(piece.row).global_begin + piece.row_begin,
-                        state.model.store.masters(Group(g)).rows(piece.group_offset, piece.count)});
+      const int64_t begin = layout.at(piece.row).global_begin + piece.row_begin;
+      const auto values = state.model.store.masters(Group(g)).rows(piece.group_offset, piece.count);
+      slices.push_back(make_slice(row.name, row, begin, values));
       if (!state.reference) continue;
-      slices.push_back({reference_tensor(row.name), row.shape, slices.back().begin,
-                        state.reference->store.values(Group(g)).rows(piece.group_offset, piece.count)});
+      slices.push_back(reference_slice(*state.reference, row, begin, Group(g), piece));
     }
   }
   for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row, const comm::Piece& piece,
-                            device::View<Real, 1> data) {
+                            const auto& data) {
     if (!state.optimizer_context.in_norm[int(row.group)]) return;
-    slices.push_back({tensor, row.shape, layout.at(piece.row).global_begin + piece.row_begin, data});
+    slices.push_back(make_slice(tensor, row, layout.at(piece.row).global_begin + piece.row_begin, data));
   });
   return slices;
 }
@@ -228,13 +255,16 @@ void restore(TrainState& state, TensorReader& reader) {
     if (state.reference) restore_both(*state.reference, reader, "reference", reference_tensor);
     restore_probe(state, index.state.value("influence", json()));
     for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row,
-                              const comm::Piece& piece, device::View<Real, 1> data) {
+                              const comm::Piece& piece, const auto& data) {
       std::vector<Real> values(size_t(data.size()));
       reader.read(tensor, row.shape, state.model.layout.at(piece.row).global_begin + piece.row_begin, values);
-      device::upload(state.model.queue, values, data);
+      using Element = std::remove_reference_t<decltype(data[0])>;
+      const std::vector<Element> stored(values.begin(), values.end());
+      device::upload(state.model.queue, stored, data);
     });
     state.optimizer->set_updates(
         base::whole<int64_t>(index.state.at("optimizer").at("updates"), ExitCode::kCheckpoint));
+    state.optimizer->restore_values();
     restore_progress(state, index.state.at("progress"));
     state.feed.load(index.state.at("feed"));
     // Checkpoints from before there was a detector have no history for it.

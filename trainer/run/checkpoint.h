@@ -13,12 +13,14 @@
 
 namespace cadre::trainer {
 
-// Some elements of one tensor on this rank; the view borrows the run's memory, which the device owns.
+// Some elements of one tensor on this rank, borrowed from the run's memory, which the device owns.
 struct Slice {
   std::string tensor;  // "layers.3.moe.w_gate", "optimizer.m.layers.3.moe.w_gate"
   std::vector<int64_t> shape;
   int64_t begin = 0;  // in the flattened global tensor
-  device::View<Real, 1> data;
+  const void* data = nullptr;
+  int64_t count = 0;
+  const char* dtype = kFloat32;
 };
 // What this rank saves: its slices of the values and of the optimizer's states. Together the ranks save each
 // element once.

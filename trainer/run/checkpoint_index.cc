@@ -28,8 +28,8 @@ bool is_plain_name(const std::string& name) {
 TensorInfo read_tensor(const std::string& name, const json& j, const std::map<std::string, FileInfo>& files) {
   TensorInfo t;
   t.dtype = j.at("dtype").get<std::string>();
-  require(t.dtype == "float32", ExitCode::kCheckpoint, "tensor {} has type '{}', expected float32", name,
-          t.dtype);
+  require(t.dtype == kFloat32 || t.dtype == kBfloat16, ExitCode::kCheckpoint,
+          "tensor {} has type '{}', expected float32 or bfloat16", name, t.dtype);
   t.shape = base::wholes<int64_t>(j.at("shape"), ExitCode::kCheckpoint);
   int64_t numel = 1;
   for (int64_t d : t.shape) {
@@ -49,7 +49,8 @@ TensorInfo read_tensor(const std::string& name, const json& j, const std::map<st
             p.file);
     require(p.begin == covered && p.count > 0 && p.count <= numel - covered, ExitCode::kCheckpoint,
             "tensor {}: its pieces leave a gap or overlap at element {} of {}", name, covered, numel);
-    require(p.offset <= file->second.bytes && uint64_t(p.count) * 4 <= file->second.bytes - p.offset,
+    require(p.offset <= file->second.bytes &&
+                uint64_t(p.count) * element_bytes(t.dtype) <= file->second.bytes - p.offset,
             ExitCode::kCheckpoint, "tensor {}: a piece lies outside of {}", name, p.file);
     covered += p.count;
   }

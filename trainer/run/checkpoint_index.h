@@ -22,8 +22,12 @@ struct TensorPiece {
   uint64_t offset = 0;
   int64_t begin = 0, count = 0;
 };
+inline constexpr const char *kFloat32 = "float32", *kBfloat16 = "bfloat16";
+inline size_t element_bytes(const std::string& dtype) {
+  return dtype == kBfloat16 ? 2 : 4;
+}
 struct TensorInfo {
-  std::string dtype;                // "float32"
+  std::string dtype;                // kFloat32 or kBfloat16
   std::vector<int64_t> shape;       // global
   std::vector<TensorPiece> pieces;  // in rising begin, without gaps or overlaps
   int64_t numel() const;

@@ -82,16 +82,16 @@ void CheckpointWriter::take_snapshot() {
   const std::string file = rank_file(data.rank());
   const std::vector<Slice> slices = owned_slices(state_);
   size_t at = 0;
-  for (const Slice& slice : slices) at += size_t(slice.data.size()) * sizeof(Real);
+  for (const Slice& slice : slices) at += size_t(slice.count) * element_bytes(slice.dtype);
   bytes_.resize(at);  // before the copies, which end with the wait
   at = 0;
   for (const Slice& slice : slices) {
     TensorInfo& tensor = index_.tensors[slice.tensor];
-    tensor.dtype = "float32";
+    tensor.dtype = slice.dtype;
     tensor.shape = slice.shape;
-    tensor.pieces.push_back({file, at, slice.begin, slice.data.size()});
-    const size_t bytes = size_t(slice.data.size()) * sizeof(Real);
-    state_.model.queue.download(slice.data.data(), bytes_.data() + at, bytes);
+    tensor.pieces.push_back({file, at, slice.begin, slice.count});
+    const size_t bytes = size_t(slice.count) * element_bytes(slice.dtype);
+    state_.model.queue.download(slice.data, bytes_.data() + at, bytes);
     at += bytes;
   }
   state_.model.queue.wait();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "parallel/base/errors.h"
+#include "parallel/device/bf16.h"
 #include "trainer/run/checkpoint_folder.h"
 
 namespace cadre::trainer {
@@ -24,9 +25,16 @@ void TensorReader::read(const std::string& tensor, const std::vector<int64_t>& s
     if (from >= to) continue;
     std::ifstream& file = open_[piece.file];
     if (!file.is_open()) file.open(folder_ / piece.file, std::ios::binary);
-    file.seekg(std::streamoff(piece.offset + uint64_t(from - piece.begin) * sizeof(float)));
-    file.read(reinterpret_cast<char*>(out.data() + (from - begin)),
-              std::streamsize(size_t(to - from) * sizeof(float)));
+    const size_t element = element_bytes(info.dtype);
+    file.seekg(std::streamoff(piece.offset + uint64_t(from - piece.begin) * element));
+    const std::span<float> part = out.subspan(size_t(from - begin), size_t(to - from));
+    if (info.dtype == kBfloat16) {
+      std::vector<device::bf16> narrow(part.size());
+      file.read(reinterpret_cast<char*>(narrow.data()), std::streamsize(narrow.size() * element));
+      std::copy(narrow.begin(), narrow.end(), part.begin());
+    } else {
+      file.read(reinterpret_cast<char*>(part.data()), std::streamsize(part.size() * element));
+    }
     require(bool(file), ExitCode::kCheckpoint, "cannot read tensor '{}' from {}", tensor,
             (folder_ / piece.file).string());
   }

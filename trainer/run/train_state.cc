@@ -36,6 +36,7 @@ optim::OptimizerContext<T> optimizer_context(ModelState& m, const optim::OwnedSl
   context.kernels = &device::device_kernels<T>(m.queue.kind());
   context.optim_kernels = &optim::optim_kernels<T>(m.queue.kind());
   context.store = &static_cast<device::ParamStore<T>&>(m.store);
+  context.seed = m.config.seed;
   return context;
 }
 
