@@ -35,7 +35,12 @@ void print_text(const trainer::BenchResult& r) {
              r.flops_per_token / 1e9);
   fmt::print("speed: {:.1f} GFLOP/s of {:.1f} = {:.1f}% of the {} peak\n", r.flops() / 1e9,
              r.peak_flops / 1e9, 100 * r.flops() / r.peak_flops, r.gpu_bytes > 0 ? "dense bf16" : "SGEMM");
-  if (r.gpu_bytes > 0) fmt::print("GPU memory: {:.1f} GiB\n", double(r.gpu_bytes) / 0x1p30);
+  fmt::print("memory of rank 0, planned, in GiB: {}\n", r.plan.text());
+  fmt::print("activations by train.activation_recompute, in GiB:");
+  for (const trainer::Recompute kind : trainer::kRecomputes)
+    fmt::print(" {} {:.2f}", recompute_name(kind), double(r.activations[int(kind)]) / 0x1p30);
+  fmt::print("\n");
+  if (r.gpu_bytes > 0) fmt::print("GPU memory in use: {:.2f} GiB\n", double(r.gpu_bytes) / 0x1p30);
 }
 
 void print_json(const trainer::BenchResult& r) {
@@ -50,6 +55,8 @@ void print_json(const trainer::BenchResult& r) {
       {"threads", r.threads},
       {"sgemm", peaks},
       {r.gpu_bytes > 0 ? "bf16_peak_gflops" : "sgemm_peak_gflops", r.peak_flops / 1e9},
+      {"planned_bytes", r.plan.total()},
+      {"activation_bytes", r.activations},
       {"gpu_gib", double(r.gpu_bytes) / 0x1p30},
       {"steps", r.step_seconds.size()},
       {"step_ms_median", 1e3 * r.median_seconds()},

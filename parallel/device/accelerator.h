@@ -23,6 +23,8 @@ struct DeviceMemory {
   size_t free = 0, total = 0;  // bytes of the current device
 };
 
+struct AttentionShape;  // kernels.h
+
 struct Accelerator {
   DeviceKind kind;
   const char* name;  // as in a run file: "cuda"
@@ -33,6 +35,10 @@ struct Accelerator {
   void (*release)(std::byte* data) noexcept;
   DeviceMemory (*memory)();
   TraceStart (*trace_kernels)();  // of the current device; never throws
+  // Bytes of device memory that the queue takes for attention of the shape in bf16 (and its backward pass), beside the
+  // arguments. May take long, as it prepares what will be needed.
+  int64_t (*attention_workspace)(Queue&, const AttentionShape&, bool backward);
+  size_t library_bytes;  // of device memory that libraries and small kernels take beside what a plan counts
   double
       peak_flops;  // of a dense bf16 product, from the data sheet of the H100: what shares of a peak are over
 };

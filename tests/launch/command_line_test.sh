@@ -30,6 +30,19 @@ ends_with 2 "$cadre" train --bogus
 ends_with 2 "$cadre" train "$work/none.yaml"
 says '^cadre: '
 
+# A GPU is asked for where none can be used: one line, whatever is missing.
+cat >"$work/gpu.yaml" <<'END'
+device: cuda
+data: {seq_len: 8}
+model: {vocab: 16, dim: 8, layers: 1, heads: 2, kv_heads: 1, ffn_width: 8}
+train: {steps: 1, global_batch: 1, micro_batch: 1}
+END
+if ! nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
+  ends_with 2 "$cadre" bench "$work/gpu.yaml"
+  [ "$(wc -l <"$work/output")" = 1 ] || fail "expected one line"
+  says '^cadre: .*set device: cpu$'
+fi
+
 # All ranks find the same mistake; the user reads it once, and mpirun returns its code.
 ends_with 2 "$mpirun" -np 3 "$cadre" train "$work/none.yaml"
 [ "$(grep -c '^cadre: ' "$work/output")" = 1 ] || fail "expected one line for one mistake"

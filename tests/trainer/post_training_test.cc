@@ -1,32 +1,13 @@
 // Supervised fine-tuning and preference training: what counts in the loss, whatever the layout.
 #include <gtest/gtest.h>
 
-#include "tests/trainer/run_fixture.h"
+#include "tests/trainer/post_training_fixture.h"
 #include "trainer/run/evaluate.h"
 
 namespace cadre::trainer {
 namespace {
 
 using namespace testing;
-
-// Conversations: documents of the tiny corpus in which every third run of five tokens is an answer.
-Dataset conversations() {
-  const Dataset tiny = tiny_dataset();
-  Dataset set;
-  set.vocab = kVocab;
-  std::vector<data::MemoryDocument> all;
-  for (int64_t d = 0; d < tiny.train->num_documents(); ++d) {
-    const data::DocumentInfo info = tiny.train->document(d);
-    data::MemoryDocument document{info.domain, std::vector<int32_t>(size_t(info.length)), info.bytes};
-    tiny.train->read(d, 0, document.tokens);
-    for (int64_t i = 0; i < info.length; ++i) document.loss_mask.push_back(i / 5 % 3 == 1);
-    all.push_back(std::move(document));
-  }
-  set.train = data::make_memory_corpus({"alpha", "beta", "gamma"}, all, data::SetKind::kInstruction);
-  set.valid =
-      data::make_memory_corpus({"alpha", "beta", "gamma"}, std::move(all), data::SetKind::kInstruction);
-  return set;
-}
 
 std::vector<StepReport> fine_tune(int ranks, const std::vector<std::string>& overrides) {
   const Dataset set = conversations();
@@ -84,32 +65,6 @@ TEST(FineTuning, LossIsTheMeanOverTheAnswers) {
     EXPECT_NEAR(report.loss, sum / n, 1e-5);
   });
 }
-
-// Pairs: of documents that differ in their answers; the chosen one follows the corpus's rule.
-Dataset preferences() {
-  const Dataset tiny = tiny_dataset();
-  Dataset set;
-  set.vocab = kVocab;
-  std::vector<data::MemoryDocument> all;
-  for (int64_t d = 0; d < 60; ++d) {
-    const data::DocumentInfo info = tiny.train->document(d);
-    const int64_t length = std::min<int64_t>(info.length, 18);
-    data::MemoryDocument chosen{info.domain, std::vector<int32_t>(size_t(length)), 0};
-    tiny.train->read(d, 0, chosen.tokens);
-    for (int64_t i = 0; i < length; ++i) chosen.loss_mask.push_back(i >= 4);
-    data::MemoryDocument rejected = chosen;
-    for (int64_t i = 4; i < length; ++i)
-      rejected.tokens[size_t(i)] = 2 + (rejected.tokens[size_t(i)] * 7 + 3) % (kVocab - 2);
-    all.push_back(std::move(chosen));
-    all.push_back(std::move(rejected));
-  }
-  set.train =
-      data::make_memory_corpus({"alpha", "beta", "gamma"}, std::move(all), data::SetKind::kPreference);
-  return set;
-}
-
-const std::vector<std::string> kPairs = {"objective=dpo", "moe.balance=none", "data.pack=false",
-                                         "data.seq_len=40"};
 
 std::vector<StepReport> prefer(int ranks, std::vector<std::string> overrides, int steps) {
   overrides.insert(overrides.begin(), kPairs.begin(), kPairs.end());

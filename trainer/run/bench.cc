@@ -23,6 +23,17 @@ void sample_peaks(std::vector<PeakSample>& peaks, comm::Communicator& data) {
   }
 }
 
+// Also of the ways to make activations again that the run does not take.
+void describe_memory(TrainState& state, BenchResult& result) {
+  result.plan = state.model.plan;
+  RunConfig other = state.config();
+  for (const Recompute kind : kRecomputes) {
+    other.train.activation_recompute = kind;
+    result.activations[int(kind)] =
+        plan_memory(other, state.model.queue, state.model.mesh, other.train.micro_batch, true).activations;
+  }
+}
+
 }  // namespace
 
 Dataset random_dataset(const RunConfig& config) {
@@ -52,6 +63,7 @@ BenchResult bench_steps(const RunConfig& config, const Dataset& dataset, comm::W
   result.ranks = data.size();
   const bool gpu = state.model.queue.kind() != device::DeviceKind::kCpu;
   result.threads = state.model.host.num_threads();
+  describe_memory(state, result);
   result.params = state.model.table.numel();
   result.active_params = state.model.decoder.active_params();
   for (int64_t n : kPeakSizes) {

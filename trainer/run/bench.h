@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "trainer/run/dataset.h"
+#include "trainer/run/memory_plan.h"
 
 namespace cadre::trainer {
 
@@ -21,8 +22,10 @@ struct BenchResult {
   double flops_per_token = 0;  // forward and backward
   double peak_flops = 0;       // best sample, summed over ranks
   int ranks = 1, threads = 1;
-  double data_wait_ms = 0;  // a step, mean
-  size_t gpu_bytes = 0;     // in use on the GPU after the last step; 0 on the CPU
+  double data_wait_ms = 0;            // a step, mean
+  MemoryPlan plan;                    // of rank 0
+  size_t activations[3] = {0, 0, 0};  // bytes with each of kRecomputes
+  size_t gpu_bytes = 0;               // in use on the GPU after the last step; 0 on the CPU
   double median_seconds() const { return step_seconds[step_seconds.size() / 2]; }
   double flops() const { return flops_per_token * double(tokens) / median_seconds(); }
 };

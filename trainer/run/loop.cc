@@ -148,22 +148,12 @@ class TrainLoop {
 
   void describe_run() {
     if (data_.rank() != 0) return;
-    auto mib = [](size_t bytes) { return double(bytes) / (1 << 20); };
-    size_t states = 0;
-    for (int g = 0; g < device::kNumGroups; ++g) {
-      states += size_t(state_.optimizer_context.state_size[g]) * sizeof(Real) *
-                state_.optimizer->state_names().size();
-    }
     spdlog::info(
         "{:.2f} M parameters, {:.2f} M active matmul parameters a token; {} ranks, expert degree {}, {} "
         "threads a rank",
         double(state_.model.table.numel()) / 1e6, double(state_.model.decoder.active_params()) / 1e6,
         data_.size(), state_.config().mesh.ep, state_.model.host.num_threads());
-    spdlog::info(
-        "memory of rank 0 in MiB: parameters and gradients {:.1f}, optimizer {:.1f}, activations {:.1f}, "
-        "scratch {:.1f}",
-        mib(state_.model.store.bytes()), mib(states), mib(state_.model.saved.bytes()),
-        mib(state_.model.scratch.bytes()));
+    spdlog::info("memory of rank 0 in GiB: {}", state_.model.plan.text());
   }
 
   StepReport timed_step() {

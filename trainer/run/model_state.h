@@ -5,6 +5,7 @@
 
 #include "parallel/comm/mesh.h"
 #include "trainer/model/decoder.h"
+#include "trainer/run/memory_plan.h"
 #include "trainer/run/run_config.h"
 
 namespace cadre::trainer {
@@ -30,6 +31,7 @@ class ModelState {
   device::ParamTable table;
   std::unique_ptr<Network<Real>> network;
   device::ParamLayout layout;
+  const MemoryPlan plan;
   std::unique_ptr<device::FlatParams<Real>> params;
   Network<Real>& decoder;
   device::FlatParams<Real>& store;

@@ -5,35 +5,21 @@
 
 #include "parallel/base/errors.h"
 #include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/driver.h"
 #include "parallel/device/cuda/image.h"
 #include "parallel/device/cuda/kernel_trace_cuda.h"
+#include "parallel/device/cuda/own_attention.h"
 #include "parallel/device/cuda/queue_cuda.h"
 
 namespace cadre::device::cuda {
 namespace {
 
-// CUDA packs versions as 1000 major + 10 minor.
-std::string version_text(int version) {
-  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
-}
-
-// Why there is no device. The runtime says "insufficient driver" both for an old driver and for none; only
-// the driver's version tells them apart.
 std::string reason(cudaError_t status) {
-  int driver = 0, runtime = 0;
-  cudaDriverGetVersion(&driver);
-  cudaRuntimeGetVersion(&runtime);
-  if (driver == 0) return "no NVIDIA driver is installed; set device: cpu";
-  if (status == cudaErrorInsufficientDriver) {
-    return fmt::format(
-        "the NVIDIA driver supports CUDA {}, this build needs {}; update the driver or set device: cpu",
-        version_text(driver), version_text(runtime));
-  }
-  if (status == cudaSuccess || status == cudaErrorNoDevice) {
-    return "the NVIDIA driver sees no GPU; look at nvidia-smi and CUDA_VISIBLE_DEVICES, or set device: cpu";
-  }
-  return fmt::format("the NVIDIA driver failed: {} ({})", cudaGetErrorString(status),
-                     cudaGetErrorName(status));
+  DriverFacts facts = look_for_driver();
+  facts.too_old = status == cudaErrorInsufficientDriver;
+  if (status != cudaSuccess && status != cudaErrorNoDevice)
+    facts.error = fmt::format("{} ({})", cudaGetErrorString(status), cudaGetErrorName(status));
+  return why_no_gpu(facts);
 }
 
 // Adds the device to the report; true when it can be used.
@@ -45,11 +31,14 @@ bool usable(int device, std::string& report) {
     return false;
   }
   const bool code = has_code_for_current_device();
-  report += fmt::format("GPU {}: {}, sm_{}{}, {:.0f} GiB{}. ", device, properties.name, properties.major,
-                        properties.minor, double(properties.totalGlobalMem) / 0x1p30,
-                        code ? "" : " (no code for it in this build; see cmake/CadreCuda.cmake)");
+  report += describe_gpu(device, properties.name, properties.major, properties.minor,
+                         double(properties.totalGlobalMem) / 0x1p30, code) +
+            ". ";
   return code;
 }
+
+// cuBLASLt's workspace, code that is loaded when first used, and the scratch of all kernels but attention.
+constexpr size_t kLibraryBytes = size_t(512) << 20;
 
 Probe probe() {
   Probe result;
@@ -108,7 +97,17 @@ std::unique_ptr<Queue> make_queue(int device) {
 }  // namespace
 
 Accelerator accelerator_cuda() {
-  return {DeviceKind::kCuda, "cuda", probe, make_queue, allocate, release, memory, trace_kernels, 989e12};
+  return {.kind = DeviceKind::kCuda,
+          .name = "cuda",
+          .probe = probe,
+          .make_queue = make_queue,
+          .allocate = allocate,
+          .release = release,
+          .memory = memory,
+          .trace_kernels = trace_kernels,
+          .attention_workspace = attention_workspace,
+          .library_bytes = kLibraryBytes,
+          .peak_flops = 989e12};
 }
 
 }  // namespace cadre::device::cuda

@@ -1,5 +1,7 @@
 // Chooses the attention kernels for a shape, and makes what all backward passes need: the sum over each head
 // of dout * out.
+#include <algorithm>
+
 #include "parallel/device/cuda/attention_general.h"
 #if CADRE_CUDNN
 #include "parallel/device/cuda/cudnn_attention.h"
@@ -168,6 +170,21 @@ void CudaKernels<T>::attention_backward(Queue& queue, AttentionShape shape, View
   }
 #endif
   own_attention_backward<T>(queue, shape, dout, q, k, v, segment, out, lse, dq, dk, dv);
+}
+
+int64_t attention_workspace(Queue& queue, const AttentionShape& s, bool backward) {
+  const int64_t rows = s.num_sequences * s.seq_len * s.num_heads;
+  int64_t most = 8 * (flash_ranges(s) + (backward ? ceil_div(rows, 2) : 0));
+#if CADRE_CUDNN
+  if (CudnnAttention* cudnn = cudnn_for(queue, s, {})) {
+    for (const int64_t bytes : {cudnn->forward_bytes(s), backward ? cudnn->backward_bytes(s) : -1}) {
+      if (bytes >= 0 && bytes <= kMaxWorkspace) most = std::max(most, 4 * rows + bytes);
+    }
+  }
+#else
+  (void)queue;
+#endif
+  return most;
 }
 
 #define CADRE_INSTANTIATE(T)                                                                                \

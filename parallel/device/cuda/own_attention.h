@@ -16,4 +16,7 @@ void own_attention_backward(Queue&, AttentionShape, View<const T, 3> dout, View<
                             View<const T, 3> out, View<const wide_t<T>, 2> lse, View<T, 3> dq, View<T, 3> dk,
                             View<T, 3> dv);
 
+// Scratch that attention in bf16 takes for the shape, whichever kernels run it.
+int64_t attention_workspace(Queue&, const AttentionShape&, bool backward);
+
 }  // namespace cadre::device::cuda

@@ -18,8 +18,8 @@ constexpr size_t kPinned = size_t(64) << 20, kPart = kPinned / 2, kAlignment = 2
 
 CudaQueue::CudaQueue(int device) {
   const Probe probe = accelerator_cuda().probe();
-  require(device >= 0 && device < probe.num_devices, ExitCode::kUsage, "no CUDA device {}: {}", device,
-          probe.report);
+  require(device >= 0 && device < probe.num_devices, ExitCode::kUsage, "device: cuda cannot use GPU {}: {}",
+          device, probe.report);
   check(cudaSetDevice(device));
   // Not the default stream, whose implicit waits would serialise work that is meant to overlap.
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
@@ -36,6 +36,7 @@ CudaQueue::~CudaQueue() {
 }
 
 void CudaQueue::wait() {
+  ++waits_;
   check(cudaStreamSynchronize(stream_));
   for (const Arrival& a : arrivals_) std::memcpy(a.to, a.from, a.bytes);
   arrivals_.clear();

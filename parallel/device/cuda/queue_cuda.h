@@ -29,6 +29,7 @@ class CudaQueue final : public Queue {
   void download(const void* device, void* host, size_t bytes) override;
   void zero(void* device, size_t bytes) override;
   cudaStream_t stream() const { return stream_; }
+  int64_t waits() const { return waits_; }  // of the host so far
   KernelState& state() { return *state_; }
 
  private:
@@ -42,6 +43,7 @@ class CudaQueue final : public Queue {
   cudaStream_t stream_ = nullptr;
   std::byte* pinned_ = nullptr;
   size_t pinned_used_ = 0;
+  int64_t waits_ = 0;
   std::vector<Arrival> arrivals_;
   std::unique_ptr<KernelState> state_;
 };

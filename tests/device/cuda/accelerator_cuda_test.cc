@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "parallel/base/errors.h"
+#include "parallel/device/cuda/driver.h"
 #include "parallel/device/cuda/queue_cuda.h"
 #include "parallel/device/memory.h"
 
@@ -28,11 +31,41 @@ TEST(CudaProbe, SaysWhatIsThereOrWhyNothingIs) {
   const Probe probe = accelerator_cuda().probe();
   if (driver == 0) {
     EXPECT_EQ(probe.num_devices, 0);
-    EXPECT_NE(probe.report.find("no NVIDIA driver is installed"), std::string::npos) << probe.report;
+    EXPECT_NE(probe.report.find("set device: cpu"), std::string::npos) << probe.report;
   } else {
     EXPECT_FALSE(probe.report.empty());
-    EXPECT_EQ(probe.report.find("no NVIDIA driver is installed"), std::string::npos) << probe.report;
+    EXPECT_EQ(probe.report.find("driver"), std::string::npos) << probe.report;
   }
+}
+
+TEST(CudaProbe, TellsApartEverythingThatCanBeMissing) {
+  const std::vector<std::pair<DriverFacts, std::string>> cases = {
+      {{.runtime = 13000}, "no NVIDIA GPU and no NVIDIA driver"},
+      {{.runtime = 13000, .gpu = true}, "GPU is there, but no driver"},
+      {{.runtime = 13000, .gpu = true, .module = true, .nodes = true}, "libcuda.so.1 is not found"},
+      {{.runtime = 13000, .gpu = true, .library = true}, "no device (/dev/nvidiactl)"},
+      {{.runtime = 13000, .library = true, .nodes = true}, "does not answer"},
+      {{.driver = 12040, .runtime = 13000, .library = true, .too_old = true},
+       "too old: it supports CUDA 12.4, this build needs 13.0"},
+      {{.driver = 13000, .runtime = 13000, .library = true}, "sees no GPU"},
+      {{.driver = 13000, .runtime = 13000, .library = true, .error = "unknown error"}, "unknown error"}};
+  std::set<std::string> lines;
+  for (const auto& [facts, words] : cases) {
+    std::string line = why_no_gpu(facts);
+    EXPECT_EQ(line.find('\n'), std::string::npos);
+    EXPECT_NE(line.find("set device: cpu"), std::string::npos) << line;
+    EXPECT_NE(line.find(words), std::string::npos) << line;
+    lines.insert(line);
+  }
+  EXPECT_EQ(lines.size(), cases.size()) << "each case has a line of its own";
+}
+
+TEST(CudaProbe, SaysThatAGpuIsTooOld) {
+  EXPECT_EQ(describe_gpu(0, "Tesla V100", 7, 0, 16, false),
+            "GPU 0: Tesla V100, sm_70, 16 GiB, is too old: this build needs sm_80 or newer; set device: cpu");
+  EXPECT_NE(describe_gpu(0, "A newer one", 12, 0, 16, false).find("no code in this build"),
+            std::string::npos);
+  EXPECT_EQ(describe_gpu(1, "NVIDIA H100", 9, 0, 79.6, true), "GPU 1: NVIDIA H100, sm_90, 80 GiB");
 }
 
 TEST_F(CudaDevice, ProbeLeavesNoErrorForTheNextCallToFind) {
