@@ -21,6 +21,8 @@ stage() {
   summary+=("$(printf '%6s  %s' "$(clock $((SECONDS - begin)))" "$name")")
 }
 
+find_nvcc() { command -v nvcc || compgen -G "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc"; }
+
 # A compiler of this code base takes up to 1.5 GB: fewer jobs than cores where memory is short.
 build_jobs() {
   local cores memory
