@@ -24,8 +24,8 @@ seed: 11
 data: {seq_len: 128, mask_documents: false}
 model: {dim: 128, layers: 4, heads: 4, kv_heads: 4, first_dense_layers: 0, qk_norm: full, tie_head: false}
 moe: {num_experts: 16, top_k: 4, width: 192, router: {name: softmax_topk, normalize: false}, balance: {name: micro_batch, coef: 0.01}, z_loss: 0.001}
-optim: {name: adamw, lr: 5.0e-4, betas: [0.9, 0.95], eps: 1.0e-8, weight_decay: 0.1}
-schedule: {name: wsd, warmup: 40, decay: 0.3}
+optim: {name: adamw, lr: 2.0e-3, betas: [0.9, 0.95], eps: 1.0e-8, weight_decay: 0.1}
+schedule: {name: wsd, warmup: 20, decay: 0.3}
 train: {global_batch: 32, micro_batch: 32, clip_norm: 1.0}
 eval: {every: 0}
 checkpoint: {every: 0}
