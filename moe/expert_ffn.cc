@@ -167,11 +167,10 @@ void SharedFfn<T>::backward(device::View<const T, 2> x, device::View<const T, 2>
   const int64_t n = x.dim(0);
   const double beta = *add_ ? 1 : 0;
   const auto gate = gate_.rows(0, n), up = up_.rows(0, n), act = act_.rows(0, n), dact = dact_.rows(0, n);
-  dense_.swiglu(queue_, gate, up, act);
   dense_.gemm(queue_, dy, w_down_, dact, {});
+  dense_.swiglu_backward(queue_, dact, gate, up, gate, up, act);  // gate and up become their gradients
   dense_.gemm(queue_, dy, act, dw_down_, {.transpose_a = true, .beta = beta});
   if (tap) tap->on_linear(down_row_, act, dy, nullptr, {});
-  dense_.swiglu_backward(queue_, dact, gate, up, gate, up);
   dense_.gemm(queue_, gate, x, dw_gate_, {.transpose_a = true, .beta = beta});
   dense_.gemm(queue_, up, x, dw_up_, {.transpose_a = true, .beta = beta});
   if (tap) {

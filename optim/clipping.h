@@ -8,14 +8,15 @@
 namespace cadre::optim {
 
 struct GradNorm {
+  double loss = 0;  // summed over data ranks
   double norm = 0;
   double scale = 1;    // min(1, max_norm / norm); 1 when max_norm is 0
   bool finite = true;  // norm and loss finite on every rank
 };
-// Collective over data ranks; waits for the queue. Sums of squares are in double, by fixed blocks. `loss` takes part in the finite
-// check.
+// Queues the squares of this rank's slices, summed in double by fixed blocks; there after the queue's next wait().
 template <class T>
-GradNorm global_norm(const OptimizerContext<T>& context, comm::Communicator& data, double max_norm,
-                     double loss);
+void start_norm(const OptimizerContext<T>& context, double& squares);
+// The norm of all gradients. `loss`, this rank's share, takes part in the finite check. Collective over data ranks.
+GradNorm finish_norm(double squares, comm::Communicator& data, double max_norm, double loss);
 
 }  // namespace cadre::optim

@@ -25,6 +25,11 @@ struct OwnedSlices {
   bool in_norm[device::kNumGroups] = {true, true};
 };
 
+// Pieces that follow one another in the flat buffer and in the state, as one piece with the first one's row: fewer and
+// larger kernels. Rows of different decay stay apart where `by_decay`.
+std::vector<comm::Piece> joined(const std::vector<comm::Piece>& pieces, const device::ParamTable& table,
+                                bool by_decay);
+
 template <class T>
 struct OptimizerContext : OwnedSlices {
   device::Queue* queue = nullptr;                     // borrowed, as all of these

@@ -21,6 +21,8 @@ class AdamW final : public Optimizer<device::wide_t<T>> {
       : config_(config), context_(std::move(context)) {
     const size_t element = config_.narrow_moments ? sizeof(device::bf16) : sizeof(W);
     for (int g = 0; g < device::kNumGroups; ++g) {
+      if (context_.store != nullptr)
+        pieces_[g] = joined(context_.pieces[g], context_.store->layout().table(), true);
       for (auto* memory : {&m_[g], &v_[g]})
         *memory = context_.allocate(size_t(context_.state_size[g]) * element);
     }
@@ -32,7 +34,7 @@ class AdamW final : public Optimizer<device::wide_t<T>> {
       const Group group = Group(g);
       const Moments<W> moments{state("m", group), state("v", group), narrow_state("m", group),
                                narrow_state("v", group)};
-      for (const comm::Piece& piece : context_.pieces[g])
+      for (const comm::Piece& piece : pieces_[g])
         adamw_piece(context_, config_, group, piece, lr, grad_scale, this->updates_, moments);
     }
   }
@@ -93,6 +95,7 @@ class AdamW final : public Optimizer<device::wide_t<T>> {
 
   AdamWConfig config_;
   OptimizerContext<T> context_;
+  std::vector<comm::Piece> pieces_[device::kNumGroups];
   device::Buffer m_[device::kNumGroups], v_[device::kNumGroups];
 };
 

@@ -33,13 +33,18 @@ struct DeviceKernels {
   using W = wide_t<T>;
 
   void (*gemm)(Queue&, View<const T, 2> a, View<const T, 2> b, View<T, 2> c, GemmFlags flags);
+  // The same with C = alpha * op(A) op(B) + beta * plus.
+  void (*gemm_onto)(Queue&, View<const T, 2> a, View<const T, 2> b, View<const T, 2> plus, View<T, 2> c,
+                    GemmFlags flags);
+  // One product for each matrix of c; where a or b holds only one, all share it.
+  void (*gemm_batch)(Queue&, View<const T, 3> a, View<const T, 3> b, View<T, 3> c, GemmFlags flags);
 
   // y = x * rstd * w with rstd = 1/sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019). x, y: (T, D), w: (D), rstd:
   // (T).
   void (*rms_norm)(Queue&, View<const T, 2> x, View<const T, 1> w, double eps, View<T, 2> y, View<W, 1> rstd);
-  // dx += gradient; dw += gradient (fixed order of summation).
+  // dx += gradient, or = unless add; dw += gradient (fixed order of summation).
   void (*rms_norm_backward)(Queue&, View<const T, 2> dy, View<const T, 2> x, View<const T, 1> w,
-                            View<const W, 1> rstd, View<T, 2> dx, View<T, 1> dw);
+                            View<const W, 1> rstd, bool add, View<T, 2> dx, View<T, 1> dw);
 
   // Rotates pairs (i, i + h/2) of each head by the angle of (position, i) (Su et al. 2021; the half-split
   // layout of Llama). x: (T, heads, h), in place. inverse = true is the backward pass. table: (positions, h),
@@ -57,9 +62,9 @@ struct DeviceKernels {
 
   // y = silu(gate) * up; all (R, F).
   void (*swiglu)(Queue&, View<const T, 2> gate, View<const T, 2> up, View<T, 2> y);
-  // Overwrites dgate and dup (may alias gate and up).
+  // Overwrites dgate and dup (may alias gate and up), and y with what swiglu gives (may be empty, or alias dy).
   void (*swiglu_backward)(Queue&, View<const T, 2> dy, View<const T, 2> gate, View<const T, 2> up,
-                          View<T, 2> dgate, View<T, 2> dup);
+                          View<T, 2> dgate, View<T, 2> dup, View<T, 2> y);
 
   // y[t] = table[token[t]]; the backward pass adds rows in order of t.
   void (*embed)(Queue&, View<const T, 2> table, View<const int32_t, 1> token, View<T, 2> y);
@@ -72,6 +77,9 @@ struct DeviceKernels {
   // In place: logits become d loss / d logits = dlogp[t] * (onehot(target[t]) - softmax(logits[t])).
   void (*log_prob_backward)(Queue&, View<T, 2> logits, View<const int32_t, 1> target, View<const W, 1> lse,
                             View<const W, 1> dlogp);
+  // Both at once, where dlogp is known before logp.
+  void (*log_prob_and_grad)(Queue&, View<T, 2> logits, View<const int32_t, 1> target, View<const W, 1> dlogp,
+                            View<W, 1> logp, View<W, 1> lse);
 
   void (*add)(Queue&, View<const T, 1> x, View<T, 1> y);   // y += x
   void (*copy)(Queue&, View<const T, 1> x, View<T, 1> y);  // y = x

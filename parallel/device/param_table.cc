@@ -183,7 +183,7 @@ void ParamStore<T>::start_grads(Queue& queue, bool first) {
   if (!first && sums_[0].empty() && sums_[1].empty()) return;
   for (size_t i = 0; i < layout_->table().rows().size(); ++i) {
     const Placement& place = layout_->at(int(i));
-    if (layout_->table().row(int(i)).update == Update::kMatrix) continue;
+    if (layout_->table().row(int(i)).writes_gradient()) continue;
     zero(queue, grads(place.group).rows(place.offset, place.count));
   }
   adds_ = false;

@@ -35,10 +35,12 @@ struct ParamRow {
   Init init;
   bool decay = true;  // weight decay applies
   Update update = Update::kElement;
+  bool product = false;  // its gradient is that of a linear layer, which writes all of it (see start_grads)
   int bucket = 0;  // gradients of a bucket are complete together (0 embedding, 1 + l layer l, then head)
 
   int64_t numel() const;
   int64_t matrix_numel() const;  // of one matrix for kMatrix, 1 for kElement
+  bool writes_gradient() const { return product || update == Update::kMatrix; }
 };
 
 class ParamTable {
@@ -108,8 +110,8 @@ class FlatParams {
   // and every number of threads of `host` starts from the same model.
   virtual void initialize(uint64_t seed, Queue& queue, CpuQueue& host) = 0;
 
-  // Before each micro-batch of a step. Gradients of Update::kMatrix rows, nearly all of the memory, are written and
-  // not added to by the first one, the others become 0: modules ask ParamStore::adds().
+  // Before each micro-batch of a step. Gradients of linear layers, nearly all of the memory, are written and not added
+  // to by the first one, the others become 0: modules ask ParamStore::adds().
   virtual void start_grads(Queue& queue, bool first = true) = 0;
   // After it, when a bucket's gradients are complete: adds them to the sums, where a store keeps those.
   virtual void collect_grads(Queue& queue, int bucket, bool first) = 0;

@@ -29,7 +29,7 @@ void bench_elementwise(Bench& b, int64_t rows, int64_t width) {
   const std::string shape = fmt::format(" {}x{}", rows, width);
   const auto& k = b.kernels();
   b.bytes("swiglu" + shape, 3 * pass, [&] { k.swiglu(b.queue(), x, y, z); });
-  b.bytes("swiglu_backward" + shape, 5 * pass, [&] { k.swiglu_backward(b.queue(), z, x, y, x, y); });
+  b.bytes("swiglu_backward" + shape, 6 * pass, [&] { k.swiglu_backward(b.queue(), z, x, y, x, y, z); });
   b.bytes("add" + shape, 3 * pass, [&] { k.add(b.queue(), flat(x), flat(y)); });
   b.bytes("copy" + shape, 2 * pass, [&] { k.copy(b.queue(), flat(x), flat(y)); });
   b.bytes("fill" + shape, pass, [&] { k.fill(b.queue(), flat(x), 1); });
@@ -44,7 +44,7 @@ void bench_norm(Bench& b, int64_t rows, int64_t width) {
   const std::string shape = fmt::format(" {}x{}", rows, width);
   b.bytes("rms_norm" + shape, 2 * pass, [&] { b.kernels().rms_norm(b.queue(), x, w, 1e-5, y, rstd); });
   b.bytes("rms_norm_backward" + shape, 4 * pass,
-          [&] { b.kernels().rms_norm_backward(b.queue(), y, x, w, rstd, z, dw); });
+          [&] { b.kernels().rms_norm_backward(b.queue(), y, x, w, rstd, true, z, dw); });
   b.forget();
 }
 

@@ -54,6 +54,23 @@ TEST(Gemm, EqualsThreeLoopsForEveryShapeAndTransposition) {
   }
 }
 
+TEST(Gemm, AddsAnotherMatrixAndMultipliesManyAsOneByOne) {
+  CpuQueue queue(2);
+  const auto& kernels = cpu_kernels<float>();
+  const Tensor<float, 2> a({9, 8}, 1), plus({9, 7}, 2);
+  const Tensor<float, 3> b({3, 7, 8}, 3);
+  Tensor<float, 3> c({3, 9, 7}), one_by_one({3, 9, 7}), onto({3, 9, 7});
+  kernels.gemm_batch(queue, View<const float, 3>(a.data.data(), {1, 9, 8}), b, c, {.transpose_b = true});
+  for (int64_t i = 0; i < 3; ++i) {
+    const View<const float, 3> all = b;
+    const View<float, 3> to = one_by_one, with = onto;
+    kernels.gemm(queue, a, all[i], to[i], {.transpose_b = true});
+    kernels.gemm_onto(queue, a, all[i], plus, with[i], {.transpose_b = true, .beta = 2});
+  }
+  EXPECT_EQ(c.data, one_by_one.data);
+  for (int64_t i = 0; i < c.size(); ++i) EXPECT_NEAR(onto[i], c[i] + 2 * plus[i % plus.size()], 1e-5);
+}
+
 TEST(Gemm, BetaZeroIgnoresWhatWasThere) {
   CpuQueue queue(2);
   for (const int64_t m : {1, 40}) {
@@ -109,11 +126,14 @@ TEST(RmsNorm, GradientEqualsCentralDifferences) {
   loss();
   Tensor<double, 2> dx({3, 10}, 4), dx_before = dx;
   Tensor<double, 1> dw({10}, 5), dw_before = dw;
-  kernels.rms_norm_backward(queue, dy, x, w, rstd, dx, dw);
+  kernels.rms_norm_backward(queue, dy, x, w, rstd, true, dx, dw);
   for (int64_t i = 0; i < x.size(); ++i)
     EXPECT_NEAR(dx[i] - dx_before[i], central_difference(x[i], loss), 1e-8);
   for (int64_t i = 0; i < w.size(); ++i)
     EXPECT_NEAR(dw[i] - dw_before[i], central_difference(w[i], loss), 1e-8);
+  Tensor<double, 2> alone = dx_before;
+  kernels.rms_norm_backward(queue, dy, x, w, rstd, false, alone, dw);
+  for (int64_t i = 0; i < x.size(); ++i) EXPECT_NEAR(alone[i], dx[i] - dx_before[i], 1e-12) << "not added";
 }
 
 TEST(RmsNorm, WeightGradientSumsOverRowsOfEveryThread) {
@@ -127,7 +147,7 @@ TEST(RmsNorm, WeightGradientSumsOverRowsOfEveryThread) {
     cpu_kernels<double>().rms_norm(queue, x, w, 0, y, rstd);
     Tensor<double, 2> dx({rows, width});
     Tensor<double, 1> dw({width});
-    cpu_kernels<double>().rms_norm_backward(queue, dy, x, w, rstd, dx, dw);
+    cpu_kernels<double>().rms_norm_backward(queue, dy, x, w, rstd, true, dx, dw);
     for (int64_t i = 0; i < width; ++i) {
       expected[i] = 0;
       for (int64_t r = 0; r < rows; ++r) expected[i] += dy[r * width + i] * x[r * width + i] * rstd[r];
@@ -186,12 +206,15 @@ TEST(Swiglu, GradientEqualsCentralDifferencesInPlaceToo) {
     return dot(y, dy);
   };
   Tensor<double, 2> dgate({5, 7}), dup({5, 7}), alias_gate = gate, alias_up = up;
-  kernels.swiglu_backward(queue, dy, gate, up, dgate, dup);
+  kernels.swiglu_backward(queue, dy, gate, up, dgate, dup, {});
   for (int64_t i = 0; i < y.size(); ++i) {
     EXPECT_NEAR(dgate[i], central_difference(gate[i], loss), 1e-8);
     EXPECT_NEAR(dup[i], central_difference(up[i], loss), 1e-8);
   }
-  kernels.swiglu_backward(queue, dy, alias_gate, alias_up, alias_gate, alias_up);
+  Tensor<double, 2> again = dy;
+  kernels.swiglu_backward(queue, again, alias_gate, alias_up, alias_gate, alias_up, again);
+  kernels.swiglu(queue, gate, up, y);
+  EXPECT_EQ(again.data, y.data);
   EXPECT_EQ(alias_gate.data, dgate.data);
   EXPECT_EQ(alias_up.data, dup.data);
 }
@@ -262,6 +285,13 @@ TEST(LogProb, GradientEqualsCentralDifferences) {
   Tensor<double, 2> grad = logits;
   kernels.log_prob_backward(queue, grad, target, lse, dlogp);
   for (int64_t i = 0; i < logits.size(); ++i) EXPECT_NEAR(grad[i], central_difference(logits[i], loss), 1e-9);
+  loss();
+  Tensor<double, 2> both = logits;
+  Tensor<double, 1> same_logp({4}), same_lse({4});
+  kernels.log_prob_and_grad(queue, both, target, dlogp, same_logp, same_lse);
+  EXPECT_EQ(both.data, grad.data);
+  EXPECT_EQ(same_logp.data, logp.data);
+  EXPECT_EQ(same_lse.data, lse.data);
 }
 
 TEST(Elementwise, AddCopyAndFillCoverEveryElement) {

@@ -77,7 +77,10 @@ double step_on(trainer::TrainState& state, const Batch& batch) {
   const double loss = state.objective->loss_and_grad(logp, batch, counts, gradient);
   state.model.decoder.backward(gradient, counts, [&](int bucket) { state.reducer.add(bucket); });
   state.reducer.finish();
-  const auto norm = state.grad_norm(1.0, loss);
+  double squares = 0;
+  state.start_norm(squares);
+  state.model.queue.wait();
+  const auto norm = optim::finish_norm(squares, state.model.mesh.data(), 1.0, loss);
   state.optimizer->step(state.peak_lr, norm.scale);
   state.reducer.all_gather_values();
   return loss;

@@ -299,6 +299,14 @@ TEST(Muon, NewtonSchulzBringsSingularValuesNearOne) {
   }
 }
 
+GradNorm global_norm(const OptimizerContext<float>& context, comm::Communicator& data, double max_norm,
+                     double loss) {
+  double squares = 0;
+  start_norm(context, squares);
+  context.queue->wait();
+  return finish_norm(squares, data, max_norm, loss);
+}
+
 TEST(Clipping, EveryElementCountsOnceAndScaleBoundsTheNorm) {
   Bench<float> reference;
   reference.fill_grads(4);
@@ -313,6 +321,7 @@ TEST(Clipping, EveryElementCountsOnceAndScaleBoundsTheNorm) {
       bench.fill_grads(4);
       const GradNorm got = global_norm(bench.context(world.rank()), mesh.data(), 2.0, 0.5);
       EXPECT_NEAR(got.norm, std::sqrt(squares), 1e-9);
+      EXPECT_NEAR(got.loss, 0.5 * ranks, 1e-12);
       EXPECT_NEAR(got.scale, 2.0 / std::sqrt(squares), 1e-9);
       EXPECT_TRUE(got.finite);
       EXPECT_EQ(global_norm(bench.context(world.rank()), mesh.data(), 0.0, 0.5).scale, 1.0) << "0 is off";

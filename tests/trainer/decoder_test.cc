@@ -44,6 +44,43 @@ TEST(Decoder, ChunksOfLogitsGiveTheSameGradient) {
   for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], 1e-11);
 }
 
+TEST(Decoder, FirstMicroBatchWritesOverOldGradients) {
+  Batch padding = packed_batch(2, 24, 23);
+  std::fill(padding.loss_mask.begin(), padding.loss_mask.end(), 0.0f);
+  for (const Batch& batch : {packed_batch(2, 24, 23), padding}) {
+    for (const int64_t logits_bytes : {1 << 20, 5 * 23 * 8}) {
+      TestModel<double> fresh(small_config(), std::nullopt, nullptr, {.logits_bytes = logits_bytes});
+      TestModel<double> used(small_config(), std::nullopt, nullptr, {.logits_bytes = logits_bytes});
+      fresh.step(batch, true);
+      used.step(packed_batch(2, 24, 23, 8), true);
+      used.store->start_grads(used.queue);
+      used.step(batch, true);
+      EXPECT_EQ(used.grads(), fresh.grads()) << logits_bytes;
+    }
+  }
+}
+
+TEST(Decoder, GradientThatIsKnownBeforeTheForwardPassGivesTheSameBits) {
+  const Batch batch = packed_batch(2, 24, 23);
+  const std::vector<double> dlogp(size_t(batch.num_tokens()), -0.25);
+  const device::View<const double, 1> view(dlogp.data(), {batch.num_tokens()});
+  for (const int64_t logits_bytes : {1 << 20, 5 * 23 * 8}) {
+    TestModel<double> before(small_config(), std::nullopt, nullptr, {.logits_bytes = logits_bytes});
+    TestModel<double> after(small_config(), std::nullopt, nullptr, {.logits_bytes = logits_bytes});
+    LogProbs<double> known, unknown;
+    before.model->begin_step();
+    before.model->start_forward(batch, true, known, view);
+    before.model->backward(view, counts_of(batch), [](int) {});
+    after.model->begin_step();
+    after.model->start_forward(batch, true, unknown);
+    after.model->backward(view, counts_of(batch), [](int) {});
+    known.finish();
+    unknown.finish();
+    EXPECT_EQ(known.all, unknown.all);
+    EXPECT_EQ(before.grads(), after.grads()) << logits_bytes;
+  }
+}
+
 TEST(Decoder, FloatFollowsDouble) {
   const Batch batch = packed_batch(2, 24, 23);
   TestModel<double> exact(small_config(), std::nullopt);

@@ -31,22 +31,28 @@ template <class T>
 void AttentionBlock<T>::reserve(device::Arena& saved, device::Arena& scratch, device::Arena& remade) {
   const int64_t tokens = context_.max_tokens(), h = config_.head_size(), n = config_.heads,
                 g = config_.kv_heads;
+  // What the projections write, and the gradients of it, lie side by side: see forward_together.
   device::Arena& rotated = normed() ? remade : saved;
+  if (normed()) {
+    q_raw_ = saved.take<T, 3>({tokens, n, h});
+    k_raw_ = saved.take<T, 3>({tokens, g, h});
+    v_ = saved.take<T, 3>({tokens, g, h});
+  }
   q_ = rotated.take<T, 3>({tokens, n, h});
   k_ = rotated.take<T, 3>({tokens, g, h});
-  v_ = saved.take<T, 3>({tokens, g, h});
+  if (!normed()) v_ = saved.take<T, 3>({tokens, g, h});
   out_ = saved.take<T, 3>({tokens, n, h});
   lse_ = saved.take<W, 2>({tokens, n});
-  dout_ = scratch.take<T, 3>({tokens, n, h});
+  if (!normed()) dout_ = scratch.take<T, 3>({tokens, n, h});
   dq_ = scratch.take<T, 3>({tokens, n, h});
   dk_ = scratch.take<T, 3>({tokens, g, h});
+  if (normed()) {
+    dout_ = scratch.take<T, 3>({tokens, n, h});
+    dk_raw_ = scratch.take<T, 3>({tokens, g, h});
+    q_norm_.reserve(saved, tokens * n);
+    k_norm_.reserve(saved, tokens * g);
+  }
   dv_ = scratch.take<T, 3>({tokens, g, h});
-  if (!normed()) return;
-  q_raw_ = saved.take<T, 3>({tokens, n, h});
-  k_raw_ = saved.take<T, 3>({tokens, g, h});
-  q_norm_.reserve(saved, tokens * n);
-  k_norm_.reserve(saved, tokens * g);
-  dk_raw_ = scratch.take<T, 3>({tokens, g, h});
 }
 
 template <class T>
@@ -62,9 +68,10 @@ device::AttentionShape AttentionBlock<T>::shape(const MicroBatch<T>& batch) cons
 template <class T>
 void AttentionBlock<T>::project(View<const T, 2> x, const MicroBatch<T>& batch) {
   const int64_t tokens = x.dim(0);
-  wq_.forward(context_, x, matrix(normed() ? q_raw_ : q_, tokens));
-  wk_.forward(context_, x, matrix(normed() ? k_raw_ : k_, tokens));
-  wv_.forward(context_, x, matrix(v_, tokens));
+  const auto& q = normed() ? q_raw_ : q_;
+  const auto& k = normed() ? k_raw_ : k_;
+  forward_together<T, 3>(context_, {&wq_, &wk_, &wv_}, x,
+                         {matrix(q, tokens), matrix(k, tokens), matrix(v_, tokens)});
   if (normed()) norm_queries_and_keys(tokens);
   rotate(batch);
 }
@@ -90,17 +97,18 @@ void AttentionBlock<T>::remake(const MicroBatch<T>& batch) {
 }
 
 template <class T>
-void AttentionBlock<T>::forward(View<const T, 2> x, const MicroBatch<T>& batch, View<T, 2> y) {
+void AttentionBlock<T>::forward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> plus,
+                                View<T, 2> y) {
   const int64_t tokens = x.dim(0);
   project(x, batch);
   context_.kernels->attention(*context_.queue, shape(batch), heads(q_, tokens), heads(k_, tokens),
                               heads(v_, tokens), batch.mask, heads(out_, tokens), lse_.rows(0, tokens));
-  wo_.forward(context_, matrix(out_, tokens), y, 1);
+  wo_.forward_onto(context_, matrix(out_, tokens), plus, y);
 }
 
 template <class T>
 void AttentionBlock<T>::extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache,
-                               View<T, 2> y) {
+                               View<const T, 2> plus, View<T, 2> y) {
   const int64_t tokens = x.dim(0), row = k_.dim(1) * k_.dim(2);
   project(x, batch);
   const auto append = [&](const View<T, 3>& from, const View<T, 3>& to) {
@@ -114,7 +122,7 @@ void AttentionBlock<T>::extend(View<const T, 2> x, const MicroBatch<T>& batch, K
   cache.used += tokens;
   context_.kernels->attention(*context_.queue, with_past, heads(q_, tokens), cache.k.rows(0, cache.used),
                               cache.v.rows(0, cache.used), {}, heads(out_, tokens), lse_.rows(0, tokens));
-  wo_.forward(context_, matrix(out_, tokens), y, 1);
+  wo_.forward_onto(context_, matrix(out_, tokens), plus, y);
 }
 
 template <class T>
@@ -133,17 +141,13 @@ void AttentionBlock<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch,
   if (normed()) {
     dq = matrix(dout_, tokens);
     dk = matrix(dk_raw_, tokens);
-    kernels.fill(queue, dq.template reshape<1>({dq.size()}), 0);
-    kernels.fill(queue, dk.template reshape<1>({dk.size()}), 0);
     const bool full = config_.qk_norm == QkNorm::kFull;
-    q_norm_.backward(context_, norm_rows(dq_, tokens), norm_rows(q_raw_, tokens), norm_rows(dout_, tokens),
-                     tap, full ? 1 : config_.heads);
-    k_norm_.backward(context_, norm_rows(dk_, tokens), norm_rows(k_raw_, tokens), norm_rows(dk_raw_, tokens),
-                     tap, full ? 1 : config_.kv_heads);
+    q_norm_.backward(context_, norm_rows(dq_, tokens), norm_rows(q_raw_, tokens), false,
+                     norm_rows(dout_, tokens), tap, full ? 1 : config_.heads);
+    k_norm_.backward(context_, norm_rows(dk_, tokens), norm_rows(k_raw_, tokens), false,
+                     norm_rows(dk_raw_, tokens), tap, full ? 1 : config_.kv_heads);
   }
-  wq_.backward(context_, x, dq, dx, 0, tap);
-  wk_.backward(context_, x, dk, dx, 1, tap);
-  wv_.backward(context_, x, matrix(dv_, tokens), dx, 1, tap);
+  backward_together<T, 3>(context_, {&wq_, &wk_, &wv_}, x, {dq, dk, matrix(dv_, tokens)}, dx, tap);
 }
 
 template class AttentionBlock<float>;

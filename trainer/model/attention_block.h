@@ -26,15 +26,16 @@ class AttentionBlock {
   // remade: see Block::reserve.
   void reserve(device::Arena& saved, device::Arena& scratch, device::Arena& remade);
 
-  // y += attention(x). x stays unchanged until backward.
-  void forward(View<const T, 2> x, const MicroBatch<T>& batch, View<T, 2> y);
+  // y = plus + attention(x). x stays unchanged until backward.
+  void forward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> plus, View<T, 2> y);
   // Makes again what is in `remade`, from what is in `saved`.
   void remake(const MicroBatch<T>& batch);
   // dx is overwritten.
   void backward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> dy, View<T, 2> dx,
                 device::Tap<T>* tap);
   // The same for one sequence whose earlier tokens are in the cache; appends this piece's keys and values.
-  void extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache, View<T, 2> y);
+  void extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache, View<const T, 2> plus,
+              View<T, 2> y);
 
  private:
   device::AttentionShape shape(const MicroBatch<T>& batch) const;

@@ -74,7 +74,6 @@ template <class T>
 device::View<T, 2> Block<T>::normed_input(View<const T, 2> x) {
   const View<T, 2> in = attention_in_.rows(0, x.dim(0));
   attention_norm_.forward(context_, x, in);
-  context_.kernels->copy(*context_.queue, flat(x), flat(middle_.rows(0, x.dim(0))));  // the residual
   return in;
 }
 
@@ -87,8 +86,7 @@ device::View<T, 2> Block<T>::feed_forward(const MicroBatch<T>& batch, bool train
     moe_->forward(in, batch.segment, batch.num_real, out, training, batch.seq_len);
     context_.kernels->add(*context_.queue, flat(middle), flat(out));
   } else {
-    context_.kernels->copy(*context_.queue, flat(middle), flat(out));
-    dense_->forward(in, out);
+    dense_->forward(in, middle, out);
   }
   return out;
 }
@@ -101,7 +99,7 @@ device::View<T, 2> Block<T>::forward(View<const T, 2> x, const MicroBatch<T>& ba
 
 template <class T>
 void Block<T>::add_attention(View<const T, 2> x, const MicroBatch<T>& batch) {
-  attention_.forward(normed_input(x), batch, middle_.rows(0, x.dim(0)));
+  attention_.forward(normed_input(x), batch, x, middle_.rows(0, x.dim(0)));
 }
 
 template <class T>
@@ -117,7 +115,7 @@ void Block<T>::remake_all(View<const T, 2> x, const MicroBatch<T>& batch) {
 template <class T>
 device::View<T, 2> Block<T>::extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache) {
   const View<T, 2> in = normed_input(x);
-  attention_.extend(in, batch, cache, middle_.rows(0, x.dim(0)));
+  attention_.extend(in, batch, cache, x, middle_.rows(0, x.dim(0)));
   return feed_forward(batch, false);
 }
 
@@ -135,13 +133,13 @@ void Block<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, const Ba
   } else {
     dense_->backward(ffn_in, dx, dh, tap);
   }
-  ffn_norm_.backward(context_, dh, middle, dx, tap);
+  ffn_norm_.backward(context_, dh, middle, true, dx, tap);
   if (selective) {
     attention_norm_.forward(context_, x, attention_in);
     attention_.remake(batch);
   }
   attention_.backward(attention_in, batch, dx, dh, tap);
-  attention_norm_.backward(context_, dh, x, dx, tap);
+  attention_norm_.backward(context_, dh, x, true, dx, tap);
 }
 
 template class Block<float>;

@@ -66,6 +66,14 @@ View<T, 2> Decoder<T>::Impl::embed() {
 }
 
 template <class T>
+void Decoder<T>::Impl::fetch_stats(std::vector<std::vector<double>>& sums) const {
+  sums.resize(blocks.size());
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i]->moe() != nullptr) blocks[i]->moe()->fetch_sums(sums[i]);
+  }
+}
+
+template <class T>
 Decoder<T>::Decoder(const ModelConfig& config, const std::optional<moe::MoeConfig>& moe,
                     const ModelContext<T>& context, device::ParamTable& table) {
   require(config.vocab > 0, ExitCode::kUsage, "model.vocab is 0; set it, or take it from the tokenizer");
@@ -119,6 +127,7 @@ void Decoder<T>::reserve(device::Arena& saved, device::Arena& scratch) {
 
 template <class T>
 void Decoder<T>::begin_step() {
+  impl_->stats.clear();
   for (auto& block : impl_->blocks) {
     if (block->moe() != nullptr) block->moe()->begin_step();
   }
@@ -132,7 +141,7 @@ View<const device::wide_t<T>, 1> Decoder<T>::forward(const Batch& batch, bool tr
 }
 
 template <class T>
-void Decoder<T>::start_forward(const Batch& batch, bool training, LogProbs<W>& logp) {
+void Decoder<T>::start_forward(const Batch& batch, bool training, LogProbs<W>& logp, View<const W, 1> dlogp) {
   Impl& m = *impl_;
   m.rope.cover(m.context.seq_len, *m.context.queue);  // generation may have covered another length
   m.check(batch);
@@ -148,7 +157,7 @@ void Decoder<T>::start_forward(const Batch& batch, bool training, LogProbs<W>& l
   m.trained = training;
   const View<T, 2> normed = m.normed.rows(0, m.micro.num_tokens());
   m.final_norm.forward(m.context, x, normed);
-  m.head.forward(normed, batch, logp);
+  m.head.forward(normed, batch, dlogp, logp);
 }
 
 template <class T>
@@ -165,8 +174,7 @@ void Decoder<T>::backward(View<const W, 1> dlogp, const BatchCounts& counts,
   const int64_t tokens = m.micro.num_tokens();
   const View<T, 2> dx = m.dx.rows(0, tokens), dh = m.dh.rows(0, tokens);
   m.head.backward(m.normed.rows(0, tokens), dlogp, dh, tap);
-  m.context.kernels->fill(*m.context.queue, dx.template reshape<1>({dx.size()}), 0);
-  m.final_norm.backward(m.context, dh, m.last, dx, tap);
+  m.final_norm.backward(m.context, dh, m.last, false, dx, tap);
   on_bucket_done(1 + m.config.layers);
   for (int i = m.config.layers - 1; i >= 0; --i) {
     m.blocks[i]->backward(m.inputs[i], m.micro, counts, dx, dh, tap);
@@ -180,16 +188,22 @@ void Decoder<T>::backward(View<const W, 1> dlogp, const BatchCounts& counts,
 }
 
 template <class T>
+void Decoder<T>::fetch_stats() {
+  impl_->fetch_stats(impl_->stats);
+}
+
+template <class T>
 std::vector<moe::MoeStats> Decoder<T>::moe_stats() const {
-  std::vector<const moe::MoeLayer<T>*> layers;
-  for (const auto& block : impl_->blocks) {
-    if (block->moe() != nullptr) layers.push_back(block->moe());
+  std::vector<std::vector<double>> now;
+  if (impl_->stats.empty()) {
+    impl_->fetch_stats(now);
+    impl_->context.queue->wait();
   }
-  std::vector<std::vector<double>> sums(layers.size());
-  for (size_t i = 0; i < layers.size(); ++i) layers[i]->fetch_sums(sums[i]);
-  impl_->context.queue->wait();
+  const auto& sums = impl_->stats.empty() ? now : impl_->stats;
   std::vector<moe::MoeStats> stats;
-  for (size_t i = 0; i < layers.size(); ++i) stats.push_back(layers[i]->stats(sums[i]));
+  for (size_t i = 0; i < impl_->blocks.size(); ++i) {
+    if (impl_->blocks[i]->moe() != nullptr) stats.push_back(impl_->blocks[i]->moe()->stats(sums[i]));
+  }
   return stats;
 }
 

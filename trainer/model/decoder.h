@@ -30,9 +30,11 @@ class Decoder final : public Network<device::wide_t<T>> {
   void reserve(device::Arena& saved, device::Arena& scratch) override;
   void begin_step() override;
   device::View<const W, 1> forward(const Batch& batch, bool training) override;
-  void start_forward(const Batch& batch, bool training, LogProbs<W>& logp) override;
+  void start_forward(const Batch& batch, bool training, LogProbs<W>& logp,
+                     device::View<const W, 1> dlogp = {}) override;
   void backward(device::View<const W, 1> dlogp, const BatchCounts& counts,
                 absl::FunctionRef<void(int)> on_bucket_done, device::Tap<W>* tap = nullptr) override;
+  void fetch_stats() override;
   std::vector<moe::MoeStats> moe_stats() const override;
   void after_step(const std::vector<std::vector<double>>& global_expert_tokens) override;
   std::unique_ptr<Cache> make_cache(int64_t max_tokens) override;

@@ -33,6 +33,7 @@ struct Decoder<T>::Impl {
   void take_in(std::span<const int32_t> token, std::span<const int32_t> segment,
                std::span<const int32_t> position);
   device::View<T, 2> embed();
+  void fetch_stats(std::vector<std::vector<double>>& sums) const;  // queued; by layer
 
   const ModelConfig config;
   const std::optional<moe::MoeConfig> moe;
@@ -51,6 +52,7 @@ struct Decoder<T>::Impl {
   device::View<T, 2> dx, dh;               // (T, D) scratch
   device::ParamStore<T>* store = nullptr;  // bound
   LogProbs<W> logp;                        // of the last forward()
+  std::vector<std::vector<double>> stats;  // of the MoE layers, on their way since fetch_stats()
   // Of the last forward:
   MicroBatch<T> micro;
   std::vector<device::View<T, 2>> inputs;  // of each block

@@ -24,35 +24,33 @@ void DenseFfn<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   gate_ = saved.take<T, 2>(shape);
   up_ = saved.take<T, 2>(shape);
   act_ = scratch.take<T, 2>(shape);
-  dact_ = scratch.take<T, 2>(shape);
 }
 
 template <class T>
-void DenseFfn<T>::forward(View<const T, 2> x, View<T, 2> y) {
+void DenseFfn<T>::forward(View<const T, 2> x, View<const T, 2> plus, View<T, 2> y) {
   const int64_t tokens = x.dim(0);
   const View<T, 2> act = act_.rows(0, tokens);
   remake(x);
   context_.kernels->swiglu(*context_.queue, gate_.rows(0, tokens), up_.rows(0, tokens), act);
-  w_down_.forward(context_, act, y, 1);
+  w_down_.forward_onto(context_, act, plus, y);
 }
 
 template <class T>
 void DenseFfn<T>::remake(View<const T, 2> x) {
-  w_gate_.forward(context_, x, gate_.rows(0, x.dim(0)));
-  w_up_.forward(context_, x, up_.rows(0, x.dim(0)));
+  const int64_t tokens = x.dim(0);
+  forward_together<T, 2>(context_, {&w_gate_, &w_up_}, x, {gate_.rows(0, tokens), up_.rows(0, tokens)});
 }
 
 template <class T>
 void DenseFfn<T>::backward(View<const T, 2> x, View<const T, 2> dy, View<T, 2> dx, device::Tap<T>* tap) {
   const int64_t tokens = x.dim(0);
   const View<T, 2> gate = gate_.rows(0, tokens), up = up_.rows(0, tokens);
-  const View<T, 2> act = act_.rows(0, tokens), dact = dact_.rows(0, tokens);
-  context_.kernels->swiglu(*context_.queue, gate, up, act);
-  w_down_.backward(context_, act, dy, dact, 0, tap);
-  context_.kernels->swiglu_backward(*context_.queue, dact, gate, up, gate,
-                                    up);  // gate and up become their gradients
-  w_gate_.backward(context_, x, gate, dx, 0, tap);
-  w_up_.backward(context_, x, up, dx, 1, tap);
+  const View<T, 2> act = act_.rows(0, tokens);
+  w_down_.backward_input(context_, dy, act, 0);
+  // gate and up become their gradients, and act, which held its own, is made again.
+  context_.kernels->swiglu_backward(*context_.queue, act, gate, up, gate, up, act);
+  w_down_.backward_weight(context_, act, dy, tap);
+  backward_together<T, 2>(context_, {&w_gate_, &w_up_}, x, {gate, up}, dx, tap);
 }
 
 template class DenseFfn<float>;

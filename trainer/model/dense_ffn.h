@@ -21,8 +21,8 @@ class DenseFfn {
   void bind(device::ParamStore<T>& store);
   void reserve(device::Arena& saved, device::Arena& scratch);
 
-  // y += ffn(x). x stays unchanged until backward.
-  void forward(View<const T, 2> x, View<T, 2> y);
+  // y = plus + ffn(x). x stays unchanged until backward.
+  void forward(View<const T, 2> x, View<const T, 2> plus, View<T, 2> y);
   void remake(View<const T, 2> x);  // what forward saved
   // dx is overwritten. Consumes the saved activations.
   void backward(View<const T, 2> x, View<const T, 2> dy, View<T, 2> dx, device::Tap<T>* tap);
@@ -31,8 +31,8 @@ class DenseFfn {
   const ModelConfig& config_;
   const ModelContext<T>& context_;
   Linear<T> w_gate_, w_up_, w_down_;
-  View<T, 2> gate_, up_;   // (T, F) saved
-  View<T, 2> act_, dact_;  // (T, F) scratch
+  View<T, 2> gate_, up_;  // (T, F) saved
+  View<T, 2> act_;        // (T, F) scratch, also its gradient
 };
 
 }  // namespace cadre::trainer

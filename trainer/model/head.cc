@@ -44,7 +44,14 @@ void Head<T>::make_logits(View<const T, 2> rows, int64_t begin, int64_t count) {
 }
 
 template <class T>
-void Head<T>::forward(View<const T, 2> x, const Batch& batch, LogProbs<W>& logp) {
+void Head<T>::upload_gradient(View<const W, 1> dlogp) {
+  host_dlogp_.clear();
+  for (const int32_t token : host_index_) host_dlogp_.push_back(dlogp[token]);
+  device::upload(*context_.queue, host_dlogp_, dlogp_);
+}
+
+template <class T>
+void Head<T>::forward(View<const T, 2> x, const Batch& batch, View<const W, 1> dlogp, LogProbs<W>& logp) {
   const int64_t tokens = x.dim(0);
   device::Queue& queue = *context_.queue;
   host_index_.clear();
@@ -58,10 +65,17 @@ void Head<T>::forward(View<const T, 2> x, const Batch& batch, LogProbs<W>& logp)
   device::upload(queue, host_index_, index_);
   device::upload(queue, host_target_, target_);
   if (live < tokens) context_.kernels->embed(queue, x, index_.rows(0, live), compact_.rows(0, live));
+  have_gradient_ = !dlogp.empty() && live <= chunk_;
+  if (have_gradient_) upload_gradient(dlogp);
   const View<const T, 2> rows = live_rows(x);
   for (int64_t begin = 0; begin < live; begin += chunk_) {
     const int64_t count = std::min(chunk_, live - begin);
     make_logits(rows, begin, count);
+    if (have_gradient_) {
+      context_.kernels->log_prob_and_grad(queue, logits_.rows(0, live), target_.rows(0, live),
+                                          dlogp_.rows(0, live), logp_.rows(0, live), lse_.rows(0, live));
+      break;
+    }
     context_.kernels->log_prob(queue, logits_.rows(0, count), target_.rows(begin, count),
                                logp_.rows(begin, count), lse_.rows(begin, count));
   }
@@ -75,20 +89,22 @@ template <class T>
 void Head<T>::backward(View<const T, 2> x, View<const W, 1> dlogp, View<T, 2> dx, device::Tap<T>* tap) {
   const int64_t tokens = x.dim(0), live = int64_t(host_index_.size());
   device::Queue& queue = *context_.queue;
-  host_dlogp_.clear();
-  for (const int32_t token : host_index_) host_dlogp_.push_back(dlogp[token]);
-  device::upload(queue, host_dlogp_, dlogp_);
+  if (!have_gradient_) upload_gradient(dlogp);
   const View<const T, 2> rows = live_rows(x);
   const View<T, 2> drows = live == tokens ? dx : dcompact_.rows(0, live);
   for (int64_t begin = 0; begin < live; begin += chunk_) {
     const int64_t count = std::min(chunk_, live - begin);
     if (live > chunk_) make_logits(rows, begin, count);
     const View<T, 2> dlogits = logits_.rows(0, count);
-    context_.kernels->log_prob_backward(queue, dlogits, target_.rows(begin, count), lse_.rows(begin, count),
-                                        dlogp_.rows(begin, count));
-    linear_.backward(context_, rows.rows(begin, count), dlogits, drows.rows(begin, count), 0, tap,
-                     index_.data() + begin);
+    if (!have_gradient_) {
+      context_.kernels->log_prob_backward(queue, dlogits, target_.rows(begin, count), lse_.rows(begin, count),
+                                          dlogp_.rows(begin, count));
+    }
+    linear_.backward_weight(context_, rows.rows(begin, count), dlogits, tap, index_.data() + begin,
+                            begin > 0);
+    linear_.backward_input(context_, dlogits, drows.rows(begin, count), 0);
   }
+  if (live == 0) linear_.no_gradient(context_);
   if (live == tokens) return;
   context_.kernels->fill(queue, dx.template reshape<1>({dx.size()}), 0);
   context_.kernels->embed_backward(queue, drows, index_.rows(0, live), dx);  // each index once: a scatter

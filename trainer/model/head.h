@@ -25,8 +25,9 @@ class Head {
   void bind(device::ParamStore<T>& store) { linear_.bind(store); }
   void reserve(device::Arena& saved, device::Arena& scratch);
 
-  // x: (N, D). Queues the work; see LogProbs.
-  void forward(View<const T, 2> x, const Batch& batch, LogProbs<W>& logp);
+  // x: (N, D). Queues the work; see LogProbs. dlogp as in Network::start_forward: with it, and when one chunk holds
+  // all, the logits become their gradient at once.
+  void forward(View<const T, 2> x, const Batch& batch, View<const W, 1> dlogp, LogProbs<W>& logp);
   // dlogp: (N) in host memory. dx is overwritten; x as in the last forward.
   void backward(View<const T, 2> x, View<const W, 1> dlogp, View<T, 2> dx, device::Tap<T>* tap);
   // All logits (V) of one token (1, D), in host memory, valid until the next call.
@@ -37,6 +38,7 @@ class Head {
   // The rows of x that count: x itself, or a compact copy.
   View<const T, 2> live_rows(View<const T, 2> x) const;
   void make_logits(View<const T, 2> rows, int64_t begin, int64_t count);
+  void upload_gradient(View<const W, 1> dlogp);
 
   const ModelConfig& config_;
   const ModelContext<T>& context_;
@@ -48,6 +50,7 @@ class Head {
   View<int32_t, 1> index_, target_;  // (T) of live tokens, saved
   View<W, 1> logp_, lse_, dlogp_;    // (T) of live tokens, saved
   View<W, 1> wide_;                  // (V) one token's logits, scratch
+  bool have_gradient_ = false;       // in logits_, since the forward pass
   std::vector<int32_t> host_index_, host_target_;
   std::vector<W> host_dlogp_, host_logits_;
 };

@@ -2,6 +2,7 @@
 // pass.
 #pragma once
 
+#include <array>
 #include <string>
 
 #include "parallel/device/param_table.h"
@@ -23,6 +24,7 @@ class Linear {
                       .init = {device::Init::kNormal, std},
                       .decay = true,
                       .update = update,
+                      .product = true,
                       .bucket = bucket});
   }
   // Shares a row that another module declared.
@@ -32,8 +34,7 @@ class Linear {
   void bind(device::ParamStore<T>& store) {
     weight_ = store.template value<2>(row_);
     if (store.grads(device::Group::kDense).data() != nullptr) grad_ = store.template grad<2>(row_);
-    const bool matrix = store.layout().table().row(row_).update == device::Update::kMatrix;
-    add_ = matrix ? &store.adds() : nullptr;
+    add_ = store.layout().table().row(row_).writes_gradient() ? &store.adds() : nullptr;
   }
   View<const T, 2> weight() const { return weight_; }
   View<T, 2> grad() const { return grad_; }
@@ -42,13 +43,33 @@ class Linear {
   void forward(const ModelContext<T>& c, View<const T, 2> x, View<T, 2> y, double beta = 0) const {
     c.kernels->gemm(*c.queue, x, weight_, y, {.transpose_b = true, .beta = beta});
   }
+  // y = x W^T + plus.
+  void forward_onto(const ModelContext<T>& c, View<const T, 2> x, View<const T, 2> plus, View<T, 2> y) const {
+    c.kernels->gemm_onto(*c.queue, x, weight_, plus, y, {.transpose_b = true, .beta = 1});
+  }
   // grad += dy^T x, or = when ParamStore says so; dx = dy W + beta dx. token: see Tap::on_linear.
   void backward(const ModelContext<T>& c, View<const T, 2> x, View<const T, 2> dy, View<T, 2> dx, double beta,
                 device::Tap<T>* tap, const int32_t* token = nullptr) const {
-    c.kernels->gemm(*c.queue, dy, x, grad_,
-                    {.transpose_a = true, .beta = add_ == nullptr || *add_ ? 1.0 : 0.0});
-    c.kernels->gemm(*c.queue, dy, weight_, dx, {.beta = beta});
+    backward_weight(c, x, dy, tap, token);
+    backward_input(c, dy, dx, beta);
+  }
+  // more: of the same micro-batch as the call before.
+  void backward_weight(const ModelContext<T>& c, View<const T, 2> x, View<const T, 2> dy, device::Tap<T>* tap,
+                       const int32_t* token = nullptr, bool more = false) const {
+    device::GemmFlags flags = grad_flags();
+    if (more) flags.beta = 1;
+    c.kernels->gemm(*c.queue, dy, x, grad_, flags);
     if (tap != nullptr) tap->on_linear(row_, x, dy, token, {});
+  }
+  void backward_input(const ModelContext<T>& c, View<const T, 2> dy, View<T, 2> dx, double beta) const {
+    c.kernels->gemm(*c.queue, dy, weight_, dx, {.beta = beta});
+  }
+  // Instead of backward_weight, for a micro-batch without rows.
+  void no_gradient(const ModelContext<T>& c) const {
+    if (grad_flags().beta == 0) c.kernels->fill(*c.queue, grad_.template reshape<1>({grad_.size()}), 0);
+  }
+  device::GemmFlags grad_flags() const {
+    return {.transpose_a = true, .beta = add_ == nullptr || *add_ ? 1.0 : 0.0};
   }
 
  private:
@@ -56,5 +77,54 @@ class Linear {
   View<T, 2> weight_, grad_;
   const bool* add_ = nullptr;  // null: always
 };
+
+// The matrices as one view where they are of one shape and follow one another in memory; else empty.
+template <class U, size_t N>
+device::View<U, 3> together(const std::array<device::View<U, 2>, N>& matrices) {
+  const device::View<U, 2>& first = matrices[0];
+  for (size_t i = 0; i < N; ++i) {
+    if (matrices[i].shape() != first.shape() ||
+        matrices[i].data() != first.data() + int64_t(i) * first.size())
+      return {};
+  }
+  return {first.data(), {int64_t(N), first.dim(0), first.dim(1)}};
+}
+
+// Several layers on one input. Where their matrices and outputs lie side by side, as those of one module do, they run
+// as one batch, which fills a GPU better.
+template <class T, size_t N>
+void forward_together(const ModelContext<T>& c, const std::array<const Linear<T>*, N>& layers,
+                      device::View<const T, 2> x, const std::array<device::View<T, 2>, N>& y) {
+  std::array<device::View<const T, 2>, N> weights;
+  for (size_t i = 0; i < N; ++i) weights[i] = layers[i]->weight();
+  const auto w = together(weights);
+  const auto out = together(y);
+  if (w.empty() || out.empty()) {
+    for (size_t i = 0; i < N; ++i) layers[i]->forward(c, x, y[i]);
+    return;
+  }
+  c.kernels->gemm_batch(*c.queue, x.template reshape<3>({1, x.dim(0), x.dim(1)}), w, out,
+                        {.transpose_b = true});
+}
+
+// As Linear::backward of each; dx becomes the sum.
+template <class T, size_t N>
+void backward_together(const ModelContext<T>& c, const std::array<const Linear<T>*, N>& layers,
+                       device::View<const T, 2> x, const std::array<device::View<T, 2>, N>& dy,
+                       device::View<T, 2> dx, device::Tap<T>* tap) {
+  std::array<device::View<T, 2>, N> grads;
+  for (size_t i = 0; i < N; ++i) grads[i] = layers[i]->grad();
+  const auto grad = together(grads), out = together(dy);
+  if (grad.empty() || out.empty()) {
+    for (size_t i = 0; i < N; ++i) layers[i]->backward(c, x, dy[i], dx, i == 0 ? 0 : 1, tap);
+    return;
+  }
+  c.kernels->gemm_batch(*c.queue, out, x.template reshape<3>({1, x.dim(0), x.dim(1)}), grad,
+                        layers[0]->grad_flags());
+  for (size_t i = 0; i < N; ++i) {
+    layers[i]->backward_input(c, dy[i], dx, i == 0 ? 0 : 1);
+    if (tap != nullptr) tap->on_linear(layers[i]->row(), x, dy[i], nullptr, {});
+  }
+}
 
 }  // namespace cadre::trainer

@@ -35,15 +35,18 @@ class Network {
   // over the expert group.
   virtual device::View<const W, 1> forward(const Batch& batch, bool training) = 0;
   // The same without waiting for the device: logp can be finished after the queue's next wait(), and must live
-  // until then.
-  virtual void start_forward(const Batch& batch, bool training, LogProbs<W>& logp) = 0;
+  // until then. dlogp may be given here when it is known already; backward then takes the same numbers.
+  virtual void start_forward(const Batch& batch, bool training, LogProbs<W>& logp,
+                             device::View<const W, 1> dlogp = {}) = 0;
   // Adds gradients. counts scale the balance losses. on_bucket_done(bucket) is called when a bucket's
   // gradients from this micro-batch are complete, from the last bucket to the first. Belongs to the last
   // forward, which had training = true. A tap needs a storage type that is W.
   virtual void backward(device::View<const W, 1> dlogp, const BatchCounts& counts,
                         absl::FunctionRef<void(int)> on_bucket_done, device::Tap<W>* tap = nullptr) = 0;
-  // MoE statistics of the step, one entry a MoE layer in rising order (dense layers have none); waits for the
-  // queue. after_step takes the expert_tokens of the same layers, summed over data ranks.
+  // Queues what moe_stats() needs, so that the caller may wait for it together with other things.
+  virtual void fetch_stats() = 0;
+  // MoE statistics of the step, one entry a MoE layer in rising order (dense layers have none). Waits for the
+  // queue, unless it was waited for since fetch_stats(). after_step takes the expert_tokens of the same layers, summed over data ranks.
   virtual std::vector<moe::MoeStats> moe_stats() const = 0;
   virtual void after_step(const std::vector<std::vector<double>>& global_expert_tokens) = 0;
 

@@ -31,12 +31,12 @@ class RmsNorm {
   void forward(const ModelContext<T>& c, View<const T, 2> x, View<T, 2> y) {
     c.kernels->rms_norm(*c.queue, x, weight_, eps_, y, rstd_.rows(0, x.dim(0)));
   }
-  // dx += gradient; x is the input of the last forward, with rows_per_token rows a token.
-  void backward(const ModelContext<T>& c, View<const T, 2> dy, View<const T, 2> x, View<T, 2> dx,
+  // dx += gradient, or = unless add; x is the input of the last forward, with rows_per_token rows a token.
+  void backward(const ModelContext<T>& c, View<const T, 2> dy, View<const T, 2> x, bool add, View<T, 2> dx,
                 device::Tap<T>* tap, int64_t rows_per_token = 1) {
     const View<const W, 1> rstd = rstd_.rows(0, x.dim(0));
     if (tap != nullptr) tap->on_scale(row_, x, rstd, dy, rows_per_token);
-    c.kernels->rms_norm_backward(*c.queue, dy, x, weight_, rstd, dx, grad_);
+    c.kernels->rms_norm_backward(*c.queue, dy, x, weight_, rstd, add, dx, grad_);
   }
 
  private:

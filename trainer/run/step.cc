@@ -54,30 +54,38 @@ void observe(TrainState& state, const std::vector<double>& valid_loss, StepRepor
 // What a batch gives with the present weights: gradients, summed over ranks, are in the store. tap: of the influence
 // probe, or null.
 struct Computed {
-  StepStats stats;
-  double loss_share;  // of this rank
+  std::vector<LogProbs<device::wide_t<Real>>> logp;  // by micro-batch
+  double loss_share = 0;                             // of this rank
   optim::GradNorm norm;
-  double comm_exposed_ms;
+  double comm_exposed_ms = 0;
 };
 Computed compute(TrainState& state, const data::LoadedBatch& batch, device::Tap<Real>* tap) {
+  using W = device::wide_t<Real>;
   Network<Real>& model = state.model.decoder;
-  Computed result{StepStats(state.dataset.train->num_domains()), 0, {}, 0};
-  std::vector<device::wide_t<Real>> dlogp;
-  std::vector<LogProbs<device::wide_t<Real>>> logp(batch.micro.size());
+  Computed result;
+  result.logp.resize(batch.micro.size());
+  std::vector<W> dlogp;
   // A gradient that needs no log-probability lets the device run on: the loss is read at the end of the step.
   const bool ahead = state.objective->constant_grad();
+  const auto loss_and_grad = [&](size_t i, device::View<const W, 1> logp) {
+    dlogp.resize(size_t(logp.size()));
+    return state.objective->loss_and_grad(logp, batch.micro[i], batch.counts, {dlogp.data(), {logp.size()}});
+  };
   state.objective->take_records();  // what a step that was computed twice left behind
   model.begin_step();
   for (size_t i = 0; i < batch.micro.size(); ++i) {
     const Batch& micro = batch.micro[i];
     base::enter(base::Phase::kForward);
     state.model.store.start_grads(state.model.queue, i == 0);
-    model.start_forward(micro, true, logp[i]);
-    if (!ahead) state.model.queue.wait();
-    dlogp.resize(size_t(micro.num_tokens()));
-    const device::View<device::wide_t<Real>, 1> gradient(dlogp.data(), {micro.num_tokens()});
-    const double share = state.objective->loss_and_grad(logp[i].finish(), micro, batch.counts, gradient);
-    if (!ahead) result.loss_share += share;
+    if (ahead) {
+      const std::vector<W> unknown(size_t(micro.num_tokens()), W(0));
+      loss_and_grad(i, {unknown.data(), {micro.num_tokens()}});
+      model.start_forward(micro, true, result.logp[i], {dlogp.data(), {micro.num_tokens()}});
+    } else {
+      model.start_forward(micro, true, result.logp[i]);
+      state.model.queue.wait();
+      result.loss_share += loss_and_grad(i, result.logp[i].finish());
+    }
     // Buckets are reduced while the rest of the last backward pass runs; before that they are still being
     // summed.
     const bool last = i + 1 == batch.micro.size();
@@ -87,23 +95,22 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch, device::Tap<
       if (last) state.reducer.add(bucket);
       state.reducer.progress();
     };
-    model.backward(gradient, batch.counts, on_bucket_done, tap);
+    model.backward({dlogp.data(), {micro.num_tokens()}}, batch.counts, on_bucket_done, tap);
     if (tap != nullptr) state.probe->add(micro);
-  }
-  state.model.queue.wait();
-  for (size_t i = 0; i < batch.micro.size(); ++i) {
-    const auto values = logp[i].finish();
-    dlogp.resize(size_t(values.size()));
-    if (ahead)
-      result.loss_share += state.objective->loss_and_grad(values, batch.micro[i], batch.counts,
-                                                          {dlogp.data(), {values.size()}});
-    result.stats.add(batch.micro[i], values);
   }
   base::enter(base::Phase::kReduce);
   const Clock::time_point wait_start = Clock::now();
   state.reducer.finish();
   result.comm_exposed_ms = ms_since(wait_start);
-  result.norm = state.grad_norm(state.config().train.clip_norm, result.loss_share);
+  // One wait for all that the host needs to know before the update.
+  double squares = 0;
+  state.start_norm(squares);
+  model.fetch_stats();
+  state.model.queue.wait();
+  for (size_t i = 0; ahead && i < batch.micro.size(); ++i)
+    result.loss_share += loss_and_grad(i, result.logp[i].finish());
+  result.norm =
+      optim::finish_norm(squares, state.model.mesh.data(), state.config().train.clip_norm, result.loss_share);
   return result;
 }
 
@@ -170,6 +177,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
 
   base::enter(base::Phase::kData);
   data::LoadedBatch batch = state.feed.next(state.progress);
+  if (state.on_batch) state.on_batch(batch);
   report.data_wait_ms = state.feed.last_wait_ms();
   report.counts = batch.counts;
   report.domain_weight = batch.weights;
@@ -178,11 +186,10 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   if (state.reference) score_reference(state, batch.micro);
   const std::vector<double> valid_loss = probe_evaluation(state);
   if (state.probe) state.probe->begin_step(probe_due(state));
-  const Computed computed = compute(state, batch, state.probe ? state.probe->tap() : nullptr);
+  Computed computed = compute(state, batch, state.probe ? state.probe->tap() : nullptr);
   report.comm_exposed_ms = computed.comm_exposed_ms;
   const optim::GradNorm& norm = computed.norm;
-  computed.stats.reduce(state, signals, computed.loss_share, report);
-  report.objective = objective_metrics(*state.objective, state.model.mesh.data());
+  report.loss = norm.loss;
   report.grad_norm = norm.norm;
   report.skipped = !norm.finite;
   judge(state, batch, computed, report);
@@ -196,8 +203,13 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
     const Clock::time_point gather_start = Clock::now();
     state.reducer.all_gather_values();
     report.comm_exposed_ms += ms_since(gather_start);
-    model.after_step(report.expert_tokens);
   }
+  // What only reports need is added up beside the update of a GPU.
+  StepStats stats(state.dataset.train->num_domains());
+  for (size_t i = 0; i < batch.micro.size(); ++i) stats.add(batch.micro[i], computed.logp[i].finish());
+  stats.reduce(state, signals, report);
+  report.objective = objective_metrics(*state.objective, state.model.mesh.data());
+  if (!report.skipped) model.after_step(report.expert_tokens);
   ++state.progress.step;
   base::at_step(state.progress.step);
   state.progress.tokens += uint64_t(batch.counts.trained_tokens);

@@ -18,8 +18,7 @@ void StepStats::add(const Batch& batch, device::View<const device::wide_t<Real>,
   }
 }
 
-void StepStats::reduce(TrainState& state, const StepSignals& signals, double loss_share,
-                       StepReport& report) const {
+void StepStats::reduce(TrainState& state, const StepSignals& signals, StepReport& report) const {
   const auto layers = state.model.decoder.moe_stats();
   double aux = 0, z = 0, dropped = 0;
   for (const moe::MoeStats& layer : layers) {
@@ -28,8 +27,7 @@ void StepStats::reduce(TrainState& state, const StepSignals& signals, double los
     dropped += layer.dropped;
   }
   comm::Communicator& data = state.model.mesh.data();
-  std::vector<double> sums = {loss_share,
-                              aux,
+  std::vector<double> sums = {aux,
                               z,
                               dropped,
                               segment_squares_,
@@ -43,14 +41,13 @@ void StepStats::reduce(TrainState& state, const StepSignals& signals, double los
     sums.insert(sums.end(), layer.expert_tokens.begin(), layer.expert_tokens.end());
   }
   data.all_reduce(std::span<double>(sums), comm::ReduceOp::kSum, "step statistics");
-  report.loss = sums[0];
-  report.aux_loss = sums[1];
-  report.z_loss = sums[2];
-  report.dropped_tokens = sums[3];
-  report.piece_length = sums[5] > 0 ? sums[4] / sums[5] : 0;
-  report.stop = sums[6] > 0;
-  report.writers_busy = sums[7] > 0;
-  report.seconds = sums[8];
+  report.aux_loss = sums[0];
+  report.z_loss = sums[1];
+  report.dropped_tokens = sums[2];
+  report.piece_length = sums[4] > 0 ? sums[3] / sums[4] : 0;
+  report.stop = sums[5] > 0;
+  report.writers_busy = sums[6] > 0;
+  report.seconds = sums[7];
   auto next = sums.begin() + int64_t(fixed);
   report.domain_loss.assign(next, next + int64_t(domain_loss_.size()));
   next += int64_t(domain_loss_.size());

@@ -13,7 +13,7 @@ class StepStats {
   // One micro-batch of this rank, with the log-probabilities of its targets.
   void add(const Batch& batch, device::View<const device::wide_t<Real>, 1> logp);
   // Sums over data ranks into the report. Collective.
-  void reduce(TrainState& state, const StepSignals& signals, double loss_share, StepReport& report) const;
+  void reduce(TrainState& state, const StepSignals& signals, StepReport& report) const;
 
  private:
   std::vector<double> domain_loss_;  // nats

@@ -44,9 +44,7 @@ template <class T>
 void make_updates(TrainState& state, const RunConfig& run) {
   const auto context = optimizer_context<T>(state.model, state.optimizer_context);
   state.optimizer = optim::make_optimizer<T>(kind(run, run.optim, "optim"), context);
-  state.grad_norm = [context, &data = state.model.mesh.data()](double max_norm, double loss) {
-    return optim::global_norm(context, data, max_norm, loss);
-  };
+  state.start_norm = [context](double& squares) { optim::start_norm(context, squares); };
 }
 
 // Scores have kernels for the CPU alone, and gradients of targets are kept in fp32.

@@ -40,8 +40,7 @@ class TrainState {
   comm::Reducer& reducer;
   optim::OwnedSlices optimizer_context;
   std::unique_ptr<optim::Optimizer<Real>> optimizer;
-  // optim::global_norm of this run's gradients.
-  std::function<optim::GradNorm(double max_norm, double loss)> grad_norm;
+  std::function<void(double& squares)> start_norm;  // optim::start_norm of this run's gradients
   std::unique_ptr<optim::Objective<Real>> objective;
   std::unique_ptr<ModelState>
       reference;  // frozen, with the values that the run started with; null unless asked for
@@ -50,6 +49,8 @@ class TrainState {
   std::unique_ptr<data::Mixer> mixer;
   std::unique_ptr<data::Curriculum> curriculum;
   data::DataFeed feed;
+  std::function<void(const data::LoadedBatch&)>
+      on_batch;                  // sees each batch before it is trained on; may be empty
   std::unique_ptr<Probe> probe;  // null when nobody asks for influence
   const Dataset& dataset;
   Progress progress;

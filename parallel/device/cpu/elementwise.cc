@@ -20,13 +20,14 @@ void CpuKernels<T>::swiglu(Queue& queue, View<const T, 2> gate, View<const T, 2>
 // may alias inputs.
 template <class T>
 void CpuKernels<T>::swiglu_backward(Queue& queue, View<const T, 2> dy, View<const T, 2> gate,
-                                    View<const T, 2> up, View<T, 2> dgate, View<T, 2> dup) {
+                                    View<const T, 2> up, View<T, 2> dgate, View<T, 2> dup, View<T, 2> y) {
   cpu(queue).parallel_for(dy.size(), kGrain, [&](int64_t begin, int64_t end) {
     const T *d = dy.data(), *g = gate.data(), *u = up.data();
-    T *dg = dgate.data(), *du = dup.data();
+    T *dg = dgate.data(), *du = dup.data(), *out = y.data();
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) {
       const T s = sigmoid_of(g[i]), grad = d[i], x = g[i], v = u[i];
+      if (out != nullptr) out[i] = x * s * v;
       du[i] = grad * x * s;
       dg[i] = grad * v * s * (T(1) + x * (T(1) - s));
     }

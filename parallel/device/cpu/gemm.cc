@@ -46,6 +46,21 @@ void CpuKernels<T>::gemm(Queue& queue, View<const T, 2> a, View<const T, 2> b, V
               c.data() + begin, n);
   });
 }
+template <class T>
+void CpuKernels<T>::gemm_onto(Queue& queue, View<const T, 2> a, View<const T, 2> b, View<const T, 2> plus,
+                              View<T, 2> c, GemmFlags flags) {
+  const int64_t n = c.size();
+  if (flags.beta != 0) copy(queue, plus.template reshape<1>({n}), c.template reshape<1>({n}));
+  gemm(queue, a, b, c, flags);
+}
+
+template <class T>
+void CpuKernels<T>::gemm_batch(Queue& queue, View<const T, 3> a, View<const T, 3> b, View<T, 3> c,
+                               GemmFlags flags) {
+  for (int64_t i = 0; i < c.dim(0); ++i)
+    gemm(queue, a[a.dim(0) > 1 ? i : 0], b[b.dim(0) > 1 ? i : 0], c[i], flags);
+}
+
 template struct CpuKernels<float>;  // the members defined above
 template struct CpuKernels<double>;
 

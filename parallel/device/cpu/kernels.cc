@@ -14,6 +14,8 @@ const DeviceKernels<T>& cpu_kernels() {
     openblas_set_num_threads(1);
     return DeviceKernels<T>{
         .gemm = K::gemm,
+        .gemm_onto = K::gemm_onto,
+        .gemm_batch = K::gemm_batch,
         .rms_norm = K::rms_norm,
         .rms_norm_backward = K::rms_norm_backward,
         .rope = K::rope,
@@ -25,6 +27,7 @@ const DeviceKernels<T>& cpu_kernels() {
         .embed_backward = K::embed_backward,
         .log_prob = K::log_prob,
         .log_prob_backward = K::log_prob_backward,
+        .log_prob_and_grad = K::log_prob_and_grad,
         .add = K::add,
         .copy = K::copy,
         .fill = K::fill,

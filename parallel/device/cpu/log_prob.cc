@@ -57,6 +57,13 @@ void CpuKernels<T>::log_prob_backward(Queue& queue, View<T, 2> logits, View<cons
   });
 }
 
+template <class T>
+void CpuKernels<T>::log_prob_and_grad(Queue& queue, View<T, 2> logits, View<const int32_t, 1> target,
+                                      View<const W, 1> dlogp, View<W, 1> logp, View<W, 1> lse) {
+  log_prob(queue, logits, target, logp, lse);
+  log_prob_backward(queue, logits, target, lse, dlogp);
+}
+
 template struct CpuKernels<float>;  // the members defined above
 template struct CpuKernels<double>;
 

@@ -30,11 +30,12 @@ namespace {
 // dx_i += r w_i dy_i - x_i r^3 / D sum_j(dy_j w_j x_j), r = rstd; dw_i += dy_i x_i r.
 template <class T, class W>
 void backward_row(const T* __restrict dy, const T* __restrict x, const T* __restrict w, W r, int64_t width,
-                  T* __restrict dx, T* __restrict dw) {
+                  bool add, T* __restrict dx, T* __restrict dw) {
   W dot = 0;
 #pragma omp simd reduction(+ : dot)
   for (int64_t i = 0; i < width; ++i) dot += W(dy[i]) * W(w[i]) * W(x[i]);
   const W pull = dot * r * r * r / W(width);
+  if (!add) std::fill(dx, dx + width, T(0));
 #pragma omp simd
   for (int64_t i = 0; i < width; ++i) {
     dx[i] += r * w[i] * dy[i] - pull * x[i];
@@ -46,7 +47,7 @@ void backward_row(const T* __restrict dy, const T* __restrict x, const T* __rest
 // Each of a fixed number of row ranges sums its own dw; the sums are then added in order of the ranges.
 template <class T>
 void CpuKernels<T>::rms_norm_backward(Queue& queue, View<const T, 2> dy, View<const T, 2> x,
-                                      View<const T, 1> w, View<const W, 1> rstd, View<T, 2> dx,
+                                      View<const T, 1> w, View<const W, 1> rstd, bool add, View<T, 2> dx,
                                       View<T, 1> dw) {
   const int64_t rows = x.dim(0), width = x.dim(1);
   const int64_t stride = (width + 15) / 16 * 16;  // keeps threads off each other's cache lines
@@ -57,7 +58,7 @@ void CpuKernels<T>::rms_norm_backward(Queue& queue, View<const T, 2> dy, View<co
       T* sum = partial + range * stride;
       std::fill(sum, sum + width, T(0));
       for (int64_t row = range * rows / ranges; row < (range + 1) * rows / ranges; ++row) {
-        backward_row(dy.data() + row * width, x.data() + row * width, w.data(), rstd.data()[row], width,
+        backward_row(dy.data() + row * width, x.data() + row * width, w.data(), rstd.data()[row], width, add,
                      dx.data() + row * width, sum);
       }
     }

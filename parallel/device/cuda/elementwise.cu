@@ -30,13 +30,19 @@ struct Swiglu {
 template <class T>
 struct SwigluBackward {
   const T *dy, *gate, *up;
-  T *dgate, *dup;
+  T *dgate, *dup, *y;  // y may be null
   template <int N>
   __device__ void run(int64_t i) const {
     float d[N], g[N], u[N];
     load<N>(dy + i, d);
     load<N>(gate + i, g);
     load<N>(up + i, u);
+    if (y != nullptr) {
+      float out[N];
+#pragma unroll
+      for (int j = 0; j < N; ++j) out[j] = g[j] * (sigmoid(g[j]) * u[j]);  // as Swiglu rounds
+      store<N>(y + i, out);
+    }
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       const float s = sigmoid(g[j]), x = g[j];
@@ -116,9 +122,10 @@ void CudaKernels<T>::swiglu(Queue& queue, View<const T, 2> gate, View<const T, 2
 
 template <class T>
 void CudaKernels<T>::swiglu_backward(Queue& queue, View<const T, 2> dy, View<const T, 2> gate,
-                                     View<const T, 2> up, View<T, 2> dgate, View<T, 2> dup) {
-  const SwigluBackward<native_t<T>> body{raw(dy), raw(gate), raw(up), raw(dgate), raw(dup)};
-  map<kVec<T>>(queue, dy.size(), all_aligned16(body.dy, body.gate, body.up, body.dgate, body.dup), body);
+                                     View<const T, 2> up, View<T, 2> dgate, View<T, 2> dup, View<T, 2> y) {
+  const SwigluBackward<native_t<T>> body{raw(dy), raw(gate), raw(up), raw(dgate), raw(dup), raw(y)};
+  map<kVec<T>>(queue, dy.size(), all_aligned16(body.dy, body.gate, body.up, body.dgate, body.dup, body.y),
+               body);
 }
 
 template <class T>

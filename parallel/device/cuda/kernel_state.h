@@ -36,8 +36,10 @@ struct GemmPlan;
 struct GemmKey {
   int64_t m, n, k;
   bool transpose_a, transpose_b;
-  int type_in, type_out;         // cudaDataType_t
-  std::array<int, 4> alignment;  // of A, B, C, D in bytes
+  int type_in, type_out;                    // cudaDataType_t
+  std::array<int, 4> alignment;             // of A, B, C, D in bytes
+  int batch = 1;                            // products, each operand's matrices one after the other
+  bool shared_a = false, shared_b = false;  // one matrix for all of them
   auto operator<=>(const GemmKey&) const = default;
 };
 
@@ -52,7 +54,6 @@ class GemmPlans {
            const void* c, void* d);
 
  private:
-  const GemmPlan& plan(const GemmKey& key);
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
   std::map<GemmKey, std::unique_ptr<GemmPlan>> plans_;

@@ -72,8 +72,8 @@ __global__ void __launch_bounds__(kThreads)
 // goes to acc.
 template <class T, int N, int kGroup, int kNum>
 __device__ void backward_rows(int64_t rows, int width, const T* __restrict__ dy, const T* __restrict__ x,
-                              const T* __restrict__ w, const float* __restrict__ rstd, T* __restrict__ dx,
-                              float* shared, float (&acc)[kNum][N]) {
+                              const T* __restrict__ w, const float* __restrict__ rstd, bool add,
+                              T* __restrict__ dx, float* shared, float (&acc)[kNum][N]) {
   constexpr int kGroups = kThreads / kGroup;
   const int lane = threadIdx.x % kGroup;
   // Every thread of a block makes the same number of rounds: they meet at barriers.
@@ -90,7 +90,7 @@ __device__ void backward_rows(int64_t rows, int width, const T* __restrict__ dy,
       d_bits[i] = *reinterpret_cast<const uint4*>(dy + row * width + col);
       v_bits[i] = *reinterpret_cast<const uint4*>(x + row * width + col);
       // Needed last, but on its way during the reduction.
-      sum_bits[i] = *reinterpret_cast<const uint4*>(dx + row * width + col);
+      sum_bits[i] = add ? *reinterpret_cast<const uint4*>(dx + row * width + col) : uint4{};
     }
 #pragma unroll
     for (int i = 0; i < kNum; ++i) {
@@ -127,12 +127,12 @@ __device__ void backward_rows(int64_t rows, int width, const T* __restrict__ dy,
 template <class T, int N, int kGroup, int kNum>
 __global__ void __launch_bounds__(kThreads, 2)
     norm_backward_kernel(int64_t rows, int width, const T* __restrict__ dy, const T* __restrict__ x,
-                         const T* __restrict__ w, const float* __restrict__ rstd, T* __restrict__ dx,
-                         float* __restrict__ partial) {
+                         const T* __restrict__ w, const float* __restrict__ rstd, bool add,
+                         T* __restrict__ dx, float* __restrict__ partial) {
   constexpr int kGroups = kThreads / kGroup, kWidth = kGroup * kNum * N;
   __shared__ float shared[kThreads / 32];
   float acc[kNum][N] = {};
-  backward_rows<T, N, kGroup, kNum>(rows, width, dy, x, w, rstd, dx, shared, acc);
+  backward_rows<T, N, kGroup, kNum>(rows, width, dy, x, w, rstd, add, dx, shared, acc);
   const int lane = threadIdx.x % kGroup;
   float* out = partial + int64_t(blockIdx.x) * width;
   if constexpr (kGroups == 1) {
@@ -164,8 +164,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     wide_norm_backward_kernel(int64_t rows, int width, const T* __restrict__ dy, const T* __restrict__ x,
-                              const T* __restrict__ w, const float* __restrict__ rstd, T* __restrict__ dx,
-                              float* __restrict__ partial) {
+                              const T* __restrict__ w, const float* __restrict__ rstd, bool add,
+                              T* __restrict__ dx, float* __restrict__ partial) {
   __shared__ float shared[kThreads / 32];
   float* out = partial + int64_t(blockIdx.x) * width;
   for (int i = threadIdx.x; i < width; i += kThreads) out[i] = 0;
@@ -178,7 +178,8 @@ __global__ void __launch_bounds__(kThreads)
     const float pull = block_sum<kThreads>(dot, shared) * r * r * r / float(width);
     for (int i = threadIdx.x; i < width; i += kThreads) {
       const float d = to_float(dy[at + i]), v = to_float(x[at + i]);
-      dx[at + i] = from_float<T>(to_float(dx[at + i]) + r * to_float(w[i]) * d - pull * v);
+      const float before = add ? to_float(dx[at + i]) : 0;
+      dx[at + i] = from_float<T>(before + r * to_float(w[i]) * d - pull * v);
       out[i] += d * v * r;
     }
   }
@@ -243,18 +244,19 @@ struct Backward {
   int width;
   const T *dy, *x, *w;
   const float* rstd;
+  bool add;
   T *dx, *dw;
   float* partial;  // (kMaxBlocks, width)
   template <int N, int kGroup, int kNum>
   void run() const {
     const int blocks = int(std::min<int64_t>(ceil_div(rows, kThreads / kGroup), kMaxBlocks));
     norm_backward_kernel<T, N, kGroup, kNum>
-        <<<blocks, kThreads, 0, stream>>>(rows, width, dy, x, w, rstd, dx, partial);
+        <<<blocks, kThreads, 0, stream>>>(rows, width, dy, x, w, rstd, add, dx, partial);
     add_partials(blocks);
   }
   void run_wide() const {
     const int blocks = int(std::min<int64_t>(rows, kMaxBlocks));
-    wide_norm_backward_kernel<<<blocks, kThreads, 0, stream>>>(rows, width, dy, x, w, rstd, dx, partial);
+    wide_norm_backward_kernel<<<blocks, kThreads, 0, stream>>>(rows, width, dy, x, w, rstd, add, dx, partial);
     add_partials(blocks);
   }
   void add_partials(int blocks) const {
@@ -276,12 +278,20 @@ void CudaKernels<T>::rms_norm(Queue& queue, View<const T, 2> x, View<const T, 1>
 
 template <class T>
 void CudaKernels<T>::rms_norm_backward(Queue& queue, View<const T, 2> dy, View<const T, 2> x,
-                                       View<const T, 1> w, View<const W, 1> rstd, View<T, 2> dx,
+                                       View<const T, 1> w, View<const W, 1> rstd, bool add, View<T, 2> dx,
                                        View<T, 1> dw) {
   if (x.size() == 0) return;
-  const Backward<native_t<T>> launch{
-      stream(queue), x.dim(0),    int(x.dim(1)), raw(dy), raw(x),
-      raw(w),        rstd.data(), raw(dx),       raw(dw), scratch<float>(queue, kMaxBlocks * x.dim(1))};
+  const Backward<native_t<T>> launch{stream(queue),
+                                     x.dim(0),
+                                     int(x.dim(1)),
+                                     raw(dy),
+                                     raw(x),
+                                     raw(w),
+                                     rstd.data(),
+                                     add,
+                                     raw(dx),
+                                     raw(dw),
+                                     scratch<float>(queue, kMaxBlocks * x.dim(1))};
   by_width<native_t<T>>(x.dim(1), all_aligned16(launch.dy, launch.x, launch.w, launch.dx), launch);
   launched();
 }

@@ -58,6 +58,29 @@ struct Cases {
                        a.template view<2>(2, {m, n}), flags);
         });
   }
+  void gemm_onto(int64_t m, int64_t n, int64_t k, double beta) {
+    ArraySpec c = out(m * n, 2 + double(k));
+    c.roundings = 2;
+    add("gemm_onto", fmt::format("{}x{}x{} beta {}", m, n, k, beta), {in(m * k), in(k * n), in(m * n), c},
+        [=](const auto& kernels, Queue& q, const auto& a) {
+          kernels.gemm_onto(q, a.template view<2>(0, {m, k}), a.template view<2>(1, {n, k}),
+                            a.template view<2>(2, {m, n}), a.template view<2>(3, {m, n}),
+                            {.transpose_b = true, .beta = beta});
+        });
+  }
+  // shared: 0 no operand, 1 the first, 2 the second.
+  void gemm_batch(int64_t count, int64_t m, int64_t n, int64_t k, int shared, bool transpose_a) {
+    const int64_t as = shared == 1 ? 1 : count, bs = shared == 2 ? 1 : count;
+    add("gemm_batch", fmt::format("{} of {}x{}x{} shared {} t{}", count, m, n, k, shared, int(transpose_a)),
+        {in(as * m * k), in(bs * k * n), out(count * m * n, 1 + double(k))},
+        [=](const auto& kernels, Queue& q, const auto& a) {
+          kernels.gemm_batch(q,
+                             a.template view<3>(0, transpose_a ? std::array{as, k, m} : std::array{as, m, k}),
+                             a.template view<3>(1, transpose_a ? std::array{bs, k, n} : std::array{bs, n, k}),
+                             a.template view<3>(2, {count, m, n}),
+                             {.transpose_a = transpose_a, .transpose_b = !transpose_a});
+        });
+  }
   void norm(int64_t rows, int64_t width) {
     const std::string shape = fmt::format("{}x{}", rows, width);
     add("rms_norm", shape, {in(rows * width), in(width), out(rows * width, 8), wide_out(rows, 8)},
@@ -65,15 +88,17 @@ struct Cases {
           kernels.rms_norm(q, a.template view<2>(0, {rows, width}), a.template view<1>(1, {width}), 1e-5,
                            a.template view<2>(2, {rows, width}), a.template wide<1>(3, {rows}));
         });
-    ArraySpec rstd = wide_in(rows);
-    add("rms_norm_backward", shape,
-        {in(rows * width), in(rows * width), in(width), rstd, sum(rows * width, 64), sum(width, 64)},
-        [=](const auto& kernels, Queue& q, const auto& a) {
-          kernels.rms_norm_backward(q, a.template view<2>(0, {rows, width}),
-                                    a.template view<2>(1, {rows, width}), a.template view<1>(2, {width}),
-                                    a.template wide<1>(3, {rows}), a.template view<2>(4, {rows, width}),
-                                    a.template view<1>(5, {width}));
-        });
+    for (const bool onto : {true, false}) {
+      const ArraySpec dx = onto ? sum(rows * width, 64) : out(rows * width, 64);
+      add("rms_norm_backward", shape + (onto ? "" : " not added"),
+          {in(rows * width), in(rows * width), in(width), wide_in(rows), dx, sum(width, 64)},
+          [=](const auto& kernels, Queue& q, const auto& a) {
+            kernels.rms_norm_backward(q, a.template view<2>(0, {rows, width}),
+                                      a.template view<2>(1, {rows, width}), a.template view<1>(2, {width}),
+                                      a.template wide<1>(3, {rows}), onto,
+                                      a.template view<2>(4, {rows, width}), a.template view<1>(5, {width}));
+          });
+    }
   }
   void rope(int64_t tokens, int64_t heads, int64_t h, bool inverse) {
     add("rope", fmt::format("{}x{}x{}", tokens, heads, h),
@@ -94,11 +119,12 @@ struct Cases {
       std::vector<ArraySpec> arrays = {in(n), in(n, 3), in(n), out(n, 64), out(n, 64)};
       if (alias) arrays[1].output = arrays[2].output = true, arrays[1].terms = arrays[2].terms = 64;
       if (alias) arrays.resize(3);
+      if (!alias) arrays.push_back(out(n, 64));
       add("swiglu_backward", shape + (alias ? " in place" : ""), arrays,
           [=](const auto& kernels, Queue& q, const auto& a) {
             const auto array = [&](int i) { return a.template view<2>(i, {rows, width}); };
             kernels.swiglu_backward(q, array(0), array(1), array(2), array(alias ? 1 : 3),
-                                    array(alias ? 2 : 4));
+                                    array(alias ? 2 : 4), alias ? decltype(array(0)){} : array(5));
           });
     }
   }
@@ -132,6 +158,16 @@ struct Cases {
         [=](const auto& kernels, Queue& q, const auto& a) {
           kernels.log_prob_backward(q, a.template view<2>(0, {rows, vocab}), a.ints(1, rows),
                                     a.template wide<1>(2, {rows}), a.template wide<1>(3, {rows}));
+        });
+  }
+  void log_prob_and_grad(int64_t rows, int64_t vocab) {
+    ArraySpec logits = sum(rows * vocab, 128);
+    add("log_prob_and_grad", fmt::format("{}x{}", rows, vocab),
+        {logits, random_index(rows, vocab), wide_in(rows), wide_out(rows, 64), wide_out(rows, 16)},
+        [=](const auto& kernels, Queue& q, const auto& a) {
+          kernels.log_prob_and_grad(q, a.template view<2>(0, {rows, vocab}), a.ints(1, rows),
+                                    a.template wide<1>(2, {rows}), a.template wide<1>(3, {rows}),
+                                    a.template wide<1>(4, {rows}));
         });
   }
   void flat(int64_t n) {
@@ -217,6 +253,19 @@ std::vector<KernelCase<T>> kernel_cases() {
         cases.gemm(m, n, k, {bool(transposed & 1), bool(transposed & 2), 0.5, beta});
     }
   }
+  cases.gemm(1024, 768, 1024, {.transpose_b = true, .beta = 1});  // large enough to be tuned
+  cases.gemm(512, 1024, 2048, {.transpose_a = true});
+  for (const double beta : {0.0, 1.0, 0.5}) {
+    cases.gemm_onto(33, 7, 129, beta);
+    cases.gemm_onto(300, 264, 128, beta);
+    cases.gemm_onto(8, 8, 0, beta);
+  }
+  for (const int shared : {0, 1, 2}) {
+    for (const bool transpose_a : {false, true}) {
+      cases.gemm_batch(3, 200, 136, 264, shared, transpose_a);
+      cases.gemm_batch(2, 33, 7, 5, shared, transpose_a);
+    }
+  }
   for (const auto& [rows, width] : {std::pair<int64_t, int64_t>{9, 37},
                                     {1, 8},
                                     {700, 64},
@@ -246,6 +295,7 @@ std::vector<KernelCase<T>> kernel_cases() {
     cases.log_prob(3, 50304, scale);
     cases.log_prob(2, 1, scale);
   }
+  for (const int64_t vocab : {1, 3001, 4096, 50304, 131072}) cases.log_prob_and_grad(3, vocab);
   for (const int64_t n : {1, 7, 256, 50001}) cases.flat(n);
   for (const int64_t h : {6, 64, 96, 128}) {
     for (const int64_t document : {0, 5, 40, 129}) {
