@@ -1,6 +1,8 @@
 // `cadre bench`: the speed of a run's training step and the share of the SGEMM peak that it reaches.
 #include <fmt/format.h>
 
+#include <cstdio>
+#include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -13,9 +15,9 @@ namespace cadre::launch {
 namespace {
 
 struct BenchArguments {
-  std::string run_file;
+  std::string run_file, batches;
   std::vector<std::string> overrides;
-  bool json = false;
+  bool json = false, turns = false;
 };
 
 void print_text(const trainer::BenchResult& r) {
@@ -27,9 +29,10 @@ void print_text(const trainer::BenchResult& r) {
                peak.threads == 1 ? "" : "s", peak.best_flops / 1e9);
   }
   const double median = r.median_seconds();
-  fmt::print("step: median {:.1f} ms over {} (fastest {:.1f}, slowest {:.1f}), {:.0f} tokens/s\n",
-             1e3 * median, r.step_seconds.size(), 1e3 * r.step_seconds.front(), 1e3 * r.step_seconds.back(),
-             double(r.tokens) / median);
+  fmt::print(
+      "step: median {:.1f} ms over {} (fastest {:.1f}, slowest {:.1f}), mean {:.1f}, {:.0f} tokens/s\n",
+      1e3 * median, r.step_seconds.size(), 1e3 * r.step_seconds.front(), 1e3 * r.step_seconds.back(),
+      1e3 * r.mean_seconds, double(r.tokens) / median);
   fmt::print("data: a step waited {:.2f} ms\n", r.data_wait_ms);
   fmt::print("work: 6 x {:.2f} M + attention = {:.4f} GFLOP/token\n", double(r.active_params) / 1e6,
              r.flops_per_token / 1e9);
@@ -60,21 +63,41 @@ void print_json(const trainer::BenchResult& r) {
       {"gpu_gib", double(r.gpu_bytes) / 0x1p30},
       {"steps", r.step_seconds.size()},
       {"step_ms_median", 1e3 * r.median_seconds()},
+      {"step_ms_mean", 1e3 * r.mean_seconds},
       {"step_ms_min", 1e3 * r.step_seconds.front()},
       {"step_ms_max", 1e3 * r.step_seconds.back()},
+      {"tokens", r.tokens},
       {"tokens_per_s", double(r.tokens) / r.median_seconds()},
+      {"loss", r.loss},
       {"gflop_per_token", r.flops_per_token / 1e9},
       {"gflops", r.flops() / 1e9},
       {"share_of_peak", r.flops() / r.peak_flops}};
   fmt::print("{}\n", root.dump());
 }
 
+// So that programs which are compared run one after the other many times, whatever the machine does meanwhile.
+void take_turns(trainer::StepBench& bench, comm::World& world) {
+  require(world.size() == 1, ExitCode::kUsage, "--turns needs one rank, found {}", world.size());
+  fmt::print("ready\n");
+  std::fflush(stdout);
+  int64_t steps = 0;
+  while (std::cin >> steps && steps > 0) {
+    print_json(bench.run(steps));
+    std::fflush(stdout);
+  }
+}
+
 int bench(const BenchArguments& arguments, comm::World& world) {
   const auto config = trainer::load_run(arguments.run_file, arguments.overrides);
   const trainer::Dataset dataset =
       config.data.manifest.empty() ? trainer::random_dataset(config) : trainer::open_dataset(config);
-  const trainer::BenchResult result = trainer::bench_steps(config, dataset, world);
-  if (world.rank() == 0) arguments.json ? print_json(result) : print_text(result);
+  trainer::StepBench bench(config, dataset, world, arguments.batches);
+  if (arguments.turns) {
+    take_turns(bench, world);
+  } else {
+    const trainer::BenchResult result = bench.run(config.train.steps);
+    if (world.rank() == 0) arguments.json ? print_json(result) : print_text(result);
+  }
   return int(ExitCode::kOk);
 }
 
@@ -87,6 +110,10 @@ void add_bench(CLI::App& app, Run& run) {
       ->required();
   verb->add_option("overrides", arguments->overrides, "key.sub=value ...");
   verb->add_flag("--json", arguments->json, "One JSON object instead of text");
+  verb->add_flag("--turns", arguments->turns,
+                 "Read numbers of steps from the standard input, take each and print its JSON");
+  verb->add_option("--batches", arguments->batches,
+                   "Write what the first 8 steps train on: tokens, then targets of each, as int32");
   verb->callback([arguments, &run] {
     run = [arguments] { return run_ranks([&](comm::World& world) { return bench(*arguments, world); }); };
   });

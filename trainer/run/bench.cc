@@ -4,15 +4,19 @@
 #include <chrono>
 #include <span>
 
+#include "parallel/base/files.h"
 #include "parallel/base/rng.h"
 #include "parallel/device/accelerator.h"
+#include "trainer/run/checkpoint.h"
+#include "trainer/run/checkpoint_folder.h"
 #include "trainer/run/peak.h"
 #include "trainer/run/step.h"
+#include "trainer/run/tensor_reader.h"
 
 namespace cadre::trainer {
 namespace {
 
-constexpr int kWarmUpSteps = 2;
+constexpr int kWarmUpSteps = 2, kWrittenSteps = 8;
 constexpr int64_t kPeakSizes[] = {1024, 2048};
 constexpr int64_t kPeakRounds = 4;  // spread over the run
 
@@ -56,8 +60,34 @@ Dataset random_dataset(const RunConfig& config) {
   return set;
 }
 
-BenchResult bench_steps(const RunConfig& config, const Dataset& dataset, comm::World& world) {
-  TrainState state(config, dataset, world);
+StepBench::StepBench(const RunConfig& config, const Dataset& dataset, comm::World& world,
+                     const std::filesystem::path& batches)
+    : state_(std::make_unique<TrainState>(config, dataset, world)) {
+  if (!config.init.empty()) {
+    const auto folder = find_checkpoint(config.init, state_->model.mesh.data());
+    TensorReader reader(folder);
+    start_from(state_->model, reader, folder.string());
+  }
+  std::string written;
+  if (!batches.empty()) {
+    require(world.size() == 1, ExitCode::kUsage, "batches are written by one rank, found {}", world.size());
+    state_->on_batch = [&written](const data::LoadedBatch& batch) {
+      for (const Batch& micro : batch.micro) {
+        for (const std::vector<int32_t>* ids : {&micro.tokens, &micro.targets})
+          written.append(reinterpret_cast<const char*>(ids->data()), ids->size() * sizeof(int32_t));
+      }
+    };
+  }
+  for (int i = 0; i < (batches.empty() ? kWarmUpSteps : kWrittenSteps); ++i) train_step(*state_, {});
+  state_->on_batch = nullptr;
+  if (!batches.empty()) base::write_file_atomic(batches, written, ExitCode::kData);
+  state_->model.queue.wait();
+}
+StepBench::~StepBench() = default;
+
+BenchResult StepBench::run(int64_t steps) {
+  using Clock = std::chrono::steady_clock;
+  TrainState& state = *state_;
   comm::Communicator& data = state.model.mesh.data();
   BenchResult result;
   result.ranks = data.size();
@@ -70,24 +100,24 @@ BenchResult bench_steps(const RunConfig& config, const Dataset& dataset, comm::W
     if (gpu) break;
     for (int threads = 1; threads <= result.threads; ++threads) result.peaks.push_back({n, threads, 0});
   }
-  for (int i = 0; i < kWarmUpSteps; ++i) train_step(state, {});
-  const int64_t every = std::max<int64_t>(1, config.train.steps / kPeakRounds);
-  state.model.queue.wait();
-  auto start = std::chrono::steady_clock::now();
-  for (int64_t step = 0; step < config.train.steps; ++step) {
+  const int64_t every = std::max<int64_t>(1, steps / kPeakRounds);
+  Clock::time_point start = Clock::now();
+  for (int64_t step = 0; step < steps; ++step) {
     if (!gpu) {  // on a GPU a step's end runs beside the next one's beginning, as in training
       if (step % every == 0) sample_peaks(result.peaks, data);
       data.barrier("bench step");
-      start = std::chrono::steady_clock::now();
+      start = Clock::now();
     }
     const StepReport report = train_step(state, {});
-    if (step + 1 == config.train.steps) state.model.queue.wait();
-    const auto end = std::chrono::steady_clock::now();
+    if (step + 1 == steps) state.model.queue.wait();
+    const Clock::time_point end = Clock::now();
     result.step_seconds.push_back(std::chrono::duration<double>(end - start).count());
+    result.mean_seconds += result.step_seconds.back() / double(steps);
     start = end;
-    result.data_wait_ms += report.data_wait_ms / double(config.train.steps);
+    result.data_wait_ms += report.data_wait_ms / double(steps);
     result.tokens = report.counts.real_tokens;
     result.flops_per_token = state.model.decoder.flops_per_token(report.piece_length);
+    result.loss = report.loss;
   }
   std::sort(result.step_seconds.begin(), result.step_seconds.end());
   for (const PeakSample& sample : result.peaks)

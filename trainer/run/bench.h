@@ -1,6 +1,8 @@
 // How fast a training step is, against the SGEMM peak of the same cores at the same time.
 #pragma once
 
+#include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -9,6 +11,8 @@
 
 namespace cadre::trainer {
 
+class TrainState;
+
 struct PeakSample {
   int64_t n = 0;  // of the n x n x n product
   int threads = 1;
@@ -16,12 +20,14 @@ struct PeakSample {
 };
 struct BenchResult {
   std::vector<double> step_seconds;  // sorted
+  double mean_seconds = 0;           // a step; on a GPU, where the host runs ahead, single steps vary more
   std::vector<PeakSample> peaks;     // of this rank
   int64_t tokens = 0;                // of a step, padding left out, all ranks
   int64_t active_params = 0, params = 0;
   double flops_per_token = 0;  // forward and backward
   double peak_flops = 0;       // best sample, summed over ranks
   int ranks = 1, threads = 1;
+  double loss = 0;                    // of the last step
   double data_wait_ms = 0;            // a step, mean
   MemoryPlan plan;                    // of rank 0
   size_t activations[3] = {0, 0, 0};  // bytes with each of kRecomputes
@@ -33,8 +39,20 @@ struct BenchResult {
 // Random tokens in documents of one sequence each, for a run file without a manifest; model.vocab says how
 // many ids.
 Dataset random_dataset(const RunConfig& config);
-// config.train.steps timed steps after two that warm up. Peaks are measured between steps, so that a machine
-// whose speed drifts (heat, neighbours) drifts for both. Collective.
-BenchResult bench_steps(const RunConfig& config, const Dataset& dataset, comm::World& world);
+// A run that is timed, in one piece or in turns with other programs. All members are collective.
+class StepBench {
+ public:
+  // Two steps warm up; eight when `batches` is not empty, a file that then holds what they trained on: for each
+  // micro-batch the tokens, then their targets, as int32. With `init` in the run file the values are the checkpoint's.
+  StepBench(const RunConfig& config, const Dataset& dataset, comm::World& world,
+            const std::filesystem::path& batches = {});
+  ~StepBench();
+  // That many timed steps. Peaks are measured between steps, so that a machine whose speed drifts (heat,
+  // neighbours) drifts for both. mean_seconds is from the first to the device's end of the last one.
+  BenchResult run(int64_t steps);
+
+ private:
+  std::unique_ptr<TrainState> state_;
+};
 
 }  // namespace cadre::trainer
