@@ -31,6 +31,9 @@ build_jobs() {
   echo $((memory < 1 ? 1 : memory < cores ? memory : cores))
 }
 
+# The newest clang++ of the distribution, or nothing.
+find_clang() { compgen -c clang++- | grep -E '^clang\+\+-[0-9]+$' | sort -uV | tail -n 1 || true; }
+
 # build PRESET TARGET...: configures when needed and builds.
 build() {
   local preset=$1 log="$root/build/$1.configure.log"

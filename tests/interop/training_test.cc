@@ -94,7 +94,7 @@ TEST(Training, FollowsAPlainPyTorchLoop) {
   for (const auto& [name, losses] : golden.items()) {
     TempFolder folder;
     testing::import_to(golden_folder(name), folder / "ckpt");
-    comm::run_threads(1, [&](comm::World& world) {
+    comm::run_threads(1, [&, &name = name, &losses = losses](comm::World& world) {
       trainer::TrainState state(run_from(folder, {}, name != "llama_tied"), set, world);
       trainer::TensorReader reader(folder / "ckpt");
       trainer::start_from(state.model, reader, (folder / "ckpt").string());

@@ -257,7 +257,8 @@ INSTANTIATE_TEST_SUITE_P(Table, EveryOptimizer, ::testing::ValuesIn(optimizer_na
 // without a decomposition: every unit vector's image must have a length within the quintic's band.
 TEST(Muon, NewtonSchulzBringsSingularValuesNearOne) {
   device::CpuQueue queue(1);
-  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{6, 17}, {17, 6}, {9, 9}}) {
+  for (const auto& [rows_of_x, cols_of_x] : {std::pair<int64_t, int64_t>{6, 17}, {17, 6}, {9, 9}}) {
+    const int64_t rows = rows_of_x, cols = cols_of_x;
     const int64_t side = std::min(rows, cols);
     std::vector<double> x(size_t(rows * cols)), next(x.size()), gram(size_t(side * side)), gram2(gram.size());
     // Diagonal with singular values from 1 down to 0.1 of the largest, hidden by two random reflections.

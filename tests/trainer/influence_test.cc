@@ -290,7 +290,7 @@ TEST(Influence, ScoresAreTheSameForAnyRanksAndExpertDegree) {
     for (const auto& [ranks, ep] : {std::pair{2, 1}, {2, 2}, {4, 2}, {4, 4}}) {
       std::mutex mutex;
       size_t seen = 0;
-      with_mesh(ranks, ep, [&](comm::Mesh& mesh) {
+      with_mesh(ranks, ep, [&, ep = ep](comm::Mesh& mesh) {
         const int64_t part = 4 / mesh.data().size(), rank = mesh.data().rank();
         Rig rig(c, mesh, part);
         const Batch own = sequences(batch, rank * part, part);
