@@ -42,7 +42,7 @@ struct Experts {
   static void wgrad(Queue& queue, ConstRows b, ConstRows a, Offsets offsets, bool accumulate, View<T, 3> dw) {
     if (b.dim(0) > 0) {
       products({b.data(), a.data(), dw.data()}, {b.dim(1), a.dim(1)})
-          .wgrad(stream_of(queue), b, a, offsets, accumulate, dw);
+          .wgrad(queue, b, a, offsets, accumulate, dw);
     } else if (!accumulate) {
       queue.zero(dw.data(), size_t(dw.size()) * sizeof(T));
     }

@@ -1,6 +1,6 @@
-// How persistent blocks share the tiles of a grouped product: tiles are numbered group by group from offsets
-// that only the device knows, and each block takes every gridDim-th. Every role of a block walks by itself and
-// finds the same tiles.
+// Where the tiles of a grouped product lie, from offsets that only the device knows. Where all tiles cost the same,
+// they are numbered group by group and each block takes every gridDim-th: every role of a block walks by itself and
+// finds the same ones.
 #pragma once
 
 #include <cstdint>
@@ -14,17 +14,23 @@ struct TilePlace {
   int64_t rows;   // rows of the group
 };
 
-// kRagged: tiles are cut over a group's rows (products, data gradients). Otherwise every group has the same
-// number of tiles (weight gradients), or none when it has no rows and `skip_empty`.
-template <bool kRagged, int kTileRows>
+struct PanelPlace {
+  int m, n;
+};
+// Panels of a few tile rows keep the rows and columns that are in flight together inside the L2 cache.
+__device__ inline PanelPlace place_in_panels(int tile, int m_tiles, int n_tiles) {
+  constexpr int kPanel = 16;
+  const int panel = tile / (kPanel * n_tiles), rest = tile - panel * kPanel * n_tiles;
+  const int height = min(kPanel, m_tiles - panel * kPanel);
+  return {panel * kPanel + rest % height, rest / height};
+}
+
+// Tiles are cut over a group's rows (products, data gradients).
+template <int kTileRows>
 class GroupWalk {
  public:
-  __device__ GroupWalk(const int64_t* offsets, int groups, int m_tiles, int n_tiles, bool skip_empty)
-      : offsets_(offsets),
-        groups_(groups),
-        fixed_m_tiles_(m_tiles),
-        n_tiles_(n_tiles),
-        skip_empty_(skip_empty) {
+  __device__ GroupWalk(const int64_t* offsets, int groups, int n_tiles)
+      : offsets_(offsets), groups_(groups), n_tiles_(n_tiles) {
     enter(0);
   }
   // `tile` must not fall from call to call. False when there is no such tile.
@@ -34,12 +40,8 @@ class GroupWalk {
       if (group_ + 1 >= groups_) return false;
       enter(group_ + 1);
     }
-    // Panels of a few tile rows keep the rows and columns that are in flight together inside the L2 cache.
-    constexpr int kPanel = 16;
-    const int local = int(tile - first_), panel = local / (kPanel * n_tiles_);
-    const int rest = local - panel * kPanel * n_tiles_;
-    const int height = min(kPanel, m_tiles_ - panel * kPanel);
-    place = {group_, panel * kPanel + rest % height, rest / height, begin_, rows_};
+    const PanelPlace local = place_in_panels(int(tile - first_), m_tiles_, n_tiles_);
+    place = {group_, local.m, local.n, begin_, rows_};
     return true;
   }
 
@@ -48,13 +50,11 @@ class GroupWalk {
     group_ = group;
     begin_ = offsets_[group];
     rows_ = offsets_[group + 1] - begin_;
-    m_tiles_ =
-        kRagged ? int((rows_ + kTileRows - 1) / kTileRows) : (rows_ > 0 || !skip_empty_ ? fixed_m_tiles_ : 0);
+    m_tiles_ = int((rows_ + kTileRows - 1) / kTileRows);
   }
 
   const int64_t* offsets_;
-  int groups_, fixed_m_tiles_, n_tiles_;
-  bool skip_empty_;
+  int groups_, n_tiles_;
   int group_ = 0, m_tiles_ = 0;
   int64_t first_ = 0, begin_ = 0, rows_ = 0;
 };

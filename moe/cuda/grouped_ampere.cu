@@ -62,12 +62,12 @@ __global__ void __launch_bounds__(kMmaThreads)
                            int64_t(blockIdx.y) * kMmaTile, int64_t(blockIdx.x) * kMmaTile, rows);
 }
 
-void wgrad(cudaStream_t stream, View<const bf16, 2> b, View<const bf16, 2> a, View<const int64_t, 1> offsets,
+void wgrad(device::Queue& queue, View<const bf16, 2> b, View<const bf16, 2> a, View<const int64_t, 1> offsets,
            bool accumulate, View<bf16, 3> dw) {
   const int64_t groups = dw.dim(0), m = dw.dim(1), n = dw.dim(2);
   check(cudaFuncSetAttribute(weight_product, cudaFuncAttributeMaxDynamicSharedMemorySize, kMmaSharedBytes));
   const dim3 grid(blocks_for(n, kMmaTile), blocks_for(m, kMmaTile), unsigned(groups));
-  weight_product<<<grid, kMmaThreads, kMmaSharedBytes, stream>>>(
+  weight_product<<<grid, kMmaThreads, kMmaSharedBytes, stream_of(queue)>>>(
       native(b.data()), native(a.data()), offsets.data(), m, n, accumulate, native(dw.data()));
   check(cudaGetLastError());
 }

@@ -2,52 +2,23 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <stdexcept>
 
+#include "moe/cuda/group_order.h"
 #include "moe/cuda/hopper_gemm.h"
 #include "moe/cuda/launch.h"
-#include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/tensor_map.h"
 
 namespace cadre::moe::cuda {
 namespace {
 
 using device::bf16;
 using device::View;
-using device::cuda::check;
 
-// The driver's function through the runtime: linking the driver's library would keep the program from
-// starting on machines without one.
-PFN_cuTensorMapEncodeTiled_v12000 encoder() {
-  static const auto kFunction = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
-                                           &found));
-    if (found != cudaDriverEntryPointSuccess)
-      throw std::runtime_error("the NVIDIA driver has no cuTensorMapEncodeTiled; it needs CUDA 12 or newer");
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
-  return kFunction;
-}
-
-// (z, y, x) values of bf16, read in boxes of 64 by `box_y`. What lies outside reads as 0.
-CUtensorMap tensor_map(const bf16* data, int64_t z, int64_t y, int64_t x, int box_y) {
-  CUtensorMap map;
-  const cuuint64_t sizes[3] = {cuuint64_t(x), cuuint64_t(y), cuuint64_t(z)};
-  const cuuint64_t strides[2] = {cuuint64_t(x) * 2, cuuint64_t(x) * cuuint64_t(y) * 2};
-  const cuuint32_t box[3] = {64, cuuint32_t(box_y), 1}, steps[3] = {1, 1, 1};
-  const CUresult status =
-      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<bf16*>(data), sizes, strides, box,
-                steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS) throw std::runtime_error("cuTensorMapEncodeTiled refused a tensor");
-  return map;
-}
 CUtensorMap rows_map(ConstRows v, int box_rows) {
-  return tensor_map(v.data(), 1, v.dim(0), v.dim(1), box_rows);
+  return device::cuda::tensor_map(v.data(), 1, v.dim(0), v.dim(1), box_rows);
 }
 CUtensorMap weights_map(Weights v, int box_rows) {
-  return tensor_map(v.data(), v.dim(0), v.dim(1), v.dim(2), box_rows);
+  return device::cuda::tensor_map(v.data(), v.dim(0), v.dim(1), v.dim(2), box_rows);
 }
 
 int tiles(int64_t n, int64_t tile) {
@@ -95,7 +66,7 @@ void dgrad(cudaStream_t stream, ConstRows b, Weights w, Offsets offsets, bool ac
   launch_ragged<Form::kDgrad>(p, b.dim(0), offsets, stream);
 }
 
-void wgrad(cudaStream_t stream, ConstRows b, ConstRows a, Offsets offsets, bool accumulate,
+void wgrad(device::Queue& queue, ConstRows b, ConstRows a, Offsets offsets, bool accumulate,
            View<bf16, 3> dw) {
   GemmParams p{};
   p.accumulate = accumulate;
@@ -103,6 +74,10 @@ void wgrad(cudaStream_t stream, ConstRows b, ConstRows a, Offsets offsets, bool 
   p.b[0] = rows_map(a, 64);
   p.offsets = offsets.data();
   p.groups = int(dw.dim(0));
+  const cudaStream_t stream = stream_of(queue);
+  p.next = reinterpret_cast<int32_t*>(scratch_of(queue, size_t(p.groups + 1) * sizeof(int32_t)));
+  p.order = p.next + 1;
+  order_groups(stream, p.offsets, p.groups, p.next);
   p.m = dw.dim(1);
   p.n = dw.dim(2);
   p.n_tiles = tiles(p.n, kTileN);

@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include "parallel/device/bf16.h"
+#include "parallel/device/queue.h"
 #include "parallel/device/view.h"
 
 namespace cadre::moe::cuda {
@@ -17,7 +18,7 @@ struct GroupedProducts {
   void (*gemm)(cudaStream_t, View<const T, 2> a, View<const T, 3> w, Offsets, View<T, 2> y);
   void (*dgrad)(cudaStream_t, View<const T, 2> b, View<const T, 3> w, Offsets, bool accumulate,
                 View<T, 2> da);
-  void (*wgrad)(cudaStream_t, View<const T, 2> b, View<const T, 2> a, Offsets, bool accumulate,
+  void (*wgrad)(device::Queue&, View<const T, 2> b, View<const T, 2> a, Offsets, bool accumulate,
                 View<T, 3> dw);
 };
 

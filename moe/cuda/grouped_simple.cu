@@ -70,13 +70,13 @@ __global__ void __launch_bounds__(kSimpleThreads)
 }
 
 template <class T>
-void wgrad(cudaStream_t stream, View<const T, 2> b, View<const T, 2> a, View<const int64_t, 1> offsets,
+void wgrad(device::Queue& queue, View<const T, 2> b, View<const T, 2> a, View<const int64_t, 1> offsets,
            bool accumulate, View<T, 3> dw) {
   const int64_t groups = dw.dim(0), m = dw.dim(1), n = dw.dim(2);
   if (dw.empty()) return;
   const dim3 grid(blocks_for(n, kSimpleTile), blocks_for(m, kSimpleTile), unsigned(groups));
-  weight_product<<<grid, kSimpleThreads, 0, stream>>>(native(b.data()), native(a.data()), offsets.data(), m,
-                                                      n, accumulate, native(dw.data()));
+  weight_product<<<grid, kSimpleThreads, 0, stream_of(queue)>>>(
+      native(b.data()), native(a.data()), offsets.data(), m, n, accumulate, native(dw.data()));
   check(cudaGetLastError());
 }
 

@@ -1,40 +1,20 @@
-// What a warp does with its 16 x 256 sums of a tile (sm_90a). Global memory is touched in rows of 128 bytes: a
-// chunk of 16 x 64 values goes through a 2 KiB piece of shared memory that only this warp uses, in 16-byte
-// units whose place is turned by the row, so that neither side has bank conflicts.
+// What a warp does with its 16 x 256 sums of a tile (sm_90a), in chunks of 16 x 64 (hopper_rows.cuh).
 #pragma once
 
 #include "moe/cuda/hopper_gemm.h"
-#include "moe/cuda/hopper_ptx.h"
+#include "parallel/device/cuda/hopper_rows.cuh"
 
 namespace cadre::moe::cuda {
 
-inline constexpr int kChunkBytes = 16 * 128;
-
-// Where a warp's 16 rows of an output lie: `data` is row 0, column 0 of the whole matrix row.
-struct WarpRows {
-  __nv_bfloat16* data;
-  int stride;
-  int count;  // rows that exist, may be <= 0
-};
-
-__device__ inline uint32_t pack(float low, float high) {
-  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(v);
-}
-__device__ inline float2 unpack(uint32_t v) {
-  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(v));
-}
-
-// Address of this lane's row for the 16 x 16 block `pair` of a chunk, as stmatrix and ldmatrix want it.
-__device__ inline uint32_t block_address(uint32_t chunk, int pair, int lane) {
-  const int row = lane & 15, unit = 2 * pair + (lane >> 4);
-  return chunk + row * 128 + ((unit ^ (row & 7)) << 4);
-}
-// Address of the unit that this lane moves to or from global memory in step i of 4.
-__device__ inline uint32_t unit_address(uint32_t chunk, int i, int lane) {
-  const int row = 4 * i + (lane >> 3), unit = lane & 7;
-  return chunk + row * 128 + ((unit ^ (row & 7)) << 4);
-}
+using device::cuda::block_address;
+using device::cuda::emit_chunk;
+using device::cuda::kChunkBytes;
+using device::cuda::pack;
+using device::cuda::unit_address;
+using device::cuda::unpack;
+using device::cuda::WarpRows;
+using device::cuda::write_chunk;
+namespace ptx = device::cuda::ptx;
 
 __device__ inline void fetch_chunk(const WarpRows& rows, int column, int columns, int lane, uint4 (&v)[4]) {
   const int c = column + (lane & 7) * 8;
@@ -50,29 +30,6 @@ __device__ inline void place_chunk(uint32_t chunk, int lane, const uint4 (&v)[4]
 #pragma unroll
   for (int i = 0; i < 4; ++i) ptx::store_shared(unit_address(chunk, i, lane), v[i]);
 }
-__device__ inline void write_chunk(uint32_t chunk, const WarpRows& rows, int column, int columns, int lane) {
-  const int c = column + (lane & 7) * 8;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = 4 * i + (lane >> 3);
-    const uint4 v = ptx::load_shared(unit_address(chunk, i, lane));
-    if (row < rows.count && c < columns) *reinterpret_cast<uint4*>(rows.data + row * rows.stride + c) = v;
-  }
-}
-
-// One chunk of values that this warp holds as accumulators: v[j][h] are columns 8 j + 2 (lane % 4) + {0, 1} of
-// row lane / 4 + 8 h.
-__device__ inline void emit_chunk(uint32_t chunk, const uint32_t (&v)[8][2], const WarpRows& rows, int column,
-                                  int columns, int lane) {
-#pragma unroll
-  for (int pair = 0; pair < 4; ++pair) {
-    const uint32_t r[4] = {v[2 * pair][0], v[2 * pair][1], v[2 * pair + 1][0], v[2 * pair + 1][1]};
-    ptx::store_matrices(block_address(chunk, pair, lane), r);
-  }
-  __syncwarp();
-  write_chunk(chunk, rows, column, columns, lane);
-}
-
 // out = sums
 __device__ inline void epilogue_plain(const float (&d)[128], uint32_t stage, const WarpRows& rows, int column,
                                       int columns, int lane) {
@@ -147,21 +104,43 @@ __device__ inline void epilogue_swiglu(const float (&d)[128], uint32_t stage, co
   }
 }
 
+// What SwiGLU's way back reads comes in asynchronous copies, two chunks ahead: of the first two from the start of the
+// tile, while the tensor cores work on it.
+inline constexpr int kBackwardPieces = 5;  // gate and up of two chunks, and a result
+struct GateUp {
+  WarpRows gate, up;
+  uint32_t stage;
+  int column, columns;
+
+  // Asks for chunk c; the thread's copies of each call are a group of their own.
+  __device__ void fetch(int c, int lane) const {
+    const uint32_t piece = stage + (c & 1) * 2 * kChunkBytes;
+    const int at = column + c * 64 + (lane & 7) * 8;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = 4 * i + (lane >> 3);
+      const bool live = row < gate.count && at < columns;
+      const int64_t from = live ? int64_t(row) * gate.stride + at : 0;
+      ptx::copy_unit(unit_address(piece, i, lane), gate.data + from, live);
+      ptx::copy_unit(unit_address(piece + kChunkBytes, i, lane), up.data + from, live);
+    }
+    ptx::commit_units();
+  }
+};
+
 // The sums are o = dL/d(weight a) with a = silu(gate) up. gate and up become their gradients, out becomes
 // weight a, and `dots` the part of <o, a> of this lane's two rows over its columns of the tile.
-__device__ inline void epilogue_swiglu_backward(const float (&d)[128], uint32_t stage, const WarpRows& gate,
-                                                const WarpRows& up, const WarpRows& out,
-                                                const float (&weight)[2], int column, int columns, int lane,
-                                                float (&dots)[2]) {
-  const uint32_t piece[2] = {stage, stage + kChunkBytes};
+__device__ inline void epilogue_swiglu_backward(const float (&d)[128], const GateUp& in, const WarpRows& out,
+                                                const float (&weight)[2], int lane, float (&dots)[2]) {
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
-    {
-      uint4 v[2][4];
-      fetch_chunk(gate, column + c * 64, columns, lane, v[0]);
-      fetch_chunk(up, column + c * 64, columns, lane, v[1]);
-      place_chunk(piece[0], lane, v[0]);
-      place_chunk(piece[1], lane, v[1]);
+    const uint32_t first = in.stage + (c & 1) * 2 * kChunkBytes;
+    const uint32_t piece[3] = {first, first + kChunkBytes, in.stage + 4 * kChunkBytes};
+    const int column = in.column + c * 64;
+    if (c < 3) {
+      ptx::wait_for_units<1>();
+    } else {
+      ptx::wait_for_units<0>();
     }
     __syncwarp();
     uint32_t weighted[8][2];
@@ -192,10 +171,11 @@ __device__ inline void epilogue_swiglu_backward(const float (&d)[128], uint32_t 
       ptx::store_matrices(block_address(piece[1], pair, lane), u);
     }
     __syncwarp();
-    write_chunk(piece[0], gate, column + c * 64, columns, lane);
-    write_chunk(piece[1], up, column + c * 64, columns, lane);
-    __syncwarp();
-    emit_chunk(piece[0], weighted, out, column + c * 64, columns, lane);
+    write_chunk(piece[0], in.gate, column, in.columns, lane);
+    write_chunk(piece[1], in.up, column, in.columns, lane);
+    __syncwarp();  // these two were read: they may take the chunk after the next
+    if (c < 2) in.fetch(c + 2, lane);
+    emit_chunk(piece[2], weighted, out, column, in.columns, lane);
     __syncwarp();
   }
 }

@@ -25,7 +25,9 @@ struct GemmParams {
   CUtensorMap read[2];  // kSwigluBackward: gate and up, which the epilogue reads
   const int64_t* offsets;
   int groups;
-  int m_tiles;  // kWgrad: of the M axis; else unused
+  const int32_t* order;  // kWgrad: the groups by falling size
+  int32_t* next;         // kWgrad: the next tile that nobody has claimed, 0 at the start
+  int m_tiles;           // kWgrad: of the M axis; else unused
   int n_tiles;
   int k_blocks;  // of one phase; unused for kWgrad
   int64_t m, n;  // kWgrad: matrix sizes; else n columns of the outputs

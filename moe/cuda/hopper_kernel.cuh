@@ -9,20 +9,19 @@
 #include "moe/cuda/group_walk.h"
 #include "moe/cuda/hopper_epilogue.cuh"
 #include "moe/cuda/hopper_gemm.h"
-#include "moe/cuda/hopper_ptx.h"
 #include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/hopper_ptx.h"
 
 namespace cadre::moe::cuda {
 
-inline constexpr int kStages = 4;
 inline constexpr int kBytesA = kTileM * kTileK * 2, kBytesB = kTileN * kTileK * 2;
 inline constexpr int kStageBytes = kBytesA + kBytesB;
 inline constexpr int kConsumerWarps = 8, kThreads = 384;
-inline constexpr int kEpilogueBytes = kConsumerWarps * 2 * kChunkBytes;
-inline constexpr int kSharedBytes = kStages * kStageBytes + kEpilogueBytes + 3 * kStages * 8;
+inline constexpr int kClaims = 2;           // tiles that are known ahead
 inline constexpr int kBoxBytes = 64 * 128;  // 64 rows of 64 values: the unit of MN-major tiles
 
 // One stage of the ring after the other, with the parity of its barriers.
+template <int kStages>
 struct Ring {
   int stage = 0;
   uint32_t phase = 0;
@@ -41,6 +40,13 @@ struct Block {
   static constexpr bool kRagged = kForm != Form::kWgrad;  // groups cut the rows of the output
   static constexpr bool kTransposeA = kForm == Form::kWgrad;
   static constexpr bool kTransposeB = kForm != Form::kForward && kForm != Form::kSwiglu;
+  // Shared memory: the ring, pieces for the epilogue of each warp, barriers, claims.
+  static constexpr bool kReads = kForm == Form::kSwigluBackward;  // the epilogue reads, and wants room for it
+  static constexpr int kStages = kReads ? 3 : 4, kPieces = kReads ? kBackwardPieces : 2;
+  static constexpr int kPiecesAt = kStages * kStageBytes;
+  static constexpr int kBarriersAt = kPiecesAt + kConsumerWarps * kPieces * kChunkBytes;
+  static constexpr int kClaimsAt = (kBarriersAt + 3 * kStages * 8 + 15) / 16 * 16;
+  static constexpr int kSharedBytes = kClaimsAt + kClaims * (16 + 2 * 8);
 
   const GemmParams& p;
   uint32_t shared;  // base address
@@ -48,17 +54,25 @@ struct Block {
 
   __device__ uint32_t tile_a(int stage) const { return shared + stage * kStageBytes; }
   __device__ uint32_t tile_b(int stage) const { return tile_a(stage) + kBytesA; }
-  __device__ uint32_t staging(int warp) const {
-    return shared + kStages * kStageBytes + warp * 2 * kChunkBytes;
-  }
+  __device__ uint32_t staging(int warp) const { return shared + kPiecesAt + warp * kPieces * kChunkBytes; }
   __device__ uint32_t barrier(int kind, int stage) const {
-    return shared + kStages * kStageBytes + kEpilogueBytes + (kind * kStages + stage) * 8;
+    return shared + kBarriersAt + (kind * kStages + stage) * 8;
   }
   __device__ uint32_t full(int stage) const { return barrier(0, stage); }   // the tile is there
   __device__ uint32_t empty(int stage) const { return barrier(1, stage); }  // nobody reads it any more
   __device__ uint32_t raw(int stage) const { return barrier(2, stage); }  // there, but its tail is not masked
 
+  // Claims of kWgrad: where the place of a tile is written, and the barriers for written and read.
+  __device__ uint32_t claim(int slot) const { return shared + kClaimsAt + slot * 16; }
+  __device__ uint32_t claim_there(int slot) const { return shared + kClaimsAt + kClaims * 16 + slot * 8; }
+  __device__ uint32_t claim_read(int slot) const { return claim_there(kClaims + slot); }
+
   __device__ void init_barriers() const {
+    for (int s = 0; s < kClaims; ++s) {
+      ptx::barrier_init(claim_there(s), 1);
+      ptx::barrier_init(claim_read(s),
+                        (kConsumerWarps + 2) * kCluster);  // and the copying and the masking warp
+    }
     for (int s = 0; s < kStages; ++s) {
       ptx::barrier_init(full(s), 1);
       ptx::barrier_init(empty(s), kConsumerWarps * kCluster);
@@ -67,14 +81,59 @@ struct Block {
     ptx::fence_barrier_init();
   }
 
-  template <class Body>
+  // Calls body(place) for the tiles of this block. `warps`: whole warps call, else one lane.
+  template <bool kWarps, class Body>
   __device__ void for_tiles(const Body& body) const {
-    GroupWalk<kRagged, kTileM * kCluster> walk(p.offsets, p.groups, p.m_tiles, p.n_tiles, p.accumulate);
     TilePlace place;
-    for (int64_t t = blockIdx.x / kCluster; walk.seek(t, place); t += gridDim.x / kCluster) {
-      place.m = place.m * kCluster + int(rank);
-      body(place);
+    if constexpr (kRagged) {
+      GroupWalk<kTileM * kCluster> walk(p.offsets, p.groups, p.n_tiles);
+      for (int64_t tile = blockIdx.x / kCluster; walk.seek(tile, place); tile += gridDim.x / kCluster) {
+        place.m = place.m * kCluster + int(rank);
+        body(place);
+      }
+    } else {
+      for (int turn = 0; read_claim<kWarps>(turn, place); ++turn) body(place);
     }
+  }
+
+  // ---- Claims of kWgrad. A tile costs what its group has rows, which may differ a hundredfold: blocks take the
+  // next tile when they are free, the longest first. Which block makes a tile does not change its sums. A lane of
+  // its own claims, since three reads of memory that wait for each other are longer than the ring is ahead. ----
+  __device__ void make_claims() const {
+    for (int turn = 0; make_claim(turn); ++turn) {
+    }
+  }
+  __device__ bool make_claim(int turn) const {
+    const int per_group = p.m_tiles * p.n_tiles, slot = turn % kClaims;
+    ptx::barrier_wait(claim_read(slot), (turn / kClaims & 1) ^ 1);
+    const int tile = atomicAdd(p.next, 1), at = tile / per_group;
+    TilePlace place{-1, 0, 0, 0, 0};
+    if (at < p.groups) {
+      const int group = p.order[at];
+      const int64_t begin = p.offsets[group], rows = p.offsets[group + 1] - begin;
+      // Empty groups are the last ones; with nothing to add they are left out.
+      if (rows > 0 || !p.accumulate) {
+        const PanelPlace local = place_in_panels(tile - at * per_group, p.m_tiles, p.n_tiles);
+        place = {group, local.m * kCluster, local.n, begin, rows};
+      }
+    }
+    for (int block = 0; block < kCluster; ++block) {
+      ptx::store_shared_at(claim(slot), block,
+                           {uint32_t(place.group), uint32_t(place.m + block) | uint32_t(place.n) << 16,
+                            uint32_t(place.begin), uint32_t(place.rows)});
+      ptx::barrier_release_at(claim_there(slot), block);
+    }
+    return place.group >= 0;
+  }
+  template <bool kWarps>
+  __device__ bool read_claim(int turn, TilePlace& place) const {
+    const int slot = turn % kClaims;
+    ptx::barrier_acquire(claim_there(slot), turn / kClaims & 1);
+    const uint4 v = ptx::load_shared(claim(slot));
+    if constexpr (kWarps) __syncwarp();
+    if (!kWarps || threadIdx.x % 32 == 0) ptx::barrier_arrive_at(claim_read(slot), 0);
+    place = {int(v.x), int(v.y & 0xffff), int(v.y >> 16), int64_t(v.z), int64_t(v.w)};
+    return place.group >= 0;
   }
   __device__ int k_blocks(const TilePlace& place) const {
     if (kForm == Form::kWgrad) return int((place.rows + kTileK - 1) / kTileK);
@@ -113,17 +172,17 @@ struct Block {
       }
     }
   }
-  // What the epilogue will read is asked for at the start of the tile, so that it waits for the L2 cache only.
+  // What the epilogue will read later, its last two chunks, comes into the L2 cache meanwhile.
   __device__ void prefetch_for_epilogue(const TilePlace& place) const {
-    if constexpr (kForm == Form::kSwigluBackward) {
-      for (int j = 0; j < kTileN / 64; ++j)
+    if constexpr (kReads) {
+      for (int j = 2; j < kTileN / 64; ++j)
         for (const CUtensorMap& map : p.read)
           ptx::prefetch_box(&map, place.n * kTileN + j * 64, int(place.begin) + place.m * kTileM, 0);
     }
   }
   __device__ void produce() const {
-    Ring ring;
-    for_tiles([&](const TilePlace& place) {
+    Ring<kStages> ring;
+    for_tiles<false>([&](const TilePlace& place) {
       const int blocks = k_blocks(place);
       prefetch_for_epilogue(place);
       for (int kb = 0; kb < blocks; ++kb, ring.next()) {
@@ -140,9 +199,9 @@ struct Block {
   // The last rows of a group's contraction belong to the next group, or to nobody: they become zeros in both
   // operands, since either may hold anything, also NaN.
   __device__ void mask_tails(int lane) const {
-    Ring ring;
+    Ring<kStages> ring;
     uint32_t phases = 0;  // of raw, a bit for each stage
-    for_tiles([&](const TilePlace& place) {
+    for_tiles<true>([&](const TilePlace& place) {
       const int blocks = k_blocks(place), valid = int(place.rows % kTileK);
       if (blocks == 0) return;
       ring.skip(blocks - 1);
@@ -186,10 +245,15 @@ struct Block {
     }
   }
   __device__ void consume(int warpgroup, int warp, int lane) const {
-    Ring ring;
-    for_tiles([&](const TilePlace& place) {
+    Ring<kStages> ring;
+    for_tiles<true>([&](const TilePlace& place) {
       float d[128];
       const int blocks = k_blocks(place);
+      if constexpr (kReads) {
+        const GateUp reads = gate_up(place, warpgroup, warp);
+        reads.fetch(0, lane);
+        reads.fetch(1, lane);
+      }
       if (blocks == 0) {  // an empty group, whose gradient is written as zeros
 #pragma unroll
         for (int i = 0; i < 128; ++i) d[i] = 0;
@@ -215,9 +279,21 @@ struct Block {
     });
   }
 
+  // The first of the warp's 16 rows, in the group's matrix.
+  __device__ static int first_row(const TilePlace& place, int warpgroup, int warp) {
+    return place.m * kTileM + warpgroup * 64 + (warp & 3) * 16;
+  }
+  __device__ WarpRows rows_of(__nv_bfloat16* data, const TilePlace& place, int first) const {
+    return {data + (place.begin + first) * p.n, int(p.n), int(min(place.rows - first, int64_t(16)))};
+  }
+  __device__ GateUp gate_up(const TilePlace& place, int warpgroup, int warp) const {
+    const int first = first_row(place, warpgroup, warp);
+    return {rows_of(p.gate, place, first), rows_of(p.up, place, first), staging(warp), place.n * kTileN,
+            int(p.n)};
+  }
   __device__ void write_out(const float (&d)[128], const TilePlace& place, int warpgroup, int warp,
                             int lane) const {
-    const int first = place.m * kTileM + warpgroup * 64 + (warp & 3) * 16;  // of the group's matrix
+    const int first = first_row(place, warpgroup, warp);
     const uint32_t stage = staging(warp);
     const int columns = int(p.n), column = place.n * kTileN;
     if constexpr (kForm == Form::kWgrad) {
@@ -232,7 +308,7 @@ struct Block {
     }
     const int64_t row = place.begin + first;
     const int count = int(min(place.rows - first, int64_t(16)));
-    auto rows = [&](__nv_bfloat16* data) { return WarpRows{data + row * p.n, columns, count}; };
+    auto rows = [&](__nv_bfloat16* data) { return rows_of(data, place, first); };
     if constexpr (kForm == Form::kSwiglu) {
       epilogue_swiglu(d, stage, rows(p.gate), rows(p.up), rows(p.out), column / 2, columns, lane);
     } else if constexpr (kForm == Form::kSwigluBackward) {
@@ -240,8 +316,7 @@ struct Block {
       const float weight[2] = {r < count ? p.weight[row + r] : 0.f,
                                r + 8 < count ? p.weight[row + r + 8] : 0.f};
       float dots[2] = {0, 0};
-      epilogue_swiglu_backward(d, stage, rows(p.gate), rows(p.up), rows(p.out), weight, column, columns, lane,
-                               dots);
+      epilogue_swiglu_backward(d, gate_up(place, warpgroup, warp), rows(p.out), weight, lane, dots);
       for (int h = 0; h < 2; ++h) {
         dots[h] += __shfl_xor_sync(~0u, dots[h], 1);
         dots[h] += __shfl_xor_sync(~0u, dots[h], 2);
@@ -272,6 +347,8 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_gemm(const __grid_constant
     ptx::give_registers<40>();
     if (warp == kConsumerWarps && lane == 0) block.produce();
     if (kForm == Form::kWgrad && warp == kConsumerWarps + 1) block.mask_tails(lane);
+    if (kForm == Form::kWgrad && warp == kConsumerWarps + 2 && lane == 0 && block.rank == 0)
+      block.make_claims();
   } else {
     ptx::take_registers<232>();
     block.consume(warpgroup, warp, lane);
@@ -287,6 +364,7 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_gemm(const __grid_constant
 template <Form kForm, int kCluster>
 void launch_hopper(const GemmParams& params, int blocks, cudaStream_t stream) {
   const auto kernel = hopper_gemm<kForm, kCluster>;
+  constexpr int kSharedBytes = Block<kForm, kCluster>::kSharedBytes;
   device::cuda::check(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   cudaLaunchAttribute cluster;

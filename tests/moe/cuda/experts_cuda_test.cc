@@ -37,6 +37,11 @@ const Shape kShapes[] = {
     {{0, 1, 7, 127, 128, 129, 0, 300}, 264, 136},
     {{0, 0, 1500, 0}, 128, 264},
     {{70, 0, 64, 63, 65, 3}, 72, 520},
+    // More tiles than a GPU has blocks, and columns that let pairs of blocks work together.
+    {{0,  129, 1, 7,  0,  64, 31, 2, 33, 5, 3, 9, 0, 17, 20, 65, 2, 4, 6, 3,
+      12, 63,  1, 13, 10, 9,  0,  8, 22, 7, 6, 4, 1, 5,  13, 27, 7, 4, 9, 0},
+     264,
+     512},
 };
 constexpr int64_t kBehind = 40;  // rows behind the last group
 
@@ -111,7 +116,7 @@ TYPED_TEST(ExpertEntries, ProductsMatchForEveryExpertAndGroupSize) {
         const cudaStream_t stream = cuda::stream_of(s.queue);
         return all_products<T>(
             s, shape, [&](auto... a) { way->gemm(stream, a...); },
-            [&](auto... a) { way->dgrad(stream, a...); }, [&](auto... a) { way->wgrad(stream, a...); });
+            [&](auto... a) { way->dgrad(stream, a...); }, [&](auto... a) { way->wgrad(s.queue, a...); });
       };
       const Results gpu = this->on_gpu(body);
       ASSERT_EQ(gpu.size(), cpu.size());

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-namespace cadre::moe::cuda::ptx {
+namespace cadre::device::cuda::ptx {
 
 __device__ inline uint32_t shared_address(const void* p) {
   return uint32_t(__cvta_generic_to_shared(p));
@@ -40,6 +40,24 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
       "{\n.reg .pred done;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+// The same two with data of another block of the cluster behind them.
+__device__ inline void barrier_release_at(uint32_t barrier, uint32_t block) {
+  asm volatile(
+      "{\n.reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
+      "r"(block)
+      : "memory");
+}
+__device__ inline void barrier_acquire(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
       "@!done bra again;\n}" ::"r"(barrier),
       "r"(parity)
       : "memory");
@@ -82,6 +100,19 @@ __device__ inline void copy_box_to_cluster(const CUtensorMap* map, uint32_t barr
       : "memory");
 }
 
+// 16 bytes of a thread's own choice, zeros when not live; in groups, which it can wait for.
+__device__ inline void copy_unit(uint32_t to, const void* from, bool live) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(live ? 16 : 0)
+               : "memory");
+}
+__device__ inline void commit_units() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kPending>
+__device__ inline void wait_for_units() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 // Brings a box into the L2 cache only.
 __device__ inline void prefetch_box(const CUtensorMap* map, int32_t x, int32_t y, int32_t z) {
   asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(x), "r"(y),
@@ -101,9 +132,10 @@ __device__ inline void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 // Keeps the compiler from moving uses of the accumulators across the asynchronous product.
-__device__ inline void wgmma_pin(float (&d)[128]) {
+template <int kCount>
+__device__ inline void wgmma_pin(float (&d)[kCount]) {
 #pragma unroll
-  for (int i = 0; i < 128; ++i) asm volatile("" : "+f"(d[i])::"memory");
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 // d (64, 256) = (keep ? d : 0) + a (64, 16) b (256, 16)^T, bf16 from shared memory by descriptors. kTransposeX:
 // the operand lies with its first dimension contiguous (MN-major).
@@ -177,5 +209,14 @@ __device__ inline void store_shared(uint32_t to, const uint4& v) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                : "memory");
 }
+// To the same offset in another block of the cluster.
+__device__ inline void store_shared_at(uint32_t to, uint32_t block, const uint4& v) {
+  asm volatile(
+      "{\n.reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "st.shared::cluster.v4.b32 [remote], {%2, %3, %4, %5};\n}" ::"r"(to),
+      "r"(block), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+      : "memory");
+}
 
-}  // namespace cadre::moe::cuda::ptx
+}  // namespace cadre::device::cuda::ptx
