@@ -21,8 +21,11 @@ class AdamW final : public Optimizer<device::wide_t<T>> {
       : config_(config), context_(std::move(context)) {
     const size_t element = config_.narrow_moments ? sizeof(device::bf16) : sizeof(W);
     for (int g = 0; g < device::kNumGroups; ++g) {
-      if (context_.store != nullptr)
-        pieces_[g] = joined(context_.pieces[g], context_.store->layout().table(), true);
+      // What is rounded at random takes the words of its own row, which a joined piece would not know.
+      const bool random = config_.narrow_moments || config_.stochastic;
+      pieces_[g] = random || context_.store == nullptr
+                       ? context_.pieces[g]
+                       : joined(context_.pieces[g], context_.store->layout().table(), true);
       for (auto* memory : {&m_[g], &v_[g]})
         *memory = context_.allocate(size_t(context_.state_size[g]) * element);
     }

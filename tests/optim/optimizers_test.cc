@@ -33,6 +33,7 @@ device::ParamTable small_table() {
   add("embed", {11, 4}, Group::kDense, true, device::Update::kElement, 0);
   add("norm", {7}, Group::kDense, false, device::Update::kElement, 1);
   add("tall", {12, 5}, Group::kDense, true, device::Update::kMatrix, 1);
+  add("wide", {5, 6}, Group::kDense, true, device::Update::kMatrix, 1);  // like the one before: may be joined
   add("experts", {4, 3, 8}, Group::kExpert, true, device::Update::kMatrix, 1);
   return table;
 }
