@@ -21,6 +21,8 @@ void add_verbs(CLI::App& app, Run& run) {
   add_generate(app, run);
   add_inspect(app, run);
   add_bench(app, run);
+  add_study(app, run);
+  add_swarm(app, run);
   add_report(app, run);
   add_top(app, run);
   add_objective(app, run);

@@ -1,0 +1,28 @@
+// What the verbs that train do to the folder that they write into.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "parallel/comm/mesh.h"
+#include "trainer/run/console.h"
+
+namespace cadre::launch {
+
+// Whether mpirun or srun started this process. mpirun passes SIGUSR1 on, and kills its ranks soon after it got a
+// SIGTERM itself.
+bool started_by_launcher();
+
+// `word`: line, plain or auto. mpirun gives its ranks a terminal of their own whatever its own output is, so that only
+// a rank started without it can tell; `cadre launch` looks for the others.
+trainer::ProgressStyle progress_style(const std::string& word);
+
+// The folder and its log, on rank 0. Everything that a run writes is private: text may be confidential.
+// `source` names the file that asked for the folder, for messages.
+void open_log(const std::filesystem::path& out, const std::string& source, int rank);
+
+// The rank's box (parallel/base/blackbox.h) in out/ranks, which lives as long as the process: what is in it matters
+// most when the process ends. Without one (a full disk) the run goes on unwatched.
+void open_box(const std::filesystem::path& out, const comm::World& world);
+
+}  // namespace cadre::launch

@@ -1,0 +1,232 @@
+// Studies: what a study file means, and that its runs are those that would have been made one by one.
+#include "trainer/study/study.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "parallel/base/files.h"
+#include "tests/trainer/run_fixture.h"
+#include "trainer/run/stop.h"
+#include "trainer/study/plots.h"
+#include "trainer/study/statistics.h"
+#include "trainer/study/study_report.h"
+
+namespace cadre::study {
+namespace {
+
+using trainer::testing::TempFolder;
+
+TEST(Statistics, StudentsTIsThatOfTheTables) {
+  for (const auto& [df, x] :
+       {std::pair{1, 12.7062}, {2, 4.30265}, {4, 2.77645}, {9, 2.26216}, {1000, 1.96234}})
+    EXPECT_NEAR(student_t95(df), x, 1e-4) << df;
+  const Summary s = summarise(std::vector<double>{1, 2, 6});
+  EXPECT_DOUBLE_EQ(s.mean, 3);
+  EXPECT_NEAR(s.sd, std::sqrt(7.0), 1e-12);
+  EXPECT_NEAR(s.half95, 4.30265 * std::sqrt(7.0 / 3), 1e-4);
+  EXPECT_TRUE(std::isnan(summarise(std::vector<double>{5}).half95));
+}
+
+TEST(Statistics, SpearmanSharesRanksOfTies) {
+  EXPECT_EQ(ranks(std::vector<double>{5, 1, 5, 0}), (std::vector<double>{3.5, 2, 3.5, 1}));
+  EXPECT_NEAR(spearman(std::vector<double>{1, 2, 3, 4}, std::vector<double>{1, 8, 27, 64}), 1, 1e-15);
+  // Ranks 1 2.5 2.5 4 against 1 3 2 4: covariance 4.5, variances 4.5 and 5.
+  EXPECT_NEAR(spearman(std::vector<double>{1, 2, 2, 9}, std::vector<double>{1, 3, 2, 4}),
+              4.5 / std::sqrt(4.5 * 5), 1e-12);
+  EXPECT_TRUE(std::isnan(pearson(std::vector<double>{1, 1, 1}, std::vector<double>{1, 2, 3})));
+}
+
+// The best predictor of a noisy outcome is its true mean; its correlation with the seed means is the ceiling.
+TEST(Statistics, NoiseCeilingIsTheCorrelationOfTheTruth) {
+  const base::Philox random(4);
+  std::vector<std::vector<double>> outcomes;
+  std::vector<double> truth, means;
+  for (uint64_t s = 0; s < 4000; ++s) {
+    truth.push_back(random.normal(s));
+    outcomes.emplace_back();
+    for (uint64_t seed = 1; seed <= 3; ++seed)
+      outcomes.back().push_back(truth.back() + 1.5 * random.normal(s, seed));
+    means.push_back(mean(outcomes.back()));
+  }
+  EXPECT_NEAR(noise_ceiling(outcomes), pearson(truth, means), 0.02);
+  const auto interval = bootstrap95(truth.size(), 200, 1, [&](std::span<const size_t> at) {
+    std::vector<double> x, y;
+    for (const size_t i : at) x.push_back(truth[i]), y.push_back(means[i]);
+    return pearson(x, y);
+  });
+  EXPECT_LT(interval.low, pearson(truth, means));
+  EXPECT_GT(interval.high, pearson(truth, means));
+  EXPECT_LT(interval.high - interval.low, 0.05);
+}
+
+TEST(Plots, EscapeWhatTheyAreGivenAndStandAlone) {
+  const std::string figure = dot_chart("<b>", "nats", {{"a<b", {1, 2}, 1.5, 0.1}, {"c", {NAN}, NAN, NAN}});
+  EXPECT_EQ(figure.find("<b>"), std::string::npos);
+  EXPECT_NE(figure.find("a&lt;b"), std::string::npos);
+  EXPECT_EQ(figure.find("nan"), std::string::npos);
+  const std::string alone =
+      svg_document(scatter_chart("t", "", "x", "y", {{"s", {{1, 2}, {2, 1}}}, {"u", {}}}));
+  EXPECT_TRUE(alone.starts_with("<svg xmlns='http://www.w3.org/2000/svg' viewBox="));
+  EXPECT_TRUE(alone.ends_with("</svg>\n"));
+}
+
+// A folder with the base run and a study file.
+class StudyTest : public testing::Test {
+ protected:
+  void write_base() { std::ofstream(folder_.path() / "run.yaml") << trainer::testing::kTinyRun; }
+  std::string study_file(const std::string& rest) const {
+    return fmt::format("study:\n  base: run.yaml\n  out: {}\n{}", (folder_.path() / "out").string(), rest);
+  }
+  StudyConfig read(const std::string& rest) const {
+    base::Section root = base::parse_run_text(study_file(rest), (folder_.path() / "study.yaml").string(), {});
+    const StudyConfig config = read_study(root.section("study"));
+    root.finish();
+    return config;
+  }
+  std::string error_of(const std::string& rest) const {
+    try {
+      read(rest);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::kUsage);
+      return e.what();
+    }
+    return "";
+  }
+  ExitCode run(const std::string& rest, int ranks = 1, bool retry = false) {
+    static const trainer::Dataset dataset = trainer::testing::tiny_dataset();
+    ExitCode code = ExitCode::kOk;
+    comm::run_threads(ranks, [&](comm::World& world) {
+      const StudyConfig study = read(rest);
+      const ExitCode ended = run_study(
+          study, world, {.train = {.measure_peak = false}, .retry_failed = retry, .dataset = &dataset});
+      if (world.rank() == 0) code = ended;
+    });
+    return code;
+  }
+  nlohmann::json results() const {
+    return nlohmann::json::parse(base::read_file(folder_.path() / "out" / "results.json", ExitCode::kData));
+  }
+  void SetUp() override { write_base(); }
+  TempFolder folder_;
+};
+
+TEST_F(StudyTest, MakesEveryCombinationOnce) {
+  const StudyConfig study = read(
+      "  axes: {mixer: [uniform, {name: temperature, tau: 2}], seed: [1, 2]}\n  set: {train.steps: 3}\n");
+  std::vector<std::string> names;
+  for (const StudyRun& run : study.runs) names.push_back(run.name);
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"mixer=uniform,seed=1", "mixer=uniform,seed=2",
+                                      "mixer=temperature,tau=2,seed=1", "mixer=temperature,tau=2,seed=2"}));
+  EXPECT_EQ(study.runs[2].cell, "mixer=temperature,tau=2");
+  const auto config = configure(study, study.runs[3], {});
+  EXPECT_EQ(config.seed, 2u);
+  EXPECT_EQ(config.train.steps, 3);
+  EXPECT_EQ(config.mixer["tau"].as<double>(), 2);
+}
+
+TEST_F(StudyTest, NamesTheKeyThatIsWrong) {
+  EXPECT_NE(error_of("  axes: {mixer.nam: [gim]}\n").find("did you mean 'name'"), std::string::npos);
+  EXPECT_NE(error_of("  axis: {seed: [1]}\n").find("did you mean 'axes'"), std::string::npos);
+  EXPECT_NE(error_of("  axes: {seed: 1}\n").find("study.yaml:4: study.axes.seed: expected a list"),
+            std::string::npos);
+  EXPECT_NE(error_of("  axes: {seed: [1, 1]}\n").find("twice"), std::string::npos);
+  EXPECT_NE(error_of("  set: {out: elsewhere}\n").find("`out` is given by the study"), std::string::npos);
+  EXPECT_NE(error_of("  metric: eval_los\n").find("did you mean"), std::string::npos);
+  EXPECT_NE(error_of("  variants: {b: {init: \"run:a\"}, a: {}}\n").find("not among those above it"),
+            std::string::npos);
+  EXPECT_NE(error_of("  variants: {a/b: {}}\n").find("names a folder"), std::string::npos);
+}
+
+constexpr const char* kSmall =
+    "  axes: {mixer: [uniform, natural], seed: [1, 2]}\n  set: {train.steps: 6, eval.every: 3}\n";
+
+TEST_F(StudyTest, ItsRunsAreThoseThatWouldHaveBeenMadeAlone) {
+  for (const int ranks : {1, 2}) {
+    ASSERT_EQ(run(kSmall, ranks), ExitCode::kOk);
+    const StudyConfig study = read(kSmall);
+    const auto results = collect_results(study);
+    ASSERT_EQ(results.size(), 4u);
+    for (const size_t i : {size_t(0), size_t(3)}) {
+      TempFolder alone;
+      comm::run_threads(ranks, [&](comm::World& world) {
+        static const trainer::Dataset dataset = trainer::testing::tiny_dataset();
+        auto config = configure(study, study.runs[i], {});
+        config.out = alone.path().string();
+        trainer::train(config, dataset, world, {.measure_peak = false});
+      });
+      const RunResult expected = read_result(alone.path(), "eval_loss");
+      EXPECT_EQ(results[i].domains, expected.domains) << study.runs[i].name << ", ranks " << ranks;
+      EXPECT_EQ(results[i].curve, expected.curve);
+      EXPECT_EQ(results[i].curve.size(), 2u);
+    }
+    EXPECT_NE(results[0].value, results[1].value);
+    EXPECT_FALSE(std::filesystem::exists(folder_of(study, study.runs[0].name) / "checkpoints"));
+    std::filesystem::remove_all(folder_.path() / "out");
+  }
+}
+
+TEST_F(StudyTest, GoesOnWhereItWasStopped) {
+  ASSERT_EQ(run(kSmall), ExitCode::kOk);
+  const nlohmann::json whole = results();
+  std::filesystem::remove_all(folder_.path() / "out");
+  for (int i = 0; i < 2; ++i) {  // each process takes one more step, then is asked to stop
+    trainer::request_stop(true);
+    EXPECT_EQ(run(kSmall), ExitCode::kStopped);
+    trainer::request_stop(false);
+  }
+  EXPECT_TRUE(
+      std::filesystem::exists(folder_.path() / "out/runs/mixer=uniform,seed=1/checkpoints/step-00000002"));
+  ASSERT_EQ(run(kSmall), ExitCode::kOk);
+  EXPECT_EQ(results(), whole);
+  // Another settings' results cannot slip in.
+  EXPECT_EQ(run(kSmall), ExitCode::kOk);
+  std::filesystem::remove(folder_.path() / "out/runs/mixer=natural,seed=2/result.json");
+  const std::string other = "  axes: {mixer: [uniform, natural], seed: [1, 2]}\n  set: {train.steps: 7}\n";
+  EXPECT_THROW(run(other), Error);
+}
+
+TEST_F(StudyTest, ReportsARunThatFailsAndGoesOn) {
+  const std::string file =
+      "  axes: {optim.lr: [1.0e+30, 1.0e-3], seed: [1, 2]}\n  set: {train.steps: 8, train.max_skips: 2}\n";
+  EXPECT_EQ(run(file), ExitCode::kNumeric);
+  const nlohmann::json all = results();
+  ASSERT_EQ(all["runs"].size(), 4u);
+  EXPECT_EQ(all["runs"][0]["status"], "failed");
+  EXPECT_NE(all["runs"][1]["error"].get<std::string>().find("train.max_skips is 2"), std::string::npos);
+  EXPECT_EQ(all["runs"][3]["status"], "done");
+  EXPECT_EQ(all["cells"][0]["failed"].size(), 2u);
+  EXPECT_EQ(all["cells"][1]["n"], 2);
+  EXPECT_NE(base::read_file(folder_.path() / "out/report.html", ExitCode::kData).find("Runs that failed"),
+            std::string::npos);
+  EXPECT_NE(base::read_file(folder_.path() / "out/results.md", ExitCode::kData).find("2 of them failed"),
+            std::string::npos);
+  EXPECT_EQ(run(file), ExitCode::kNumeric);  // not made again
+  EXPECT_EQ(results(), all);
+}
+
+TEST_F(StudyTest, LaterRunsCanStartFromOrMixAsEarlierOnes) {
+  const std::string file =
+      "  variants:\n"
+      "    first: {mixer: {name: temperature, tau: 3}}\n"
+      "    average: {mixer: {name: file, path: \"average:first\"}}\n"
+      "    longer: {init: \"run:first\", train.steps: 4}\n"
+      "  axes: {seed: [1, 2]}\n"
+      "  set: {train.steps: 6}\n";
+  ASSERT_EQ(run(file), ExitCode::kOk);
+  const StudyConfig study = read(file);
+  const auto weights = average_weights(folder_of(study, "first,seed=2"));
+  const auto copied = average_weights(folder_of(study, "average,seed=2"));
+  ASSERT_EQ(weights.size(), 3u);
+  for (const auto& [name, w] : weights) EXPECT_NEAR(copied.at(name), w, 1e-9) << name;
+  const auto results = collect_results(study);
+  EXPECT_LT(results[5].value, results[1].value + 0.05);  // starts where `first` ended
+  // What they needed is gone when nobody needs it any more.
+  EXPECT_FALSE(std::filesystem::exists(folder_of(study, "first,seed=1") / "checkpoints"));
+}
+
+}  // namespace
+}  // namespace cadre::study

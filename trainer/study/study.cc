@@ -1,0 +1,297 @@
+#include "trainer/study/study.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "parallel/base/files.h"
+#include "parallel/base/log.h"
+#include "trainer/study/study_report.h"
+
+namespace cadre::study {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* kResult = "result.json";
+constexpr const char* kSettings = "study-run.yaml";
+
+template <class Body>
+void each_line(const fs::path& run_folder, const Body& body) {
+  const std::string text = base::read_file(run_folder / "metrics.jsonl", ExitCode::kData);
+  for (size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1) {
+    const json line = json::parse(text.begin() + long(at), text.begin() + long(end), nullptr, false);
+    if (line.is_object() && line.contains("kind") && line.contains("step")) body(line);
+  }
+}
+
+struct Mean {
+  double mean = 0, worst = -INFINITY;
+  std::map<std::string, double> parts;
+};
+Mean mean_of(const json& parts) {
+  Mean result;
+  for (const auto& [name, value] : parts.items()) {
+    if (!value.is_number()) continue;
+    result.parts[name] = value.get<double>();
+    result.worst = std::max(result.worst, value.get<double>());
+    result.mean += value.get<double>();
+  }
+  result.mean /= double(result.parts.size());
+  return result;
+}
+
+json to_json(const RunResult& result) {
+  json curve = json::array();
+  for (const auto& [step, value] : result.curve) curve.push_back({step, value});
+  return {{"name", result.name},   {"error", result.error}, {"code", result.code},
+          {"value", result.value}, {"worst", result.worst}, {"domains", result.domains},
+          {"curve", curve},        {"steps", result.steps}, {"tokens", result.tokens}};
+}
+
+// Nothing when the run is not over.
+std::optional<RunResult> load_result(const StudyConfig& study, const StudyRun& run) {
+  const fs::path file = folder_of(study, run.name) / kResult;
+  if (!fs::exists(file)) return std::nullopt;
+  RunResult result{.name = run.name, .cell = run.cell, .seed = run.seed, .error = {}};
+  try {
+    const json j = json::parse(base::read_file(file, ExitCode::kData));
+    result.error = j.at("error");
+    result.code = j.at("code");
+    if (!result.error.empty()) return result;
+    result.value = j.at("value");
+    result.worst = j.at("worst");
+    result.domains = j.at("domains").get<std::map<std::string, double>>();
+    for (const json& point : j.at("curve")) result.curve.emplace_back(point.at(0), point.at(1));
+    result.steps = j.at("steps");
+    result.tokens = j.at("tokens");
+  } catch (const json::exception& e) {
+    fail(ExitCode::kData, "{}: cannot be read ({}); remove it, and the run is read or made again",
+         file.string(), e.what());
+  }
+  return result;
+}
+
+class Study {
+ public:
+  Study(const StudyConfig& study, comm::World& world, const StudyOptions& options)
+      : study_(study), options_(options), world_(world), ranks_(world.split(0, "study")) {}
+
+  ExitCode run() {
+    for (size_t i = 0; i < study_.runs.size(); ++i) {
+      const StudyRun& run = study_.runs[i];
+      if (over(run)) continue;
+      if (ranks_->rank() == 0) spdlog::info("run {} of {}: {}", i + 1, study_.runs.size(), run.name);
+      const ExitCode ended = make(run);
+      if (ended == ExitCode::kStopped) return ended;
+    }
+    double code = 0;  // of the first run that failed
+    on_first_rank("write the study's report", [&] {
+      const auto results = collect_results(study_);
+      write_report(study_, results);
+      for (const RunResult& r : results) {
+        if (r.error.empty()) continue;
+        if (code == 0) code = r.code;
+        spdlog::error("run {} failed: {}", r.name, r.error);
+      }
+    });
+    return ExitCode(int(ranks_->all_reduce(code, comm::ReduceOp::kMax, "study failures")));
+  }
+
+ private:
+  // Local work of rank 0 whose failure all ranks learn of.
+  void on_first_rank(const char* what, const std::function<void()>& body, ExitCode code = ExitCode::kData) {
+    std::string error;
+    if (ranks_->rank() == 0) {
+      try {
+        body();
+      } catch (const Error& e) {
+        error = e.what();
+      }
+    }
+    ranks_->agree(error, code, what);
+  }
+
+  bool over(const StudyRun& run) {
+    double answer = 0;
+    on_first_rank("look for a result", [&] {
+      const auto result = load_result(study_, run);
+      const bool again = result && !result->error.empty() && options_.retry_failed;
+      if (again) fs::remove(folder_of(study_, run.name) / kResult);
+      answer = result && !again ? 1 : 0;
+    });
+    return ranks_->all_reduce(answer, comm::ReduceOp::kMax, "study progress") > 0;
+  }
+
+  std::string resolve(const Reference& reference) {
+    const fs::path folder = folder_of(study_, reference.run);
+    if (reference.kind == Reference::kRun) return folder.string();
+    return (folder / "average_weights.json").string();
+  }
+
+  // Every value that the run was asked for stands in a file of its folder, so that a study file that was changed in
+  // between cannot mix results of different settings.
+  void remember_settings(const StudyRun& run, trainer::RunConfig config) {
+    config.out.clear();
+    const std::string now = resolved_yaml(config);
+    const fs::path folder = folder_of(study_, run.name), file = folder / kSettings;
+    fs::create_directories(folder);
+    if (fs::exists(file)) {
+      require(base::read_file(file, ExitCode::kData) == now, ExitCode::kUsage,
+              "{} was begun with other settings; remove the folder, or give the study another `out`",
+              folder.string());
+    } else {
+      base::write_file_atomic(file, now, ExitCode::kData);
+    }
+  }
+
+  void write_averages(const StudyRun& run) {
+    for (const auto& [word, reference] : run.references) {
+      const auto before = std::find_if(study_.runs.begin(), study_.runs.end(),
+                                       [&](const StudyRun& r) { return r.name == reference.run; });
+      const auto result = load_result(study_, *before);
+      require(result && result->error.empty(), ExitCode::kData, "needs run '{}', which failed",
+              reference.run);
+      if (reference.kind == Reference::kRun) continue;
+      const fs::path folder = folder_of(study_, reference.run);
+      base::write_file_atomic(folder / "average_weights.json", json(average_weights(folder)).dump(1) + "\n",
+                              ExitCode::kData);
+    }
+  }
+
+  ExitCode make(const StudyRun& run) {
+    RunResult result{.name = run.name, .cell = run.cell, .seed = run.seed, .error = {}};
+    std::optional<trainer::RunConfig> config;
+    guard(result, [&] {
+      on_first_rank("average weights", [&] { write_averages(run); });
+      config = configure(study_, run, [&](const Reference& r) { return resolve(r); });
+    });
+    if (config) {
+      on_first_rank(
+          "write the run's settings", [&] { remember_settings(run, *config); }, ExitCode::kUsage);
+      ExitCode code = ExitCode::kOk;
+      guard(result, [&] { code = train(run, *config, result); });
+      if (code == ExitCode::kStopped) return code;
+    }
+    on_first_rank("write the run's result", [&] {
+      fs::create_directories(folder_of(study_, run.name));
+      base::write_file_atomic(folder_of(study_, run.name) / kResult, to_json(result).dump(1) + "\n",
+                              ExitCode::kData);
+      drop_checkpoints();
+    });
+    return ExitCode::kOk;
+  }
+
+  ExitCode train(const StudyRun& run, const trainer::RunConfig& config, RunResult& result) {
+    const ExitCode code =
+        trainer::train(config, options_.dataset != nullptr ? *options_.dataset : datasets_.open(config),
+                       world_, options_.train);
+    if (code == ExitCode::kStopped) return code;
+    on_first_rank("read the run's result", [&] {
+      RunResult read = read_result(folder_of(study_, run.name), study_.metric);
+      read.name = run.name, read.cell = run.cell, read.seed = run.seed;
+      result = std::move(read);
+    });
+    return code;
+  }
+
+  // A run's failure is its result; but ranks that lost each other cannot go on.
+  void guard(RunResult& result, const std::function<void()>& body) {
+    try {
+      body();
+    } catch (const Error& e) {
+      if (e.code() == ExitCode::kComm) throw;
+      result.error = e.what();
+      result.code = int(e.code());
+    }
+  }
+
+  // Of runs that are over and that no run still needs.
+  void drop_checkpoints() {
+    if (study_.keep_checkpoints) return;
+    std::vector<std::string> needed;
+    for (const StudyRun& run : study_.runs) {
+      if (load_result(study_, run)) continue;
+      for (const auto& [word, reference] : run.references) needed.push_back(reference.run);
+    }
+    for (const StudyRun& run : study_.runs) {
+      if (std::find(needed.begin(), needed.end(), run.name) != needed.end() || !load_result(study_, run))
+        continue;
+      std::error_code ignored;
+      fs::remove_all(folder_of(study_, run.name) / "checkpoints", ignored);
+    }
+  }
+
+  const StudyConfig& study_;
+  const StudyOptions& options_;
+  comm::World& world_;
+  std::unique_ptr<comm::Communicator> ranks_;
+  DatasetCache datasets_;
+};
+
+}  // namespace
+
+const trainer::Dataset& DatasetCache::open(const trainer::RunConfig& config) {
+  const std::string key = fmt::format("{}\n{}\n{}\n{}", config.data.manifest, config.data.verify,
+                                      config.influence.manifest, config.influence.split);
+  if (!dataset_ || key != key_) {
+    dataset_.reset();
+    dataset_ = trainer::open_dataset(config);
+    key_ = key;
+  }
+  return *dataset_;
+}
+
+RunResult read_result(const fs::path& run_folder, const std::string& metric) {
+  RunResult result;
+  each_line(run_folder, [&](const json& line) {
+    const std::string kind = line["kind"];
+    if (kind == "train") {
+      result.steps = line["step"];
+      result.tokens = line.value("tokens", uint64_t(0));
+    }
+    if (metric == "train_loss" ? kind != "train" : kind != "eval") return;
+    const char* key = metric == "train_loss" ? "domain_loss" : metric.c_str();
+    if (!line.contains(key) || !line[key].is_object() || line[key].empty()) return;
+    const Mean mean = mean_of(line[key]);
+    result.value = mean.mean;
+    result.worst = mean.worst;
+    result.domains = mean.parts;
+    result.curve.emplace_back(line["step"].get<double>(), mean.mean);
+  });
+  require(!result.curve.empty() && std::isfinite(result.value), ExitCode::kData,
+          "{}: no finite {} in metrics.jsonl; does the data have held-out text (cadre prepare --valid)?",
+          run_folder.string(), metric);
+  return result;
+}
+
+std::map<std::string, double> average_weights(const fs::path& run_folder) {
+  std::map<std::string, double> sum;
+  double lines = 0;
+  each_line(run_folder, [&](const json& line) {
+    if (line["kind"] != "train" || !line.contains("domain_weight")) return;
+    for (const auto& [name, weight] : line["domain_weight"].items()) {
+      if (weight.is_number()) sum[name] += weight.get<double>();
+    }
+    ++lines;
+  });
+  require(lines > 0, ExitCode::kData, "{}: no domain weights in metrics.jsonl", run_folder.string());
+  for (auto& [name, weight] : sum) weight /= lines;
+  return sum;
+}
+
+std::vector<RunResult> collect_results(const StudyConfig& study) {
+  std::vector<RunResult> results;
+  for (const StudyRun& run : study.runs) {
+    if (auto result = load_result(study, run)) results.push_back(std::move(*result));
+  }
+  return results;
+}
+
+ExitCode run_study(const StudyConfig& study, comm::World& world, const StudyOptions& options) {
+  return Study(study, world, options).run();
+}
+
+}  // namespace cadre::study

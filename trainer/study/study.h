@@ -1,0 +1,52 @@
+// `cadre study`: the runs of a study file, one after the other in this process group. Each run's folder holds
+// result.json when the run is over; a study that was stopped goes on with the first run without one, and that run with
+// its newest checkpoint. A run that fails is part of the results, and the others go on.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "trainer/run/loop.h"
+#include "trainer/study/study_config.h"
+
+namespace cadre::study {
+
+struct RunResult {
+  std::string name, cell, seed;
+  std::string error;                           // empty: it is done
+  int code = 0;                                // ExitCode of the error
+  double value = 0;                            // the study's metric: the mean over domains with equal weights
+  double worst = 0;                            // of the worst domain
+  std::map<std::string, double> domains = {};  // the metric by domain
+  std::vector<std::pair<double, double>> curve = {};  // (step, metric)
+  uint64_t steps = 0, tokens = 0;
+};
+
+struct StudyOptions {
+  trainer::TrainOptions train;
+  bool retry_failed = false;                  // forget the failures of earlier processes
+  const trainer::Dataset* dataset = nullptr;  // of all runs, instead of opening their manifests
+};
+
+// The data of the runs of this process, opened once for as long as it stays the same.
+class DatasetCache {
+ public:
+  const trainer::Dataset& open(const trainer::RunConfig& config);
+
+ private:
+  std::string key_;
+  std::optional<trainer::Dataset> dataset_;
+};
+
+// What metrics.jsonl of a finished run says; Error(kData) when it says nothing of `metric`.
+RunResult read_result(const std::filesystem::path& run_folder, const std::string& metric);
+// The mean over training of the weights that batches were drawn with, by domain, over all lines of metrics.jsonl.
+std::map<std::string, double> average_weights(const std::filesystem::path& run_folder);
+
+// Runs what is left to do and writes the report. Returns kOk, kStopped when a signal asked to stop, or the code of the
+// first run that failed. Collective over the world.
+ExitCode run_study(const StudyConfig& study, comm::World& world, const StudyOptions& options);
+// The results so far, in the order of the runs; runs that are not over are left out. For one process.
+std::vector<RunResult> collect_results(const StudyConfig& study);
+
+}  // namespace cadre::study

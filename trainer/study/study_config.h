@@ -1,0 +1,65 @@
+// The `study` section of a study file: one run file, and the runs that differ from it.
+//
+//   study:
+//     base: quickstart.yaml          # a run file; its path is relative to this file
+//     out: runs/study                # the study's folder; each run has its own below it
+//     set: {train.steps: 300}        # for every run
+//     axes: {mixer: [uniform, {name: gim, period: 50}], seed: [1, 2, 3]}
+//     variants: {}                   # one more axis: a name and its own keys
+//     metric: eval_loss              # eval_loss, eval_bpb or train_loss
+//     keep_checkpoints: false        # true: of every run; else only while other runs need them
+//
+// Runs are all combinations, the last axis fastest. In a value, `run:NAME` stands for the folder of variant NAME's run
+// and `average:NAME` for a file of the time average of its domain weights, both with the same values of the other axes.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "parallel/base/config.h"
+#include "trainer/run/run_config.h"
+
+namespace cadre::study {
+
+// Keys of a run file and values, as text: "mixer" and "{name: gim, period: 50}".
+using Overrides = std::vector<std::pair<std::string, std::string>>;
+
+struct Reference {
+  enum Kind { kRun, kAverage } kind = kRun;
+  std::string run;  // StudyRun::name
+};
+struct StudyRun {
+  std::string name;  // also of its folder
+  std::string cell;  // without the seed: what a row of the results stands for
+  std::string seed;  // empty: the base's
+  Overrides overrides;
+  std::map<std::string, Reference> references;  // by the words of values that stand for them
+};
+struct StudyConfig {
+  std::filesystem::path base;
+  std::string out, metric = "eval_loss";
+  bool keep_checkpoints = false;
+  std::vector<StudyRun> runs;
+};
+
+// Reads `study` and checks every run's keys and values; throws Error(kUsage) naming the line of the axis or variant.
+StudyConfig read_study(base::Section section);
+
+// The run file of one run; words that stand for other runs are replaced by `resolve`.
+trainer::RunConfig configure(const StudyConfig& study, const StudyRun& run,
+                             const std::function<std::string(const Reference&)>& resolve);
+std::filesystem::path folder_of(const StudyConfig& study, const std::string& run);
+
+// Reads "set": a map of run-file keys. Also checks that they are known to the base.
+Overrides read_overrides(base::Section& section, const std::string& key);
+// The value of a key as one line of YAML.
+std::string read_value(base::Section& section, const std::string& key);
+// `base`, relative to the file that names it. Throws Error(kUsage) when it is missing.
+std::filesystem::path read_base(base::Section& section);
+std::vector<std::string> as_arguments(const Overrides& overrides);  // "key=value"
+
+}  // namespace cadre::study
