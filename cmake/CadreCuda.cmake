@@ -14,6 +14,18 @@ if(CADRE_CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${CADRE_CCACHE})
 endif()
 
+# NCCL, for several GPUs: of the CUDA toolkit's folder or the system's (packages libnccl2 and libnccl-dev). Without it a
+# run takes one GPU.
+find_path(CADRE_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_library(CADRE_NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+if(CADRE_NCCL_INCLUDE AND CADRE_NCCL_LIBRARY)
+  set(CADRE_NCCL ON)
+  message(STATUS "several GPUs: NCCL (${CADRE_NCCL_LIBRARY})")
+else()
+  set(CADRE_NCCL OFF)
+  message(STATUS "several GPUs: no, NCCL was not found (library: ${CADRE_NCCL_LIBRARY}, nccl.h: ${CADRE_NCCL_INCLUDE})")
+endif()
+
 # cuDNN through the header library cudnn-frontend, which distributions lack: -DCUDNN_FRONTEND_DIR, or where pip puts the
 # package nvidia-cudnn-frontend. Without it the project's own attention kernels serve.
 set(CUDNN_FRONTEND_DIR "" CACHE PATH "Folder that holds include/cudnn_frontend.h or cudnn_frontend.h")

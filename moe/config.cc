@@ -25,6 +25,11 @@ void check_variants(const base::Section& section, const MoeConfig& config) {
 
 }  // namespace
 
+const char* name_of(DispatchKind kind) {
+  static constexpr const char* kNames[] = {"auto", "exchange", "gather"};
+  return kNames[int(kind)];
+}
+
 MoeConfig read_moe(base::Section section) {
   MoeConfig c;
   c.num_experts = int(section.integer("num_experts", c.num_experts, {.min = 1, .max = 65536}));
@@ -38,6 +43,9 @@ MoeConfig read_moe(base::Section section) {
   const std::string drop = section.choice("drop", "lowest_probability", {"lowest_probability", "position"});
   c.drop = drop == "position" ? DropPolicy::kPosition : DropPolicy::kLowestProbability;
   c.z_loss = section.number("z_loss", c.z_loss, {.min = 0});
+  const std::string dispatch = section.choice("dispatch", "auto", {"auto", "exchange", "gather"});
+  for (const DispatchKind kind : {DispatchKind::kExchange, DispatchKind::kGather})
+    if (dispatch == name_of(kind)) c.dispatch = kind;
   const base::Section router = section.section("router"), balance = section.section("balance");
   // A missing section leaves a null node: YAML nodes that do not exist cannot be assigned.
   if (router.node().IsDefined()) c.router = router.node();

@@ -10,6 +10,12 @@ namespace cadre::moe {
 // What is dropped when an expert's capacity is full.
 enum class DropPolicy { kLowestProbability, kPosition };
 
+// How tokens travel to the ranks of their experts: exchange sends what was routed, with counts that the host reads;
+// gather sends every row to all ranks of the group, and the host reads nothing. auto: exchange on the CPU, gather on
+// GPUs.
+enum class DispatchKind { kAuto, kExchange, kGather };
+const char* name_of(DispatchKind kind);
+
 struct MoeConfig {
   int num_experts = 8;
   int top_k = 2;
@@ -19,6 +25,7 @@ struct MoeConfig {
       0;  // 0: dropless; else C = ceil(K T / E * factor) a rank's micro-batch: split_dependent
   DropPolicy drop = DropPolicy::kLowestProbability;
   double z_loss = 0.001;
+  DispatchKind dispatch = DispatchKind::kAuto;
   YAML::Node router, balance;  // {name: ..., ...}; read by the tables in routers/ and balance/
   std::string source;          // file, for messages
 };

@@ -1,6 +1,7 @@
 #include "moe/dispatch.h"
 
 #include "moe/exchange.h"
+#include "moe/gather_dispatch.h"
 #include "parallel/base/errors.h"
 #include "parallel/device/bf16.h"
 
@@ -60,24 +61,35 @@ class LocalDispatcher final : public Dispatcher<T> {
 
 }  // namespace
 
+DispatchKind dispatch_kind(DispatchKind kind, device::DeviceKind device) {
+  if (kind != DispatchKind::kAuto) return kind;
+  return device == device::DeviceKind::kCpu ? DispatchKind::kExchange : DispatchKind::kGather;
+}
+
 template <class T>
 std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKernels<T>& kernels,
-                                               comm::Communicator& group, const DispatchShape& shape) {
+                                               comm::Communicator& group, const DispatchShape& shape,
+                                               DispatchKind kind) {
   if (group.size() == 1) return std::make_unique<LocalDispatcher<T>>(queue, kernels, shape);
-  // The exchange works in host memory.
+  if (dispatch_kind(kind, queue.kind()) == DispatchKind::kGather)
+    return std::make_unique<GatherDispatcher<T>>(queue, kernels, group, shape);
+  // The exchange reads counts and lists in host memory.
   if constexpr (!std::is_same_v<T, device::bf16>) {
     if (queue.kind() == device::DeviceKind::kCpu)
       return std::make_unique<ExchangeDispatcher<T>>(queue, kernels, group, shape);
   }
-  fail(ExitCode::kUsage, "experts are not split over several GPUs yet; set mesh.ep: 1, or device: cpu");
+  fail(ExitCode::kUsage, "moe.dispatch: exchange runs on the CPU only; leave it out, or set gather");
 }
 
 template std::unique_ptr<Dispatcher<float>> make_dispatcher(device::Queue&, const MoeKernels<float>&,
-                                                            comm::Communicator&, const DispatchShape&);
+                                                            comm::Communicator&, const DispatchShape&,
+                                                            DispatchKind);
 template std::unique_ptr<Dispatcher<double>> make_dispatcher(device::Queue&, const MoeKernels<double>&,
-                                                             comm::Communicator&, const DispatchShape&);
+                                                             comm::Communicator&, const DispatchShape&,
+                                                             DispatchKind);
 template std::unique_ptr<Dispatcher<device::bf16>> make_dispatcher(device::Queue&,
                                                                    const MoeKernels<device::bf16>&,
-                                                                   comm::Communicator&, const DispatchShape&);
+                                                                   comm::Communicator&, const DispatchShape&,
+                                                                   DispatchKind);
 
 }  // namespace cadre::moe

@@ -1,11 +1,12 @@
-// Moving tokens to the ranks that hold their experts, and results back. Forward: send_tokens, receive_tokens,
-// (experts), combine; backward: send_grad, receive_grad, (experts), combine_grad. Between a send and its
-// receive the caller can compute something else. All ranks of the expert group call all six, with any number
+// Moving tokens to the ranks that hold their experts, and results back. Forward: start_tokens, send_tokens,
+// receive_tokens, (experts), combine; backward: send_grad, receive_grad, (experts), combine_grad. Between a send and its
+// receive the caller can compute something else. All ranks of the expert group call all of them, with any number
 // of tokens.
 #pragma once
 
 #include <memory>
 
+#include "moe/config.h"
 #include "moe/kernels.h"
 #include "parallel/comm/communicator.h"
 #include "parallel/device/memory.h"
@@ -50,6 +51,8 @@ class Dispatcher {
   virtual void reserve(device::Arena& saved, device::Arena& scratch) = 0;
   virtual int64_t max_slots() const = 0;  // that this rank's experts can get
 
+  // Before x is routed: what needs no routing may go on its way. x is borrowed as below.
+  virtual void start_tokens(device::View<const T, 2> x) { (void)x; }
   // x and routing are borrowed until combine_grad.
   virtual void send_tokens(device::View<const T, 2> x, const Routing<T>& routing) = 0;
   virtual const ExpertSlots<T>& receive_tokens() = 0;
@@ -66,9 +69,13 @@ class Dispatcher {
                                     bool accumulate, device::View<T, 2> dx) = 0;
 };
 
-// For an expert group of one rank nothing is copied or sent. Queue, kernels and group are borrowed.
+// For an expert group of one rank nothing is copied or sent. Queue, kernels and group are borrowed; the group moves
+// the queue's memory. Throws Error(kUsage) for a kind that the device does not have.
 template <class T>
 std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKernels<T>& kernels,
-                                               comm::Communicator& group, const DispatchShape& shape);
+                                               comm::Communicator& group, const DispatchShape& shape,
+                                               DispatchKind kind = DispatchKind::kAuto);
+// What kAuto stands for on a device, as in a run file.
+DispatchKind dispatch_kind(DispatchKind kind, device::DeviceKind device);
 
 }  // namespace cadre::moe

@@ -36,6 +36,23 @@ struct ScoreViews {
   device::View<W, 1> lse;     // (T) logsumexp of z
 };
 
+// The slots of P ranks, each as its Routing has them, in tables of S places.
+template <class T>
+struct RankSlots {
+  int first_expert = 0;                           // of this rank's
+  int64_t max_tokens = 0;                         // a rank's token t has row rank * max_tokens + t
+  device::View<const int32_t, 2> token;           // (P, S)
+  device::View<const device::wide_t<T>, 2> gate;  // (P, S)
+  device::View<const int64_t, 2> offsets;         // (P, E + 1)
+};
+// Where the slots of this rank's experts come from, and what they read.
+template <class T>
+struct SlotPlaces {
+  device::View<int64_t, 1> offsets;         // (E_local + 1)
+  device::View<int32_t, 1> row, source;     // (A); source: rank * S + slot
+  device::View<device::wide_t<T>, 1> gate;  // (A)
+};
+
 template <class T>
 struct MoeKernels {
   using W = device::wide_t<T>;
@@ -108,6 +125,16 @@ struct MoeKernels {
   // The inverse of slot_row, entries of -1 left out: slots of row i, rising, are row_slots[row_offsets[i] .. row_offsets[i + 1]).
   void (*slots_by_row)(Queue&, View<const int32_t, 1> slot_row, View<int32_t, 1> row_offsets,
                        View<int32_t, 1> row_slots);
+
+  // ---- Slots of several ranks (moe/gather_dispatch.h) ----
+  // Sorts the slots that belong to this rank's experts by expert, then by rank, and fills places. Behind the last one
+  // row and source are -1 and the gate 0.
+  void (*place_slots)(Queue&, const RankSlots<T>&, const SlotPlaces<T>& places);
+  // to[source[a]] = from[a] where source is not -1.
+  void (*scatter_gates)(Queue&, View<const W, 1> from, View<const int32_t, 1> source, View<W, 2> to);
+  // gates[a] = by_rank[r][a], r the rank that holds slot a's expert; offsets: (E + 1). Slots behind the last one stay
+  // unspecified.
+  void (*collect_gates)(Queue&, View<const W, 2> by_rank, View<const int64_t, 1> offsets, View<W, 1> gates);
 
   // ---- Experts: rows [offsets[e], offsets[e + 1]) belong to local expert e; rows behind the last one, up to
   // the views' sizes, are unspecified in results and never enter one ----

@@ -76,12 +76,13 @@ MoeLayer<T>::Impl::Impl(const MoeConfig& config_in, const MoeContext<T>& context
                                           .max_tokens = tokens,
                                           .queue = context.queue,
                                           .kernels = &kernels});
-  dispatcher = make_dispatcher<T>(*context.queue, kernels, context.mesh->expert(),
+  dispatcher = make_dispatcher<T>(*context.queue, kernels, context.mesh->expert_tensors(),
                                   {.dim = context.dim,
                                    .max_tokens = tokens,
                                    .max_slots = router->max_slots(),
                                    .num_experts = config.num_experts,
-                                   .hint_width = router->hint_width()});
+                                   .hint_width = router->hint_width()},
+                                  config.dispatch);
   ExpertShape shape{.dim = context.dim,
                     .width = config.width,
                     .num_experts = config.num_experts,
@@ -115,12 +116,14 @@ template <class T>
 void MoeLayer<T>::Impl::forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                                 int64_t num_real, device::View<T, 2> y, bool training, int64_t seq_len_in) {
   seq_len = seq_len_in > 0 ? seq_len_in : context.seq_len;
+  dispatcher->start_tokens(x);
   routing = &router->forward(*context.queue, x, segment, num_real, training);
   if (config.capacity_factor > 0) {
     kernels.limit_capacity(*context.queue, expert_capacity(config, num_real), config.drop, drop_order,
                            *routing);
   }
-  if (training && balance->active()) balance->observe(*routing, segment, seq_len, context.mesh->data());
+  if (training && balance->active())
+    balance->observe(*routing, segment, seq_len, context.mesh->data_tensors());
   dispatcher->send_tokens(x, *routing);
   if (shared) shared->forward(x, y);
   const auto& slots = dispatcher->receive_tokens();

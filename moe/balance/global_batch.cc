@@ -12,13 +12,11 @@ template <class T>
 class GlobalBatchBalance final : public LoadLoss<T> {
  public:
   using typename BalanceLoss<T>::W;
-  GlobalBatchBalance(double coef, const BalanceShape<T>& shape)
-      : LoadLoss<T>(coef, shape), local_(shape.num_experts), seen_(shape.num_experts) {}
+  GlobalBatchBalance(double coef, const BalanceShape<T>& shape) : LoadLoss<T>(coef, shape) {}
 
   // load_ holds the choices of the step so far on all ranks.
   void begin_step() override {
     finish();
-    std::fill(seen_.begin(), seen_.end(), 0.0);
     device::zero(queue(), this->load_);
   }
   void observe(const Routing<T>& routing, device::View<const int32_t, 1>, int64_t,
@@ -26,13 +24,13 @@ class GlobalBatchBalance final : public LoadLoss<T> {
     if (data.size() == 1) return this->shape_.kernels->add_counts(queue(), routing.chosen(), this->load_);
     finish();
     const int64_t experts = this->shape_.num_experts, ranks = data.size();
-    device::download<int64_t>(queue(), routing.chosen(), local_);
-    queue().wait();
-    all_.resize(ranks * experts);
+    if (int64_t(memory_.bytes()) == 0)
+      memory_ = device::Buffer(queue().kind(), size_t(ranks * experts) * sizeof(int64_t));
+    all_ = {reinterpret_cast<int64_t*>(memory_.data()), {ranks, experts}};
     std::vector<int64_t> counts(ranks, experts), begins(ranks);
     for (int64_t r = 0; r < ranks; ++r) begins[r] = r * experts;
-    request_ = data.all_gather(local_.data(), experts, all_.data(), counts, begins, comm::Dtype::kInt64,
-                               "balance.expert_counts");
+    request_ = data.all_gather(routing.chosen().data(), experts, all_.data(), counts, begins,
+                               comm::Dtype::kInt64, "balance.expert_counts");
     pending_ = true;
   }
   void loss_and_grad(const Routing<T>& routing, device::View<const int32_t, 1> segment, int64_t,
@@ -47,16 +45,15 @@ class GlobalBatchBalance final : public LoadLoss<T> {
   device::Queue& queue() const { return *this->shape_.queue; }
   void finish() {
     if (!pending_) return;
-    request_.wait();
+    request_.then(queue());
     pending_ = false;
-    for (size_t i = 0; i < all_.size(); ++i) seen_[i % seen_.size()] += double(all_[i]);
-    device::upload(queue(), seen_, this->load_);
+    for (int64_t r = 0; r < all_.dim(0); ++r) this->shape_.kernels->add_counts(queue(), all_[r], this->load_);
   }
 
   // Of several ranks only:
-  std::vector<int64_t> local_, all_;  // (E), (ranks, E): choices of this micro-batch
-  std::vector<double> seen_;          // (E) choices of the step so far
-  comm::Request request_;             // destroyed before the buffers that it reads
+  device::Buffer memory_;
+  device::View<int64_t, 2> all_;  // (ranks, E): choices of this micro-batch
+  comm::Request request_;         // destroyed before the memory that it writes
   bool pending_ = false;
 };
 

@@ -14,6 +14,7 @@ const MoeKernels<T>& cpu_moe_kernels() {
     add_hint_entries(table);
     add_balance_entries(table);
     add_row_entries(table);
+    add_rank_slot_entries(table);
     add_expert_entries(table);
     return table;
   }();

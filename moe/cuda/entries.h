@@ -27,6 +27,8 @@ void add_balance_entries(MoeKernels<T>& table);  // balance.cu
 template <class T>
 void add_row_entries(MoeKernels<T>& table);  // rows.cu
 template <class T>
+void add_rank_slot_entries(MoeKernels<T>& table);  // rank_slots.cu
+template <class T>
 void add_expert_entries(MoeKernels<T>& table);  // experts.cc
 
 }  // namespace cuda

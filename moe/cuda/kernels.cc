@@ -14,6 +14,7 @@ const MoeKernels<T>& cuda_moe_kernels() {
     cuda::add_hint_entries(table);
     cuda::add_balance_entries(table);
     cuda::add_row_entries(table);
+    cuda::add_rank_slot_entries(table);
     cuda::add_expert_entries(table);
     return table;
   }();

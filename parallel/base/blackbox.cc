@@ -148,9 +148,9 @@ uint64_t collective_started(const char* verb, std::string_view label, uint64_t b
   if (recorder.listener != nullptr) recorder.listener->started(number, verb, label, bytes);
   if (recorder.memory == nullptr) return number;
   Slot& slot = recorder.memory->slots[number % kCollectives];
-  slot.number = number;
+  std::atomic_ref(slot.number).store(number);
   slot.bytes = bytes;
-  slot.done = 0;
+  std::atomic_ref(slot.done).store(0);
   copy_text(slot.verb, verb);
   copy_text(slot.label, label);
   beat(*recorder.memory);
@@ -165,8 +165,21 @@ void collective_done(uint64_t number, std::chrono::nanoseconds waited) {
   if (recorder.listener != nullptr) recorder.listener->done(number);
   if (recorder.memory == nullptr) return;
   Slot& slot = recorder.memory->slots[number % kCollectives];
-  if (slot.number == number) slot.done = 1;
+  if (slot.number == number) std::atomic_ref(slot.done).store(1);
   beat(*recorder.memory);
+}
+
+BoxMarks box_marks() {
+  return BoxMarks(recorder.memory);
+}
+
+// The slot may be taken again at this moment: its owner writes `done` = 0 after the new number.
+void BoxMarks::done(uint64_t number) const {
+  if (memory_ == nullptr || number == 0) return;
+  Memory& memory = *static_cast<Memory*>(memory_);
+  Slot& slot = memory.slots[number % kCollectives];
+  if (std::atomic_ref(slot.number).load() == number) std::atomic_ref(slot.done).store(1);
+  beat(memory);
 }
 
 void set_activity_listener(const ActivityListener* listener) {

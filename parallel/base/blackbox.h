@@ -42,6 +42,19 @@ void remember(std::string_view text);  // a line for the post-mortem, cut to wha
 uint64_t collective_started(const char* verb, std::string_view label, uint64_t bytes);
 void collective_done(uint64_t number, std::chrono::nanoseconds waited);
 
+// For threads that see collectives of this rank end while its own thread goes on. Made on the rank's thread; does
+// nothing where that has no box, and must not outlive it.
+class BoxMarks {
+ public:
+  BoxMarks() = default;
+  explicit BoxMarks(void* memory) : memory_(memory) {}
+  void done(uint64_t number) const;
+
+ private:
+  void* memory_ = nullptr;
+};
+BoxMarks box_marks();
+
 struct CollectiveRecord {
   uint64_t number = 0;
   std::string verb, label;

@@ -47,9 +47,10 @@ void combine_in_order(const std::byte* parts, int ranks, int64_t count, Dtype dt
     case Dtype::kDouble:
       return combine_in_order<double>(parts, ranks, count, op, out);
     case Dtype::kByte:
+    case Dtype::kBf16:
       break;
   }
-  throw std::logic_error("bytes cannot be reduced");
+  throw std::logic_error("bytes and bf16 cannot be reduced in host memory");
 }
 
 std::vector<int64_t> offsets_of(std::span<const int64_t> counts) {
@@ -68,6 +69,8 @@ size_t size_of(Dtype dtype) {
       return 4;
     case Dtype::kInt64:
       return 8;
+    case Dtype::kBf16:
+      return 2;
     case Dtype::kFloat:
       return 4;
     case Dtype::kDouble:
@@ -177,7 +180,7 @@ void Communicator::all_reduce_untyped(void* data, int64_t count, Dtype dtype, Re
                                       std::string_view label) {
   const int ranks = size();
   if (ranks == 1 || count == 0) return;
-  if (count * int64_t(size_of(dtype)) <= kSmallBytes) {
+  if (in_host_memory() && count * int64_t(size_of(dtype)) <= kSmallBytes) {
     const std::vector<int64_t> counts(ranks, count);
     Reduction reduction(staging_, ranks, count, dtype, op, data);
     reduction.start(all_gather(data, count, reduction.parts(), counts, offsets_of(counts), dtype, label));
@@ -189,6 +192,31 @@ void Communicator::all_reduce_untyped(void* data, int64_t count, Dtype dtype, Re
   void* own = static_cast<std::byte*>(data) + size_t(cuts[rank()]) * size_of(dtype);
   start_reduction(data, cuts, own, dtype, op, label).wait();
   all_gather(own, counts[rank()], data, counts, std::span(cuts).first(ranks), dtype, label).wait();
+}
+
+// A peer's part is replaced by what would have gone to it, which is about as long.
+void Communicator::imitate_all_to_all(const void* send, std::span<const int64_t> send_counts,
+                                      std::span<const int64_t> send_displs, void* receive,
+                                      std::span<const int64_t> receive_counts,
+                                      std::span<const int64_t> receive_displs, Dtype dtype) const {
+  const int64_t width = int64_t(size_of(dtype));
+  for (int peer = 0; peer < size(); ++peer) {
+    const int64_t count = std::min(send_counts[peer], receive_counts[peer]);
+    if (count > 0)
+      std::memcpy(static_cast<std::byte*>(receive) + receive_displs[peer] * width,
+                  static_cast<const std::byte*>(send) + send_displs[peer] * width, size_t(count * width));
+  }
+}
+
+void Communicator::imitate_all_gather(const void* send, int64_t send_count, void* receive,
+                                      std::span<const int64_t> receive_counts,
+                                      std::span<const int64_t> receive_displs, Dtype dtype) const {
+  const int64_t width = int64_t(size_of(dtype));
+  for (int peer = 0; peer < size(); ++peer) {
+    const int64_t count = std::min(send_count, receive_counts[peer]);
+    void* to = static_cast<std::byte*>(receive) + receive_displs[peer] * width;
+    if (count > 0 && to != send) std::memmove(to, send, size_t(count * width));
+  }
 }
 
 std::vector<int64_t> Communicator::exchange_counts(std::span<const int64_t> send, std::string_view label) {

@@ -1,6 +1,10 @@
-// Collectives as values. A Communicator is a group of ranks that make the same calls in the same order; MPI,
-// threads of one process (tests) and later NCCL implement it. Counts are in elements. Every call carries a
-// label and a timeout, so that a hang ends as one line that names the collective, and exit code 5.
+// Collectives as values. A Communicator is a group of ranks that make the same calls in the same order; MPI and
+// threads of one process (tests) implement it for host memory, NCCL for the memory of GPUs. Counts are in
+// elements. Every call carries a label and a timeout, so that a hang ends as one line that names the collective,
+// and exit code 5.
+//
+// A communicator of a device belongs to one queue: a collective starts after everything that the queue was given
+// before the call, and runs beside what it is given later, until Request::then() or wait().
 //
 // Reductions add in rank order 0, 1, 2, ... in the element's own type, whatever the transport: the result
 // depends on the values and the number of ranks, and on nothing else.
@@ -16,10 +20,12 @@
 #include <vector>
 
 #include "parallel/base/errors.h"
+#include "parallel/device/bf16.h"
+#include "parallel/device/queue.h"
 
 namespace cadre::comm {
 
-enum class Dtype { kByte, kInt32, kInt64, kFloat, kDouble };
+enum class Dtype { kByte, kInt32, kInt64, kBf16, kFloat, kDouble };  // bf16 on devices only
 size_t size_of(Dtype dtype);
 template <class T>
 constexpr Dtype dtype_of();
@@ -36,6 +42,7 @@ class Request {
     virtual ~State() = default;
     virtual bool test() = 0;
     virtual void wait() = 0;
+    virtual void then(device::Queue& queue) { (void)queue, wait(); }
   };
   Request() = default;  // already done
   explicit Request(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -45,6 +52,12 @@ class Request {
   }
   void wait() {
     if (state_) state_->wait();
+    state_.reset();
+  }
+  // What `queue` is given from now on comes after the collective. The host goes on at once where the transport
+  // can order the two, and waits where it cannot.
+  void then(device::Queue& queue) {
+    if (state_) state_->then(queue);
     state_.reset();
   }
 
@@ -70,6 +83,16 @@ class Communicator {
                              std::span<const int64_t> receive_counts, std::span<const int64_t> receive_displs,
                              Dtype dtype, std::string_view label) = 0;
   virtual Request broadcast(void* data, int64_t count, int root, Dtype dtype, std::string_view label) = 0;
+
+  // Calls between the two go to the wire as one, where the transport can. Their requests may be asked only after
+  // end_together().
+  virtual void begin_together() {}
+  virtual void end_together() {}
+
+  // For measuring what waiting for other ranks costs: while true, the verbs move as many bytes from this rank's own
+  // data and talk to nobody. What arrives is meaningless. The same on all ranks, with nothing under way.
+  void set_imitation(bool on) { imitation_ = on; }
+  bool imitation() const { return imitation_; }
 
   // Built on the verbs above, the same for every transport (communicator.cc).
   // data: (count) in and out, the same on all ranks afterwards.
@@ -103,18 +126,30 @@ class Communicator {
 
  protected:
   explicit Communicator(std::string name);
+  // Whether the buffers are host memory, which reductions here add up.
+  virtual bool in_host_memory() const { return true; }
+  // reduce_scatter with any operation.
+  virtual Request start_reduction(const void* send, std::span<const int64_t> cuts, void* receive, Dtype dtype,
+                                  ReduceOp op, std::string_view label);
+  // The verbs in imitation, on host memory.
+  void imitate_all_to_all(const void* send, std::span<const int64_t> send_counts,
+                          std::span<const int64_t> send_displs, void* receive,
+                          std::span<const int64_t> receive_counts, std::span<const int64_t> receive_displs,
+                          Dtype dtype) const;
+  void imitate_all_gather(const void* send, int64_t send_count, void* receive,
+                          std::span<const int64_t> receive_counts, std::span<const int64_t> receive_displs,
+                          Dtype dtype) const;
 
  private:
   class Staging;
   class Reduction;
-  Request start_reduction(const void* send, std::span<const int64_t> cuts, void* receive, Dtype dtype,
-                          ReduceOp op, std::string_view label);
   void all_reduce_untyped(void* data, int64_t count, Dtype dtype, ReduceOp op, std::string_view label);
   Request reduce_scatter_untyped(const void* send, std::span<const int64_t> cuts, void* receive, Dtype dtype,
                                  std::string_view label);
   std::string name_;
   std::shared_ptr<Staging> staging_;  // shared with reductions under way
   std::chrono::milliseconds timeout_ = std::chrono::minutes(10);
+  bool imitation_ = false;
 };
 
 template <>
@@ -128,6 +163,10 @@ constexpr Dtype dtype_of<int32_t>() {
 template <>
 constexpr Dtype dtype_of<int64_t>() {
   return Dtype::kInt64;
+}
+template <>
+constexpr Dtype dtype_of<device::bf16>() {
+  return Dtype::kBf16;
 }
 template <>
 constexpr Dtype dtype_of<float>() {

@@ -1,5 +1,7 @@
 #include "parallel/comm/mesh.h"
 
+#include <fmt/ranges.h>
+
 #include <cstdlib>
 
 #include "parallel/comm/transports.h"
@@ -9,6 +11,14 @@ namespace {
 
 bool has_environment(const char* name) {
   return std::getenv(name) != nullptr;
+}
+
+// A whole number of the environment; the first of the names that is set.
+int number_in(std::initializer_list<const char*> names, const char* meaning) {
+  for (const char* name : names) {
+    if (has_environment(name)) return std::atoi(std::getenv(name));
+  }
+  fail(ExitCode::kUsage, "CADRE_MASTER is set, but neither of {} says {}", fmt::join(names, ", "), meaning);
 }
 
 }  // namespace
@@ -22,19 +32,30 @@ MeshConfig read_mesh(base::Section section) {
   if (config.cp != 1)
     section.reject("cp",
                    fmt::format("found {}, expected 1: context parallelism is not built yet", config.cp));
+  config.timeout_s = section.number("timeout_s", config.timeout_s, {.above = 0});
   section.finish();
   return config;
 }
 
-// mpirun and srun's PMI plugins tell a rank who it is by environment variables.
+// mpirun and srun's PMI plugins tell a rank who it is by environment variables; without them whoever starts the ranks
+// does so, or Slurm.
 std::unique_ptr<World> make_world(int* argc, char*** argv) {
+  if (const char* meeting = std::getenv("CADRE_MASTER")) {
+    constexpr auto kTimeout = std::chrono::minutes(10);
+    return make_tcp_world(number_in({"CADRE_RANK", "SLURM_PROCID"}, "which rank this is"),
+                          number_in({"CADRE_RANKS", "SLURM_STEP_NUM_TASKS"}, "how many ranks there are"),
+                          meeting, kTimeout);
+  }
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"}) {
     if (has_environment(name)) return make_mpi_world(argc, argv);
   }
   // Without PMI every task would take itself for the only rank, and all would write the same files.
   const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
   require(!has_environment("SLURM_PROCID") || tasks == nullptr || std::atoi(tasks) <= 1, ExitCode::kUsage,
-          "srun started {} tasks without MPI; use srun --mpi=pmix, or one task", tasks ? tasks : "");
+          "srun started {} tasks without MPI; use srun --mpi=pmix, set CADRE_MASTER=host:port (or file:PATH) "
+          "for ranks "
+          "that meet without MPI, or start one task",
+          tasks ? tasks : "");
   return make_local_world();
 }
 
@@ -47,6 +68,24 @@ Mesh::Mesh(World& world, const MeshConfig& config) : world_(world), config_(conf
   data_ = world.split(0, "data");
   expert_ = world.split(world.rank() / config.ep, "expert");
   replicas_ = world.split(world.rank() % config.ep, "replicas");
+  const std::chrono::milliseconds timeout(int64_t(1e3 * config.timeout_s));
+  for (const auto& group : {&data_, &expert_, &replicas_}) (*group)->set_timeout(timeout);
+}
+
+void Mesh::connect(device::Queue& queue) {
+  if (queue.kind() == device::DeviceKind::kCpu) return;
+  const auto make = [&](const std::unique_ptr<Communicator>& host) {
+    // Alone in its group a rank sends nothing.
+    return host->size() == 1 ? nullptr : make_device_communicator(*host, queue, world_);
+  };
+  device_data_ = make(data_);
+  device_expert_ = make(expert_);
+  device_replicas_ = make(replicas_);
+}
+
+void Mesh::set_tensor_imitation(bool on) {
+  for (Communicator* group : {&data_tensors(), &expert_tensors(), &replica_tensors()})
+    group->set_imitation(on);
 }
 
 }  // namespace cadre::comm

@@ -15,6 +15,8 @@ struct MeshConfig {
   int ep = 1;    // expert degree; divides the number of ranks
   int cp = 1;    // context degree; only 1 so far
   int zero = 1;  // optimizer states sharded over data ranks
+  // A collective that takes longer ends the run: a rank hangs or was lost.
+  double timeout_s = 600;
 };
 MeshConfig read_mesh(base::Section section);
 
@@ -25,13 +27,16 @@ class World {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual int local_size() const = 0;  // ranks on this host
+  virtual int local_rank() const = 0;  // from 0 among them
   // A communicator of the ranks that pass the same color, ordered by world rank. Collective over the world.
   virtual std::unique_ptr<Communicator> split(int color, const std::string& name) = 0;
   // Ends all ranks at once with this exit code. Does not return in a real job.
   virtual void abort(int exit_code) = 0;
 };
 
-// MPI_COMM_WORLD when started by mpirun or srun; otherwise one rank, without MPI being initialised.
+// MPI_COMM_WORLD when started by mpirun or srun; otherwise one rank, without MPI being initialised. With CADRE_MASTER
+// (host:port of rank 0, or file:PATH on a disk that all share) ranks meet over TCP and need no MPI: CADRE_RANK and
+// CADRE_RANKS, or Slurm's SLURM_PROCID and SLURM_STEP_NUM_TASKS, say who they are.
 std::unique_ptr<World> make_world(int* argc, char*** argv);
 
 // num_ranks threads of this process, each with a World of its own; returns when all ended. The first
@@ -47,10 +52,22 @@ class Mesh {
   Communicator& replicas() const { return *replicas_; }  // ranks that hold the same experts
   World& world() const { return world_; }
 
+  // Makes communicators for the memory of this queue's device, one an axis; for the CPU's nothing. Collective over
+  // the world. Throws Error(kUsage) when this build has none for the device.
+  void connect(device::Queue& queue);
+  // The same groups for tensors: where connect() made communicators those, else the ones above. In rank order, as
+  // those; both may be used at a time, each in one order on all ranks.
+  Communicator& data_tensors() const { return device_data_ ? *device_data_ : *data_; }
+  Communicator& expert_tensors() const { return device_expert_ ? *device_expert_ : *expert_; }
+  Communicator& replica_tensors() const { return device_replicas_ ? *device_replicas_ : *replicas_; }
+  // Of all of them; see Communicator::set_imitation.
+  void set_tensor_imitation(bool on);
+
  private:
   World& world_;  // borrowed; outlives the mesh
   MeshConfig config_;
   std::unique_ptr<Communicator> data_, expert_, replicas_;
+  std::unique_ptr<Communicator> device_data_, device_expert_, device_replicas_;
 };
 
 }  // namespace cadre::comm

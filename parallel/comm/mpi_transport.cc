@@ -33,6 +33,8 @@ MPI_Datatype mpi_type(Dtype dtype) {
       return MPI_INT32_T;
     case Dtype::kInt64:
       return MPI_INT64_T;
+    case Dtype::kBf16:
+      break;  // host memory holds none
     case Dtype::kFloat:
       return MPI_FLOAT;
     case Dtype::kDouble:
@@ -169,6 +171,10 @@ class MpiCommunicator : public Communicator {
                      std::span<const int64_t> send_displs, void* receive,
                      std::span<const int64_t> receive_counts, std::span<const int64_t> receive_displs,
                      Dtype dtype, std::string_view label) override {
+    if (imitation())
+      return imitate_all_to_all(send, send_counts, send_displs, receive, receive_counts, receive_displs,
+                                dtype),
+             Request();
     auto call = std::make_unique<MpiRequest>(*this, "all_to_all", label, bytes_of(send_counts, dtype));
     Displacements from(send_displs, dtype, label), into(receive_displs, dtype, label);
     *call->counts = {narrow(send_counts, label), std::move(from.relative), narrow(receive_counts, label),
@@ -184,6 +190,8 @@ class MpiCommunicator : public Communicator {
   Request all_gather(const void* send, int64_t send_count, void* receive,
                      std::span<const int64_t> receive_counts, std::span<const int64_t> receive_displs,
                      Dtype dtype, std::string_view label) override {
+    if (imitation())
+      return imitate_all_gather(send, send_count, receive, receive_counts, receive_displs, dtype), Request();
     auto call =
         std::make_unique<MpiRequest>(*this, "all_gather", label, uint64_t(send_count) * size_of(dtype));
     Displacements into(receive_displs, dtype, label);
@@ -198,6 +206,7 @@ class MpiCommunicator : public Communicator {
   }
 
   Request broadcast(void* data, int64_t count, int root, Dtype dtype, std::string_view label) override {
+    if (imitation()) return {};
     auto call = std::make_unique<MpiRequest>(*this, "broadcast", label, uint64_t(count) * size_of(dtype));
     check(MPI_Ibcast(data, narrow(count, label), mpi_type(dtype), root, comm_, &call->request), label);
     return Request(std::move(call));
@@ -223,6 +232,7 @@ class MpiWorld : public World {
     check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &local),
           "local ranks");
     MPI_Comm_size(local, &local_size_);
+    MPI_Comm_rank(local, &local_rank_);
     MPI_Comm_free(&local);
   }
   ~MpiWorld() override {
@@ -231,6 +241,7 @@ class MpiWorld : public World {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   int local_size() const override { return local_size_; }
+  int local_rank() const override { return local_rank_; }
 
   std::unique_ptr<Communicator> split(int color, const std::string& name) override {
     MPI_Comm comm = MPI_COMM_NULL;
@@ -254,7 +265,7 @@ class MpiWorld : public World {
   }
 
  private:
-  int rank_ = 0, size_ = 1, local_size_ = 1;
+  int rank_ = 0, size_ = 1, local_size_ = 1, local_rank_ = 0;
 };
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include "parallel/comm/shards.h"
 
 #include <algorithm>
+#include <chrono>
+#include <exception>
 
 namespace cadre::comm {
 namespace {
@@ -60,35 +62,46 @@ int64_t ShardPlan::state_size(int rank) const {
   return size;
 }
 
-namespace {
-// The communicators move host memory, which has no bf16: such gradients stay on their one rank.
-template <class T>
-constexpr bool kCanSend = !std::is_same_v<T, device::bf16>;
-}  // namespace
-
 template <class T>
 GradReducer<T>::GradReducer(Mesh& mesh, device::ParamStore<T>& store, const ShardPlan& dense,
                             const ShardPlan& expert)
-    : store_(store), plans_{&dense, &expert}, communicators_{&mesh.data(), &mesh.replicas()} {
+    : store_(store),
+      plans_{&dense, &expert},
+      communicators_{&mesh.data_tensors(), &mesh.replica_tensors()},
+      arriving_(dense.num_buckets()) {
   for (int g = 0; g < device::kNumGroups; ++g) {
     require(plans_[g]->ranks() == communicators_[g]->size(), ExitCode::kUsage,
             "found a shard plan for {} ranks on communicator '{}' of {}", plans_[g]->ranks(),
             communicators_[g]->name(), communicators_[g]->size());
-    require(kCanSend<T> || communicators_[g]->size() == 1, ExitCode::kUsage,
-            "bf16 training runs on one rank yet, found {}", communicators_[g]->size());
   }
 }
 
 template <class T>
+GradReducer<T>::~GradReducer() {
+  if (std::uncaught_exceptions() > 0) return;
+  try {
+    finish_values();
+  } catch (const std::exception&) {
+    // A rank was lost: whoever waits for it next says so.
+  }
+}
+
+template <class T>
+template <class U>
+void GradReducer<T>::reduce(device::View<U, 1> grads, device::Group group, int bucket) {
+  Communicator& comm = *communicators_[int(group)];
+  const std::vector<int64_t>& cuts = plans_[int(group)]->cuts(bucket);
+  if (comm.size() == 1 || cuts.front() == cuts.back()) return;
+  U* data = grads.data();
+  pending_.push_back(comm.reduce_scatter(data, cuts, data + cuts[comm.rank()], "gradients"));
+}
+
+template <class T>
 void GradReducer<T>::add(int bucket) {
-  for (int g = 0; g < device::kNumGroups; ++g) {
-    Communicator& comm = *communicators_[g];
-    const std::vector<int64_t>& cuts = plans_[g]->cuts(bucket);
-    if (comm.size() == 1 || cuts.front() == cuts.back()) continue;
-    if constexpr (kCanSend<T>) {
-      T* grads = store_.grads(device::Group(g)).data();
-      pending_.push_back(comm.reduce_scatter(grads, cuts, grads + cuts[comm.rank()], "gradients"));
-    }
+  for (const device::Group group : {device::Group::kDense, device::Group::kExpert}) {
+    // Sums of several micro-batches are reduced in place of the last one's gradients.
+    const auto sums = store_.grad_sums(group);
+    sums.empty() ? reduce(store_.grads(group), group, bucket) : reduce(sums, group, bucket);
   }
 }
 
@@ -103,36 +116,65 @@ void GradReducer<T>::finish() {
   for (Request& request : pending_) request.wait();
   pending_.clear();
   first_pending_ = 0;
-  for (int g = 0; g < device::kNumGroups; ++g) {
+  std::vector<Request> requests;
+  for (const device::Group group : {device::Group::kDense, device::Group::kExpert}) {
     // Replicated states: every rank updates everything, so it needs all sums.
-    if (plans_[g]->zero() == 0) all_gather(device::Group(g), store_.grads(device::Group(g)), "gradients");
+    if (plans_[int(group)]->zero() != 0) continue;
+    const auto sums = store_.grad_sums(group);
+    for (int b = 0; b < plans_[int(group)]->num_buckets(); ++b)
+      requests.push_back(sums.empty() ? gather(store_.grads(group), group, b, "gradients")
+                                      : gather(sums, group, b, "gradients"));
   }
+  for (Request& request : requests) request.wait();
 }
 
 template <class T>
 void GradReducer<T>::all_gather_values() {
-  for (int g = 0; g < device::kNumGroups; ++g) {
-    if (plans_[g]->zero() != 0) all_gather(device::Group(g), store_.values(device::Group(g)), "parameters");
+  finish_values();
+  for (int b = 0; b < plans_[0]->num_buckets(); ++b) {
+    for (const device::Group group : {device::Group::kDense, device::Group::kExpert}) {
+      if (plans_[int(group)]->zero() != 0)
+        arriving_[size_t(b)].push_back(gather(store_.values(group), group, b, "parameters"));
+    }
   }
 }
 
 template <class T>
 void GradReducer<T>::all_gather(device::Group group, device::View<T, 1> flat, const char* label) {
-  const ShardPlan& plan = *plans_[int(group)];
-  Communicator& comm = *communicators_[int(group)];
-  if (comm.size() == 1) return;
-  if constexpr (kCanSend<T>) {
-    std::vector<Request> requests;
-    std::vector<int64_t> counts(comm.size());
-    for (int b = 0; b < plan.num_buckets(); ++b) {
-      const std::vector<int64_t>& cuts = plan.cuts(b);
-      if (cuts.front() == cuts.back()) continue;
-      for (int r = 0; r < comm.size(); ++r) counts[r] = cuts[r + 1] - cuts[r];
-      requests.push_back(comm.all_gather(flat.data() + cuts[comm.rank()], counts[comm.rank()], flat.data(),
-                                         counts, std::span(cuts).first(comm.size()), dtype_of<T>(), label));
-    }
+  std::vector<Request> requests;
+  for (int b = 0; b < plans_[int(group)]->num_buckets(); ++b)
+    requests.push_back(gather(flat, group, b, label));
+  for (Request& request : requests) request.wait();
+}
+
+template <class T>
+void GradReducer<T>::need_values(int bucket, device::Queue& queue) {
+  std::vector<Request>& requests = arriving_[size_t(bucket)];
+  if (requests.empty()) return;
+  const auto start = std::chrono::steady_clock::now();
+  for (Request& request : requests) request.then(queue);
+  requests.clear();
+  waited_ms_ += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+template <class T>
+void GradReducer<T>::finish_values() {
+  for (std::vector<Request>& requests : arriving_) {
     for (Request& request : requests) request.wait();
+    requests.clear();
   }
+}
+
+template <class T>
+template <class U>
+Request GradReducer<T>::gather(device::View<U, 1> flat, device::Group group, int bucket, const char* label) {
+  Communicator& comm = *communicators_[int(group)];
+  const std::vector<int64_t>& cuts = plans_[int(group)]->cuts(bucket);
+  if (comm.size() == 1 || cuts.front() == cuts.back()) return {};
+  std::vector<int64_t> counts(comm.size());
+  for (int r = 0; r < comm.size(); ++r) counts[r] = cuts[r + 1] - cuts[r];
+  return comm.all_gather(flat.data() + cuts[comm.rank()], counts[comm.rank()], flat.data(), counts,
+                         std::span(cuts).first(comm.size()), dtype_of<U>(), label);
 }
 
 template class GradReducer<float>;

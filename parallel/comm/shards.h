@@ -3,6 +3,7 @@
 // reduction of each bucket. Cuts never go through a matrix of an Update::kMatrix row.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "parallel/comm/communicator.h"
@@ -54,28 +55,44 @@ class Reducer {
   // Waits; now this rank's slices of the gradients hold the sums (its other slices are unspecified; with zero
   // = 0 all hold them).
   virtual void finish() = 0;
-  // After the optimizer step: every rank's slice of the values to all ranks.
+  // After the optimizer step: every rank's slice of the values goes to all ranks, bucket by bucket, while the next
+  // forward pass begins.
   virtual void all_gather_values() = 0;
+  // Before the values of a bucket are read: on `queue` they are what was gathered.
+  virtual void need_values(int bucket, device::Queue& queue) = 0;
+  virtual void finish_values() = 0;  // waits for all of them
+  // What the host waited in need_values since the last call.
+  virtual double take_waited_ms() = 0;
 };
 
 template <class T>
 class GradReducer final : public Reducer {
  public:
   GradReducer(Mesh& mesh, device::ParamStore<T>& store, const ShardPlan& dense, const ShardPlan& expert);
+  ~GradReducer() override;  // values that are on their way still have a place to go to
   void add(int bucket) override;
   void progress() override;
   void finish() override;
   void all_gather_values() override;
   // The same for any buffer in the layout of a group's values, of which each rank has its own slices.
   void all_gather(device::Group group, device::View<T, 1> flat, const char* label);
+  void need_values(int bucket, device::Queue& queue) override;
+  void finish_values() override;
+  double take_waited_ms() override { return std::exchange(waited_ms_, 0); }
 
  private:
+  template <class U>
+  void reduce(device::View<U, 1> grads, device::Group group, int bucket);
+  template <class U>
+  Request gather(device::View<U, 1> flat, device::Group group, int bucket, const char* label);
   device::ParamStore<T>&
       store_;  // borrowed, as the plans and the mesh's communicators; all outlive the reducer
   const ShardPlan* plans_[device::kNumGroups];
   Communicator* communicators_[device::kNumGroups];
   std::vector<Request> pending_;
-  size_t first_pending_ = 0;  // requests before this one are known to be done
+  size_t first_pending_ = 0;                    // requests before this one are known to be done
+  std::vector<std::vector<Request>> arriving_;  // values by bucket
+  double waited_ms_ = 0;
 };
 extern template class GradReducer<float>;
 extern template class GradReducer<double>;

@@ -190,6 +190,7 @@ class ThreadWorld : public World {
   int rank() const override { return rank_; }
   int size() const override { return hub_->size(); }
   int local_size() const override { return hub_->size(); }
+  int local_rank() const override { return rank_; }
 
   std::unique_ptr<Communicator> split(int color, const std::string& name) override {
     const std::vector<int64_t> colors =

@@ -74,6 +74,8 @@ class GradientCheck {
     }
     update_own_slices();
     reducer_.all_gather_values();
+    device::CpuQueue queue(1);
+    for (int bucket = 0; bucket < table_.num_buckets(); ++bucket) reducer_.need_values(bucket, queue);
     check_values();
   }
 

@@ -83,6 +83,7 @@ double step_on(trainer::TrainState& state, const Batch& batch) {
   const auto norm = optim::finish_norm(squares, state.model.mesh.data(), 1.0, loss);
   state.optimizer->step(state.peak_lr, norm.scale);
   state.reducer.all_gather_values();
+  state.reducer.finish_values();
   return loss;
 }
 

@@ -1,5 +1,6 @@
 // Dispatch and combine alone, with experts that do something simple.
 #include <algorithm>
+#include <cmath>
 #include <mutex>
 
 #include "moe/dispatch.h"
@@ -14,12 +15,12 @@ constexpr int kExperts = 4;
 // A rank's random routing: any set of experts for a token, the empty one too; gates sum to 1 when it is not
 // empty.
 struct RandomRouting {
-  explicit RandomRouting(uint64_t key) {
+  explicit RandomRouting(uint64_t key, int64_t num_tokens = kTokens) {
     const base::Philox random(key);
     offsets.push_back(0);
     std::vector<double> total(kTokens);
     for (int e = 0; e < kExperts; ++e) {
-      for (int64_t t = 0; t < kTokens; ++t) {
+      for (int64_t t = 0; t < num_tokens; ++t) {
         if (random.uniform(e * kTokens + t) > 0.4) continue;
         tokens.push_back(int32_t(t));
         gates.push_back(0.1 + random.uniform(e * kTokens + t, 1));
@@ -31,7 +32,7 @@ struct RandomRouting {
     for (const double sum : total) routed.push_back(sum > 0);
     hints = normals<double>(tokens.size() * kHint, key);
     const int64_t n = int64_t(tokens.size());
-    routing.num_tokens = kTokens;
+    routing.num_tokens = num_tokens;
     routing.num_experts = kExperts;
     routing.num_slots = n;
     routing.expert_offsets = view(offsets, {kExperts + 1});
@@ -47,13 +48,14 @@ struct RandomRouting {
 };
 
 struct DispatchRig {
-  explicit DispatchRig(comm::Communicator& group)
+  explicit DispatchRig(comm::Communicator& group, DispatchKind kind = DispatchKind::kExchange)
       : dispatcher(make_dispatcher<double>(queue, cpu_moe_kernels<double>(), group,
                                            {.dim = kDim,
                                             .max_tokens = kTokens,
                                             .max_slots = kTokens * kExperts,
                                             .num_experts = kExperts,
-                                            .hint_width = kHint})) {
+                                            .hint_width = kind == DispatchKind::kGather ? 0 : kHint},
+                                           kind)) {
     dispatcher->reserve(saved, scratch);
     saved.allocate();
     scratch.allocate();
@@ -144,6 +146,82 @@ TEST_P(EveryDegree, GradientsComeBackToTheSlotsTheyBelongTo) {
         }
       }
       for (int64_t i = 0; i < kTokens * kDim; ++i) ASSERT_NEAR(dx_home[i], picked[i / kDim] * dy[i], 1e-12);
+    }
+  });
+}
+
+// What a dispatcher gives the home side: outputs, gradients of tokens and of gates.
+struct AtHome {
+  std::vector<double> y, dx, gate;
+};
+
+// Forward and backward with experts that scale by expert and by a bit of the row, so that each slot differs.
+AtHome pass(DispatchRig& rig, RandomRouting& random, int64_t first_expert, uint64_t round) {
+  const int64_t tokens = random.routing.num_tokens, width = kTokens * kExperts;
+  random.gates.resize(size_t(width));
+  random.tokens.resize(size_t(width), -1);
+  random.routing.slot_token = view(random.tokens, {width});
+  random.routing.slot_gate = view(random.gates, {width});
+  const auto x = normals<double>(size_t(kTokens * kDim), round),
+             dy = normals<double>(size_t(kTokens * kDim), round + 1);
+  const auto rows = [&](const std::vector<double>& v) { return view(v, {kTokens, kDim}).rows(0, tokens); };
+  rig.dispatcher->start_tokens(rows(x));
+  rig.dispatcher->send_tokens(rows(x), random.routing);
+  const ExpertSlots<double>& slots = rig.dispatcher->receive_tokens();
+  const int64_t n = slots.num_slots();
+  std::vector<double> out(size_t(n * kDim), std::nan("")), dgate(size_t(n), std::nan(""));
+  const auto each = [&](const auto& body) {
+    for (int64_t e = 0; e + 1 < slots.offsets.dim(0); ++e)
+      for (int64_t a = slots.offsets[e]; a < slots.offsets[e + 1]; ++a) body(e, a);
+  };
+  each([&](int64_t e, int64_t a) {
+    for (int64_t d = 0; d < kDim; ++d)
+      out[size_t(a * kDim + d)] = double(first_expert + e + 1) * slots.rows[slots.slot_row[a]][d];
+  });
+  AtHome home{
+      std::vector<double>(size_t(tokens * kDim), 5), std::vector<double>(size_t(tokens * kDim), 99), {}};
+  rig.dispatcher->combine(view(std::as_const(out), {n, kDim}), true, view(home.y, {tokens, kDim}));
+  rig.dispatcher->send_grad(rows(dy));
+  const auto drows = rig.dispatcher->receive_grad();
+  each([&](int64_t e, int64_t a) {
+    dgate[size_t(a)] = slots.slot_gate[a] + 100.0 * double(first_expert + e);
+    for (int64_t d = 0; d < kDim; ++d)
+      out[size_t(a * kDim + d)] = slots.slot_gate[a] * double(e + 2) * drows[slots.slot_row[a]][d];
+  });
+  const auto grads =
+      rig.dispatcher->combine_grad(view(std::as_const(out), {n, kDim}), {view(std::as_const(dgate), {n}), {}},
+                                   false, view(home.dx, {tokens, kDim}));
+  home.gate.assign(grads.gate.begin(), grads.gate.begin() + random.offsets.back());
+  return home;
+}
+
+// Both ways of sending add up the same numbers in the same order; ranks have different numbers of tokens, also none.
+TEST_P(EveryDegree, GatherAndExchangeGiveTheSameBits) {
+  comm::run_threads(GetParam(), [&](comm::World& world) {
+    comm::Mesh mesh(world, {.ep = GetParam()});
+    DispatchRig gather(mesh.expert(), DispatchKind::kGather);
+    // The exchange without hints too.
+    device::Arena saved("saved", device::DeviceKind::kCpu), scratch("scratch", device::DeviceKind::kCpu);
+    DispatchRig exchange(mesh.expert());
+    exchange.dispatcher = make_dispatcher<double>(
+        exchange.queue, cpu_moe_kernels<double>(), mesh.expert(),
+        {.dim = kDim, .max_tokens = kTokens, .max_slots = kTokens * kExperts, .num_experts = kExperts},
+        DispatchKind::kExchange);
+    exchange.dispatcher->reserve(saved, scratch);
+    saved.allocate();
+    scratch.allocate();
+    exchange.dispatcher->reserve(saved, scratch);
+    const int64_t first = world.rank() * (kExperts / GetParam());
+    for (uint64_t round = 0; round < 20; ++round) {
+      const int64_t tokens =
+          round % 4 == 3 && world.rank() == 0 ? 0 : kTokens - int64_t(round + world.rank()) % 3;
+      RandomRouting one(base::mix(round, world.rank()), tokens),
+          other(base::mix(round, world.rank()), tokens);
+      const AtHome got = pass(gather, one, first, base::mix(round + 1000, world.rank())),
+                   expected = pass(exchange, other, first, base::mix(round + 1000, world.rank()));
+      ASSERT_EQ(got.y, expected.y) << "round " << round;
+      ASSERT_EQ(got.dx, expected.dx) << "round " << round;
+      ASSERT_EQ(got.gate, expected.gate) << "round " << round;
     }
   });
 }

@@ -93,6 +93,8 @@ INSTANTIATE_TEST_SUITE_P(
                       std::vector<std::string>{"mesh.zero=0"}, std::vector<std::string>{"data.pack=false"},
                       std::vector<std::string>{"data.mask_documents=false"},
                       std::vector<std::string>{"moe.num_shared=1", "model.qk_norm=true"},
+                      std::vector<std::string>{"moe.dispatch=gather", "moe.num_shared=1"},
+                      std::vector<std::string>{"moe.dispatch=gather", "train.global_batch=3"},
                       std::vector<std::string>{"model.tie_head=false", "data.prefetch=0"},
                       std::vector<std::string>{"train.activation_recompute=full"}));
 
@@ -167,6 +169,7 @@ TEST(Skip, NonFiniteLossSkipsTheUpdateAndEndsTheRunInTheEnd) {
   comm::run_threads(2, [&](comm::World& world) {
     TrainState state(testing::tiny_run({"train.max_skips=3", "mesh.ep=2"}), dataset, world);
     train_step(state, {});
+    state.reducer.finish_values();
     const auto values = state.model.store.values(device::Group::kDense);
     const std::vector<float> before(values.begin(), values.end());
     const float saved = values[0];
@@ -179,6 +182,7 @@ TEST(Skip, NonFiniteLossSkipsTheUpdateAndEndsTheRunInTheEnd) {
     EXPECT_EQ(std::vector<float>(values.begin(), values.end()), before);
     EXPECT_FALSE(train_step(state, {}).skipped);
     EXPECT_EQ(state.counters.skips_in_row, 0);
+    state.reducer.finish_values();
     values[0] = std::nanf("");
     train_step(state, {});
     train_step(state, {});

@@ -148,13 +148,16 @@ void Decoder<T>::start_forward(const Batch& batch, bool training, LogProbs<W>& l
   m.micro.num_sequences = batch.num_sequences;
   m.micro.seq_len = batch.seq_len;
   m.take_in(batch.tokens, batch.segment, batch.position);
+  this->before_bucket(0);
   View<T, 2> x = m.embed();
   for (size_t i = 0; i < m.blocks.size(); ++i) {
+    this->before_bucket(1 + int(i));
     m.inputs[i] = x;
     x = m.blocks[i]->forward(x, m.micro, training);
   }
   m.last = x;
   m.trained = training;
+  this->before_bucket(1 + m.config.layers);
   const View<T, 2> normed = m.normed.rows(0, m.micro.num_tokens());
   m.final_norm.forward(m.context, x, normed);
   m.head.forward(normed, batch, dlogp, logp);

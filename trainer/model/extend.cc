@@ -28,6 +28,7 @@ View<const device::wide_t<T>, 1> Decoder<T>::extend(Cache& any, const std::vecto
           "found {} tokens to add to {} of a cache of {}; make a larger cache", total, cache.layer[0].used,
           cache.capacity);
   m.rope.cover(cache.capacity, *m.context.queue);
+  for (int bucket = 0; bucket < m.table->num_buckets(); ++bucket) this->before_bucket(bucket);
   View<T, 2> x;
   for (int64_t begin = 0; begin < total; begin += limit) {  // a long prompt goes in pieces
     const int64_t count = std::min(limit, total - begin);

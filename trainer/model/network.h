@@ -4,6 +4,7 @@
 
 #include <absl/functional/function_ref.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -67,6 +68,17 @@ class Network {
   virtual double flops_per_token(double mean_length) const = 0;
   virtual int64_t active_params()
       const = 0;  // matmul parameters a token uses, head included, input embedding not
+
+  // Called before a forward pass reads the values of a bucket, which may still be on their way from other ranks.
+  void set_before_bucket(std::function<void(int bucket)> hook) { before_bucket_ = std::move(hook); }
+
+ protected:
+  void before_bucket(int bucket) const {
+    if (before_bucket_) before_bucket_(bucket);
+  }
+
+ private:
+  std::function<void(int)> before_bucket_;
 };
 
 }  // namespace cadre::trainer

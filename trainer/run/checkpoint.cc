@@ -78,7 +78,7 @@ void require_same_model(const RunConfig& config, const CheckpointIndex& index, c
   const YAML::Node ours = YAML::Load(resolved_yaml(config)), theirs = YAML::Load(resolved_yaml(saved_run));
   const std::map<std::string, std::vector<std::string>> free = {
       {"model", {"init_std", origin.rope_is_free ? "rope" : "init_std"}},
-      {"moe", {"balance", "z_loss", "capacity_factor", "drop"}}};
+      {"moe", {"balance", "z_loss", "capacity_factor", "drop", "dispatch"}}};
   for (const auto& [section, ignored] : free) {
     const YAML::Node a = ours[section], b = theirs[section];
     require(a.IsDefined() == b.IsDefined(), ExitCode::kUsage,
@@ -251,6 +251,7 @@ void restore(TrainState& state, TensorReader& reader) {
     require_same_model(state.config(), index,
                        {state.config().out, "Give another `out`, or the old run file's value", false});
     require_same_optimizer(state, index.state.at("optimizer"));
+    state.reducer.finish_values();
     restore_model(state.model, reader);
     if (state.reference) restore_both(*state.reference, reader, "reference", reference_tensor);
     restore_probe(state, index.state.value("influence", json()));

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "moe/dispatch.h"
 #include "parallel/base/blackbox.h"
 #include "parallel/base/log.h"
 #include "parallel/device/accelerator.h"
@@ -153,6 +154,15 @@ class TrainLoop {
         "threads a rank",
         double(state_.model.table.numel()) / 1e6, double(state_.model.decoder.active_params()) / 1e6,
         data_.size(), state_.config().mesh.ep, state_.model.host.num_threads());
+    if (state_.config().moe && state_.config().mesh.ep > 1) {
+      const auto kind = moe::dispatch_kind(state_.config().moe->dispatch, state_.model.queue.kind());
+      spdlog::info(
+          "tokens reach their experts by {}: {}", moe::name_of(kind),
+          kind == moe::DispatchKind::kGather
+              ? "every row goes to all ranks of the group, sized by the largest micro-batch; the host reads "
+                "no counts"
+              : "rows go where they were routed; counts travel ahead and the host reads them");
+    }
     spdlog::info("memory of rank 0 in GiB: {}", state_.model.plan.text());
   }
 

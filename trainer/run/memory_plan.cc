@@ -56,7 +56,7 @@ MemoryPlan plan(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh,
   result.activations = saved.bytes();
   result.scratch = scratch.bytes();
   const device::ParamLayout layout(table, mesh.expert().size(), mesh.expert().rank());
-  const bool sums = config.train.global_batch > sequences;
+  const bool sums = sums_gradients(config, mesh.data().size(), sequences);
   device::ParamStore<T> store(layout, queue.kind(),
                               device::StoreParts{.grads = with_grads, .sums = sums, .planned = true});
   result.parameters = store.bytes();
@@ -124,6 +124,10 @@ std::string MemoryPlan::text() const {
   if (reference > 0) parts += fmt::format(", reference model {:.2f}", gib(reference));
   if (workspace > 0) parts += fmt::format(", workspaces of kernels and libraries {:.2f}", gib(workspace));
   return fmt::format("{}, together {:.2f} GiB", parts, gib(total()));
+}
+
+bool sums_gradients(const RunConfig& config, int ranks, int64_t sequences) {
+  return (config.train.global_batch + ranks - 1) / ranks > sequences;
 }
 
 MemoryPlan plan_memory(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh, int64_t sequences,

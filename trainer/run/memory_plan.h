@@ -26,6 +26,8 @@ template <class T>
 ModelContext<T> model_context(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh,
                               int64_t max_sequences);
 
+// Whether a rank has several micro-batches a step, whose gradients it sums.
+bool sums_gradients(const RunConfig& config, int ranks, int64_t sequences);
 // Of micro-batches of `sequences`. Takes no memory of the device.
 MemoryPlan plan_memory(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh, int64_t sequences,
                        bool with_grads);

@@ -11,16 +11,6 @@ namespace {
 using device::bf16;
 using device::DeviceKind;
 
-std::unique_ptr<device::Queue> make_queue(const RunConfig& config, const comm::World& world) {
-  if (!on_cuda(config, world.size())) return nullptr;
-  require(
-      world.size() == 1, ExitCode::kUsage,
-      "{}: device: cuda trains on one GPU with one rank in this version, found {} ranks; start one, or set "
-      "device: cpu",
-      config.source, world.size());
-  return device::accelerator(DeviceKind::kCuda).make_queue(0);
-}
-
 template <class T>
 std::unique_ptr<Network<Real>> make_decoder(ModelState& m, int64_t max_sequences) {
   const auto context = model_context<T>(m.config, m.queue, m.mesh, max_sequences);
@@ -38,26 +28,38 @@ MemoryPlan checked_plan(ModelState& m, int64_t sequences, bool with_grads) {
 
 template <class T>
 std::unique_ptr<device::FlatParams<Real>> make_store(ModelState& m, bool with_grads) {
-  const TrainConfig& train = m.config.train;
-  auto store = std::make_unique<device::ParamStore<T>>(
-      m.layout, m.queue.kind(),
-      device::StoreParts{.grads = with_grads, .sums = train.global_batch > train.micro_batch});
+  const bool sums = sums_gradients(m.config, m.mesh.data().size(), m.config.train.micro_batch);
+  auto store = std::make_unique<device::ParamStore<T>>(m.layout, m.queue.kind(),
+                                                       device::StoreParts{.grads = with_grads, .sums = sums});
   static_cast<Decoder<T>&>(*m.network).bind(*store);
   return store;
 }
 
 }  // namespace
 
+// Where a launcher shows each rank one GPU alone, that is number 0 to it.
+std::unique_ptr<device::Queue> make_queue(const RunConfig& config, comm::World& world, comm::Mesh& mesh) {
+  if (!on_cuda(config, world)) return nullptr;
+  const device::Accelerator& backend = device::accelerator(DeviceKind::kCuda);
+  const device::Probe probe = backend.probe();
+  require(probe.num_devices <= 1 || world.local_size() <= probe.num_devices, ExitCode::kUsage,
+          "{}: found {} ranks on a host with {} GPUs; start one rank for each GPU, or set device: cpu",
+          config.source, world.local_size(), probe.num_devices);
+  auto queue = backend.make_queue(probe.num_devices > 1 ? world.local_rank() : 0);
+  mesh.connect(*queue);
+  return queue;
+}
+
 int threads_per_rank(const RunConfig& config, int local_ranks) {
   if (config.threads > 0) return config.threads;
   return std::max(1, int(std::thread::hardware_concurrency()) / std::max(1, local_ranks));
 }
 
-bool on_cuda(const RunConfig& config, int ranks) {
+bool on_cuda(const RunConfig& config, const comm::World& world) {
   if (config.device == "cuda") return true;
-  if (config.device == "cpu" || ranks > 1) return false;
+  if (config.device == "cpu") return false;
   for (const device::Accelerator& entry : device::accelerators()) {
-    if (entry.kind == DeviceKind::kCuda && entry.probe().num_devices > 0) return true;
+    if (entry.kind == DeviceKind::kCuda && entry.probe().num_devices >= world.local_size()) return true;
   }
   return false;
 }
@@ -66,7 +68,7 @@ ModelState::ModelState(const RunConfig& run, comm::World& world, int64_t max_seq
     : config(run),
       mesh(world, config.mesh),
       host(threads_per_rank(config, world.local_size())),
-      owned(make_queue(config, world)),
+      owned(make_queue(config, world, mesh)),
       queue(owned ? *owned : host),
       network(bf16() ? make_decoder<device::bf16>(*this, max_sequences)
                      : make_decoder<Real>(*this, max_sequences)),

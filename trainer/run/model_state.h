@@ -40,9 +40,12 @@ class ModelState {
   bool bf16() const { return queue.kind() == device::DeviceKind::kCuda && !config.fp32; }
 };
 
-// Whether the run's device is a GPU: `auto` takes one when this build and this machine have it and the run has one
-// rank, as several cannot use GPUs yet.
-bool on_cuda(const RunConfig& config, int ranks);
+// Whether the run's device is a GPU: `auto` takes them when this build and this machine have one for each of the host's
+// ranks.
+bool on_cuda(const RunConfig& config, const comm::World& world);
+// A queue on this rank's GPU, to which the mesh is connected; null when the run is on the CPU. Ranks of a host take
+// its GPUs in order. Throws Error(kUsage) when there are too few.
+std::unique_ptr<device::Queue> make_queue(const RunConfig& config, comm::World& world, comm::Mesh& mesh);
 // Threads of one rank: the run file's, or the host's cores shared out.
 int threads_per_rank(const RunConfig& config, int local_ranks);
 

@@ -146,6 +146,7 @@ YAML::Node moe_node(const moe::MoeConfig& m) {
   n["balance"] = kind_node(m.balance, "global_batch");
   n["z_loss"] = number(m.z_loss);
   n["capacity_factor"] = number(m.capacity_factor);
+  n["dispatch"] = moe::name_of(m.dispatch);
   n["drop"] = m.drop == moe::DropPolicy::kPosition ? "position" : "lowest_probability";
   return n;
 }
@@ -214,6 +215,7 @@ std::string resolved_yaml(const RunConfig& c) {
   n["mesh"]["ep"] = c.mesh.ep;
   n["mesh"]["cp"] = c.mesh.cp;
   n["mesh"]["zero"] = c.mesh.zero;
+  n["mesh"]["timeout_s"] = c.mesh.timeout_s;
   n["objective"] = kind_node(c.objective, "cross_entropy");
   n["optim"] = kind_node(c.optim, "adamw");
   n["schedule"] = kind_node(c.schedule, "wsd");

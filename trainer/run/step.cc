@@ -101,7 +101,7 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch, device::Tap<
   base::enter(base::Phase::kReduce);
   const Clock::time_point wait_start = Clock::now();
   state.reducer.finish();
-  result.comm_exposed_ms = ms_since(wait_start);
+  result.comm_exposed_ms = ms_since(wait_start) + state.reducer.take_waited_ms();
   // One wait for all that the host needs to know before the update.
   double squares = 0;
   state.start_norm(squares);
@@ -200,9 +200,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
     state.counters.skips_in_row = 0;
     base::enter(base::Phase::kUpdate);
     state.optimizer->step(report.lr, norm.scale);
-    const Clock::time_point gather_start = Clock::now();
-    state.reducer.all_gather_values();
-    report.comm_exposed_ms += ms_since(gather_start);
+    state.reducer.all_gather_values();  // the next forward pass waits for them, bucket by bucket
   }
   // What only reports need is added up beside the update of a GPU.
   StepStats stats(state.dataset.train->num_domains());

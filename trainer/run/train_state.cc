@@ -124,6 +124,7 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
           pairs ? "this objective trains on pairs, and the data holds none; prepare it with --kind preference"
                 : "the data holds pairs; train on it with objective: dpo");
   model.bf16() ? make_updates<bf16>(*this, run) : make_updates<Real>(*this, run);
+  model.decoder.set_before_bucket([this](int bucket) { reducer.need_values(bucket, model.queue); });
   if (run.influence.period > 0 || mixer->needs() == data::Needs::kInfluence) probe = make_probe(*this, run);
   if (mixer->needs() == data::Needs::kProbeEvaluation) {
     require(set.valid != nullptr, ExitCode::kData,

@@ -1,0 +1,387 @@
+#include "parallel/comm/nccl/nccl_communicator.h"
+
+#include <sched.h>
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <exception>
+
+#include "parallel/base/log.h"
+#include "parallel/comm/nccl/sum_parts.h"
+#include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/queue_cuda.h"
+
+namespace cadre::comm::nccl {
+namespace {
+
+namespace gpu = device::cuda;
+
+constexpr size_t kHalf = size_t(64) << 20;  // of the staging memory
+constexpr auto kLook = std::chrono::milliseconds(50);
+
+ncclDataType_t nccl_type(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kByte:
+      return ncclUint8;
+    case Dtype::kInt32:
+      return ncclInt32;
+    case Dtype::kInt64:
+      return ncclInt64;
+    case Dtype::kBf16:
+      return ncclBfloat16;
+    case Dtype::kFloat:
+      return ncclFloat32;
+    case Dtype::kDouble:
+      return ncclFloat64;
+  }
+  return ncclUint8;
+}
+
+bool finished(cudaEvent_t event) {
+  const cudaError_t status = cudaEventQuery(event);
+  if (status == cudaErrorNotReady) return false;
+  gpu::check(status);
+  return true;
+}
+
+std::byte* at(void* data, int64_t elements, Dtype dtype) {
+  return static_cast<std::byte*>(data) + elements * int64_t(size_of(dtype));
+}
+const std::byte* at(const void* data, int64_t elements, Dtype dtype) {
+  return static_cast<const std::byte*>(data) + elements * int64_t(size_of(dtype));
+}
+
+// Parts of one length, one after the other: what NCCL's own all-gather takes.
+bool even(std::span<const int64_t> counts, std::span<const int64_t> displs) {
+  for (size_t r = 1; r < counts.size(); ++r) {
+    if (counts[r] != counts[0] || displs[r] != displs[0] + int64_t(r) * counts[0]) return false;
+  }
+  return true;
+}
+
+cudaEvent_t make_event() {
+  cudaEvent_t event = nullptr;
+  gpu::check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  return event;
+}
+
+void order(cudaStream_t first, cudaEvent_t event, cudaStream_t then) {
+  gpu::check(cudaEventRecord(event, first));
+  gpu::check(cudaStreamWaitEvent(then, event, 0));
+}
+
+}  // namespace
+
+EventPool::~EventPool() {
+  for (const cudaEvent_t event : free_) cudaEventDestroy(event);
+}
+
+std::shared_ptr<CUevent_st> EventPool::take(const std::shared_ptr<EventPool>& self) {
+  cudaEvent_t event = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!free_.empty()) {
+      event = free_.back();
+      free_.pop_back();
+    }
+  }
+  if (event == nullptr) event = make_event();
+  return {event, [self](cudaEvent_t used) {
+            const std::lock_guard lock(self->mutex_);
+            self->free_.push_back(used);
+          }};
+}
+
+class NcclCommunicator::Waiting : public Request::State {
+ public:
+  Waiting(NcclCommunicator& communicator, std::shared_ptr<Call> call)
+      : communicator_(communicator), call_(std::move(call)) {}
+
+  bool test() override { return finished(call_->done.get()); }
+  void then(device::Queue& queue) override {
+    gpu::check(cudaStreamWaitEvent(static_cast<gpu::CudaQueue&>(queue).stream(), call_->done.get(), 0));
+  }
+  // The watchdog knows of time-outs; it also ends the world, so that this throws only where that is a test's.
+  void wait() override {
+    const auto start = std::chrono::steady_clock::now();
+    for (int turn = 0; !finished(call_->done.get()); ++turn) {
+      constexpr int kYields = 1000;
+      if (turn < kYields) {
+        sched_yield();
+        continue;
+      }
+      const timespec nap = {0, 50'000};
+      nanosleep(&nap, nullptr);
+      const std::string failure = communicator_.watchdog_->failure();
+      require(failure.empty(), ExitCode::kComm, "{}", failure);
+    }
+    base::collective_done(call_->in_box, std::chrono::steady_clock::now() - start);
+  }
+
+ private:
+  NcclCommunicator& communicator_;  // outlives its requests
+  std::shared_ptr<Call> call_;
+};
+
+NcclCommunicator::NcclCommunicator(Communicator& host, device::Queue& queue, std::function<void(int)> abort)
+    : Communicator(host.name()),
+      queue_(static_cast<gpu::CudaQueue&>(queue)),
+      rank_(host.rank()),
+      size_(host.size()) {
+  set_timeout(host.timeout());
+  gpu::check(cudaGetDevice(&device_));
+  // Above the queue's priority: its kernels would else keep others waiting until they leave room.
+  int lowest = 0, highest = 0;
+  gpu::check(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+  for (cudaStream_t* stream : {&stream_, &sum_stream_})
+    gpu::check(cudaStreamCreateWithPriority(stream, cudaStreamNonBlocking, highest));
+  ready_ = make_event();
+  for (auto* events : {&arrived_, &summed_}) {
+    for (cudaEvent_t& event : *events) event = make_event();
+  }
+  const auto connected = std::make_shared<std::atomic<bool>>(false);
+  const std::string who =
+      fmt::format("communicator '{}', rank {} of {} on GPU {}", name(), rank_, size_, device_);
+  watchdog_ = std::make_unique<Watchdog>(
+      Watchdog::Hooks{.who = who,
+                      .start = [device = device_] { gpu::check(cudaSetDevice(device)); },
+                      .fault = [this, connected]() -> std::string {
+                        ncclResult_t state = ncclSuccess;
+                        if (!*connected) return "";
+                        const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
+                        const ncclResult_t result = asked != ncclSuccess ? asked : state;
+                        if (result == ncclSuccess || result == ncclInProgress) return "";
+                        return fmt::format("NCCL failed: {} ({})", ncclGetErrorString(result),
+                                           ncclGetLastError(comm_));
+                      },
+                      .failed =
+                          [abort](const std::string& message, const std::string& flights) {
+                            fmt::print(stderr, "cadre: {}\nlast collectives:\n{}", message, flights);
+                            spdlog::error("{}", message);
+                            abort(int(ExitCode::kComm));
+                          }},
+      kLook);
+  ncclUniqueId id = {};
+  if (rank_ == 0) check(ncclGetUniqueId(&id), "NCCL id");
+  host.broadcast(&id, int64_t(sizeof id), 0, Dtype::kByte, "NCCL id").wait();
+  watchdog_->started("connect", "NCCL", 0, timeout(), [connected] { return connected->load(); });
+  const ncclResult_t result = ncclCommInitRank(&comm_, size_, id, rank_);
+  require(
+      result == ncclSuccess, ExitCode::kComm,
+      "{}: NCCL could not connect: {} ({}); each rank needs a GPU of its own, and NCCL_DEBUG=INFO says more",
+      who, ncclGetErrorString(result), ncclGetLastError(nullptr));
+  *connected = true;
+}
+
+// Leaving is collective: while an exception flies, the other ranks will not come.
+NcclCommunicator::~NcclCommunicator() {
+  const bool flying = std::uncaught_exceptions() > 0;
+  if (!flying) {
+    cudaStreamSynchronize(sum_stream_);
+    cudaStreamSynchronize(stream_);
+  }
+  watchdog_.reset();
+  if (comm_ != nullptr) (flying ? ncclCommAbort : ncclCommDestroy)(comm_);
+  for (cudaStream_t stream : {stream_, sum_stream_}) cudaStreamDestroy(stream);
+  for (const cudaEvent_t event : {ready_, arrived_[0], arrived_[1], summed_[0], summed_[1]})
+    cudaEventDestroy(event);
+}
+
+void NcclCommunicator::check(ncclResult_t result, std::string_view label) const {
+  require(result == ncclSuccess || result == ncclInProgress, ExitCode::kComm,
+          "'{}' on communicator '{}', rank {} of {}: NCCL failed: {} ({})", label, name(), rank_, size_,
+          ncclGetErrorString(result), ncclGetLastError(comm_));
+}
+
+void NcclCommunicator::copy(void* to, const void* from, size_t bytes) {
+  if (bytes > 0 && to != from)
+    gpu::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+}
+
+std::shared_ptr<NcclCommunicator::Call> NcclCommunicator::begin(const char* verb, std::string_view label,
+                                                                uint64_t bytes) {
+  if (!open_) order(queue_.stream(), ready_, stream_);
+  return std::make_shared<Call>(Call{events_->take(events_), verb, std::string(label), bytes, 0});
+}
+
+Request NcclCommunicator::end(std::shared_ptr<Call> call) {
+  if (open_) {
+    together_.push_back(call);
+  } else {
+    close(*call);
+  }
+  return Request(std::make_unique<Waiting>(*this, std::move(call)));
+}
+
+void NcclCommunicator::close(Call& call) {
+  gpu::check(cudaEventRecord(call.done.get(), stream_));
+  call.in_box = watchdog_->started(call.verb, call.label, call.bytes, timeout(),
+                                   [done = call.done] { return finished(done.get()); });
+}
+
+void NcclCommunicator::begin_together() {
+  order(queue_.stream(), ready_, stream_);
+  check(ncclGroupStart(), "begin together");
+  open_ = true;
+}
+
+void NcclCommunicator::end_together() {
+  open_ = false;
+  check(ncclGroupEnd(), together_.empty() ? "end together" : together_.front()->label);
+  for (const auto& call : together_) close(*call);
+  together_.clear();
+}
+
+Request NcclCommunicator::all_to_all(const void* send, std::span<const int64_t> send_counts,
+                                     std::span<const int64_t> send_displs, void* receive,
+                                     std::span<const int64_t> receive_counts,
+                                     std::span<const int64_t> receive_displs, Dtype dtype,
+                                     std::string_view label) {
+  const ncclDataType_t type = nccl_type(dtype);
+  int64_t sent = 0;
+  for (const int64_t count : send_counts) sent += count;
+  auto call = begin("all_to_all", label, uint64_t(sent) * size_of(dtype));
+  if (!imitation()) check(ncclGroupStart(), label);
+  for (int peer = 0; peer < size_; ++peer) {
+    const std::byte* from = at(send, send_displs[peer], dtype);
+    std::byte* to = at(receive, receive_displs[peer], dtype);
+    if (peer == rank_ || imitation()) {
+      copy(to, from, size_t(std::min(send_counts[peer], receive_counts[peer])) * size_of(dtype));
+      continue;
+    }
+    if (send_counts[peer] > 0)
+      check(ncclSend(from, size_t(send_counts[peer]), type, peer, comm_, stream_), label);
+    if (receive_counts[peer] > 0)
+      check(ncclRecv(to, size_t(receive_counts[peer]), type, peer, comm_, stream_), label);
+  }
+  if (!imitation()) check(ncclGroupEnd(), label);
+  return end(std::move(call));
+}
+
+Request NcclCommunicator::all_gather(const void* send, int64_t send_count, void* receive,
+                                     std::span<const int64_t> receive_counts,
+                                     std::span<const int64_t> receive_displs, Dtype dtype,
+                                     std::string_view label) {
+  const ncclDataType_t type = nccl_type(dtype);
+  auto call = begin("all_gather", label, uint64_t(send_count) * size_of(dtype));
+  const bool imitate = imitation();
+  if (!imitate && even(receive_counts, receive_displs)) {
+    check(
+        ncclAllGather(send, at(receive, receive_displs[0], dtype), size_t(send_count), type, comm_, stream_),
+        label);
+    return end(std::move(call));
+  }
+  if (!imitate) check(ncclGroupStart(), label);
+  for (int peer = 0; peer < size_; ++peer) {
+    std::byte* to = at(receive, receive_displs[peer], dtype);
+    if (peer == rank_ || imitate) {
+      copy(to, send, size_t(std::min(send_count, receive_counts[peer])) * size_of(dtype));
+      continue;
+    }
+    if (send_count > 0) check(ncclSend(send, size_t(send_count), type, peer, comm_, stream_), label);
+    if (receive_counts[peer] > 0)
+      check(ncclRecv(to, size_t(receive_counts[peer]), type, peer, comm_, stream_), label);
+  }
+  if (!imitate) check(ncclGroupEnd(), label);
+  return end(std::move(call));
+}
+
+Request NcclCommunicator::broadcast(void* data, int64_t count, int root, Dtype dtype,
+                                    std::string_view label) {
+  auto call = begin("broadcast", label, uint64_t(count) * size_of(dtype));
+  if (!imitation())
+    check(ncclBroadcast(data, data, size_t(count), nccl_type(dtype), root, comm_, stream_), label);
+  return end(std::move(call));
+}
+
+void NcclCommunicator::run_native(const std::function<ncclResult_t()>& start, device::Queue& queue) {
+  auto call = begin("native", "benchmark", 0);
+  check(start(), "benchmark");
+  end(std::move(call)).then(queue);
+}
+
+struct NcclCommunicator::Staged {
+  const void* send;
+  std::span<const int64_t> cuts;
+  void* receive;
+  Dtype dtype;
+  int64_t chunk;  // elements of a part that come at a time
+};
+
+// Elements [begin, begin + chunk) of every part: sent and received, then added up beside the next ones' journey.
+void NcclCommunicator::reduce_part(const Staged& s, int64_t begin, int half, std::string_view label) {
+  const auto count_of = [&](int r) {
+    return std::clamp<int64_t>(s.cuts[r + 1] - s.cuts[r] - begin, 0, s.chunk);
+  };
+  const int64_t own = count_of(rank_);
+  std::byte* staged = staging_.data() + size_t(half) * kHalf;
+  const ncclDataType_t type = nccl_type(s.dtype);
+  if (!imitation()) check(ncclGroupStart(), label);
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer == rank_) continue;
+    const std::byte* from = at(s.send, s.cuts[peer] + begin, s.dtype);
+    std::byte* to = at(staged, (peer < rank_ ? peer : peer - 1) * s.chunk, s.dtype);
+    const int64_t there = count_of(peer);
+    if (imitation()) {
+      copy(to, from, size_t(std::min(own, there)) * size_of(s.dtype));
+      continue;
+    }
+    if (there > 0) check(ncclSend(from, size_t(there), type, peer, comm_, stream_), label);
+    if (own > 0) check(ncclRecv(to, size_t(own), type, peer, comm_, stream_), label);
+  }
+  if (!imitation()) check(ncclGroupEnd(), label);
+  order(stream_, arrived_[half], sum_stream_);
+  const Parts parts = {at(s.send, s.cuts[rank_] + begin, s.dtype),
+                       staged,
+                       s.chunk,
+                       rank_,
+                       size_,
+                       own,
+                       at(s.receive, begin, s.dtype)};
+  switch (s.dtype) {
+    case Dtype::kBf16:
+      sum_bf16(sum_stream_, parts);
+      break;
+    case Dtype::kFloat:
+      sum_float(sum_stream_, parts);
+      break;
+    case Dtype::kDouble:
+      sum_double(sum_stream_, parts);
+      break;
+    case Dtype::kInt32:
+      sum_int32(sum_stream_, parts);
+      break;
+    case Dtype::kInt64:
+      sum_int64(sum_stream_, parts);
+      break;
+    case Dtype::kByte:
+      fail(ExitCode::kComm, "{}: bytes cannot be added up", label);
+  }
+  gpu::check(cudaEventRecord(summed_[half], sum_stream_));
+}
+
+Request NcclCommunicator::start_reduction(const void* send, std::span<const int64_t> cuts, void* receive,
+                                          Dtype dtype, ReduceOp op, std::string_view label) {
+  require(op == ReduceOp::kSum, ExitCode::kComm, "{}: GPUs only add", label);
+  if (staging_.bytes() == 0) staging_ = device::Buffer(device::DeviceKind::kCuda, 2 * kHalf);
+  int64_t longest = 0;
+  for (int r = 0; r < size_; ++r) longest = std::max(longest, cuts[r + 1] - cuts[r]);
+  constexpr int64_t kUnit = 16;  // elements: parts begin where packs of 16 bytes do
+  const int64_t fits = int64_t(kHalf / size_of(dtype)) / (size_ - 1) / kUnit * kUnit;
+  const Staged staged = {send, cuts, receive, dtype, fits};
+  auto call = begin("reduce_scatter", label, uint64_t(cuts[size_] - cuts[0]) * size_of(dtype));
+  int half = 0;
+  for (int64_t begin = 0; begin < longest; begin += fits, half ^= 1) {
+    // The half's sums of two turns ago read what is written now.
+    if (begin >= 2 * fits) gpu::check(cudaStreamWaitEvent(stream_, summed_[half], 0));
+    reduce_part(staged, begin, half, label);
+  }
+  for (int h = 0; h < 2; ++h) {
+    if (longest > h * fits) gpu::check(cudaStreamWaitEvent(stream_, summed_[h], 0));
+  }
+  return end(std::move(call));
+}
+
+}  // namespace cadre::comm::nccl

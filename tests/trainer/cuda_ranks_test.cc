@@ -1,0 +1,127 @@
+// Runs on several GPUs, one process each, against the same runs on one. Skipped where there are fewer GPUs.
+#include <cmath>
+#include <cstdlib>
+
+#include "parallel/comm/transports.h"
+#include "parallel/device/accelerator.h"
+#include "tests/trainer/run_fixture.h"
+
+namespace cadre::trainer {
+namespace {
+
+using testing::losses;
+using testing::norms;
+using Overrides = std::vector<std::string>;
+
+comm::World* g_world = nullptr;  // of main
+
+Overrides with(Overrides overrides, const Overrides& more) {
+  overrides.insert(overrides.end(), more.begin(), more.end());
+  return overrides;
+}
+const Overrides kFp32 = {"device=cuda", "precision=fp32"}, kBf16 = {"device=cuda"};
+
+std::vector<StepReport> steps(comm::World& world, const Overrides& overrides, uint64_t until) {
+  static const Dataset dataset = testing::tiny_dataset();
+  TrainState state(testing::tiny_run(overrides), dataset, world);
+  std::vector<StepReport> reports;
+  while (state.progress.step < until) reports.push_back(train_step(state, {}));
+  return reports;
+}
+// On one GPU. Every rank computes it on its own, as rank 0 of a world without others.
+std::vector<StepReport> alone(const Overrides& overrides, uint64_t until) {
+  const auto world = comm::make_local_world();
+  return steps(*world, overrides, until);
+}
+
+// In the order of a matrix of layouts and options.
+std::vector<Overrides> layouts() {
+  const Overrides dp = {"mesh.ep=1", "train.micro_batch=4"}, ep = {"mesh.ep=2", "train.micro_batch=4"};
+  std::vector<Overrides> all;
+  for (const Overrides& layout : {dp, ep}) {
+    all.push_back(layout);
+    all.push_back(with(layout, {"train.micro_batch=2", "moe.num_shared=1"}));  // gradients are summed in fp32
+    all.push_back(with(layout, {"moe.balance={name: previous_batch}", "moe.router={name: sigmoid_bias}"}));
+    all.push_back(with(layout, {"train.global_batch=3", "train.micro_batch=2", "moe.balance={name: none}"}));
+    all.push_back(with(layout, {"optim.name=muon", "model.tie_head=false"}));
+    all.push_back(with(layout, {"mesh.zero=0"}));
+  }
+  return all;
+}
+
+class CudaRanks : public ::testing::TestWithParam<Overrides> {};
+
+// What depends on the split is not in the list. Sums over ranks come in another order than sums in one product.
+TEST_P(CudaRanks, Fp32CurvesAreThoseOfOneGpu) {
+  const auto expected = alone(with(with(kFp32, GetParam()), {"mesh.ep=1"}), 12),
+             got = steps(*g_world, with(kFp32, GetParam()), 12);
+  testing::expect_same_curve(losses(got), losses(expected), "loss", 1e-4);
+  testing::expect_same_curve(norms(got), norms(expected), "gradient norm", 5e-3);
+  for (size_t i = 0; i < got.size(); ++i)
+    ASSERT_EQ(got[i].expert_tokens.size(), expected[i].expert_tokens.size());
+}
+
+TEST_P(CudaRanks, Bf16RepeatsBitByBit) {
+  const auto first = steps(*g_world, with(kBf16, GetParam()), 6),
+             second = steps(*g_world, with(kBf16, GetParam()), 6);
+  EXPECT_EQ(losses(first), losses(second));
+  EXPECT_EQ(norms(first), norms(second));
+}
+INSTANTIATE_TEST_SUITE_P(Layouts, CudaRanks, ::testing::ValuesIn(layouts()));
+
+// The counts of all ranks make f; one micro-batch a rank, so that the split does not matter.
+TEST(CudaRanksOnce, GlobalBatchBalanceDoesNotDependOnRanks) {
+  const Overrides run = with(kFp32, {"moe.balance={name: global_batch, coef: 0.05}"});
+  const auto expected = alone(with(run, {"train.micro_batch=8"}), 10),
+             got = steps(*g_world, with(run, {"train.micro_batch=4", "mesh.ep=2"}), 10);
+  testing::expect_same_curve(losses(got), losses(expected), "loss", 1e-4);
+  for (size_t i = 0; i < got.size(); ++i)
+    EXPECT_NEAR(got[i].aux_loss, expected[i].aux_loss, 1e-3 * expected[i].aux_loss);
+}
+
+// A model of a few million parameters for 100 steps: in bf16 single losses differ by a few 1e-3, the curve is the same.
+TEST(CudaRanksOnce, Bf16LearnsWhatOneGpuLearns) {
+  const Overrides run =
+      with(kBf16, {"train.steps=100", "model.dim=128", "model.layers=4", "model.ffn_width=256",
+                   "moe.width=256", "moe.num_experts=16", "data.seq_len=64", "train.global_batch=32",
+                   "train.micro_batch=16", "optim.lr=1e-3", "moe.balance={name: previous_batch}"});
+  const auto expected = losses(alone(run, 100));
+  for (const char* layout : {"mesh.ep=1", "mesh.ep=2"}) {
+    const auto got = losses(steps(*g_world, with(run, {layout}), 100));
+    double mean = 0, signed_mean = 0;
+    for (size_t i = 0; i < got.size(); ++i) {
+      mean += std::abs(got[i] - expected[i]) / double(got.size());
+      signed_mean += (got[i] - expected[i]) / double(got.size());
+    }
+    if (g_world->rank() == 0)
+      std::printf("%s against one GPU: first %.6f %.6f, last %.6f %.6f, difference %.6f mean, %.6f signed\n",
+                  layout, got[0], expected[0], got.back(), expected.back(), mean, signed_mean);
+    EXPECT_NEAR(got[0], expected[0], 3e-3) << layout;
+    EXPECT_LT(mean, 0.02) << layout;
+  }
+}
+
+}  // namespace
+}  // namespace cadre::trainer
+
+// Each rank sees one GPU alone, as under some launchers, so that it can also be the only rank of a world. Before anything
+// asks for GPUs.
+void show_own_gpu() {
+  const char* local = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+  if (local != nullptr) setenv("CUDA_VISIBLE_DEVICES", local, 1);
+}
+
+int main(int argc, char** argv) {
+  show_own_gpu();
+  testing::InitGoogleTest(&argc, argv);
+  const auto world = cadre::comm::make_world(&argc, &argv);
+  cadre::trainer::g_world = world.get();
+  const auto probe = cadre::device::accelerator(cadre::device::DeviceKind::kCuda).probe();
+  const auto all = world->split(0, "all");
+  if (world->size() < 2 || all->all_reduce(probe.num_devices, cadre::comm::ReduceOp::kMin, "GPUs") == 0) {
+    if (world->rank() == 0) std::printf("[  SKIPPED ] %d ranks: %s\n", world->size(), probe.report.c_str());
+    return 0;
+  }
+  if (world->rank() != 0) testing::GTEST_FLAG(brief) = true;  // failures only
+  return RUN_ALL_TESTS();
+}
