@@ -9,6 +9,7 @@
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 #include "trainer/run/bench.h"
+#include "trainer/run/bench_comm.h"
 #include "trainer/run/initial_model.h"
 
 namespace cadre::launch {
@@ -34,6 +35,13 @@ void print_text(const trainer::BenchResult& r) {
       1e3 * median, r.step_seconds.size(), 1e3 * r.step_seconds.front(), 1e3 * r.step_seconds.back(),
       1e3 * r.mean_seconds, double(r.tokens) / median);
   fmt::print("data: a step waited {:.2f} ms\n", r.data_wait_ms);
+  if (r.alone_seconds > 0) {
+    fmt::print(
+        "communication: {:.1f}% of the step is exposed ({:.1f} ms with each collective replaced by a local "
+        "copy)\n",
+        100 * r.exposed_share(), 1e3 * r.alone_seconds);
+    fmt::print("tokens/s a rank: {:.0f}\n", double(r.tokens) / median / r.ranks);
+  }
   fmt::print("work: 6 x {:.2f} M + attention = {:.4f} GFLOP/token\n", double(r.active_params) / 1e6,
              r.flops_per_token / 1e9);
   fmt::print("speed: {:.1f} GFLOP/s of {:.1f} = {:.1f}% of the {} peak\n", r.flops() / 1e9,
@@ -44,6 +52,20 @@ void print_text(const trainer::BenchResult& r) {
     fmt::print(" {} {:.2f}", recompute_name(kind), double(r.activations[int(kind)]) / 0x1p30);
   fmt::print("\n");
   if (r.gpu_bytes > 0) fmt::print("GPU memory in use: {:.2f} GiB\n", double(r.gpu_bytes) / 0x1p30);
+}
+
+int bench_comm(const trainer::CommBenchConfig& config, comm::World& world) {
+  const auto samples = trainer::bench_collectives(config, world);
+  if (world.rank() != 0) return int(ExitCode::kOk);
+  fmt::print(
+      "{} ranks; bandwidth in GB/s: of the algorithm (bytes over time), of the bus (what each rank must "
+      "send)\n",
+      world.size());
+  for (const trainer::CommSample& s : samples) {
+    fmt::print("{:<20} {:>9.2f} MiB {:>10.1f} us {:>8.1f} {:>8.1f}\n", s.what, double(s.bytes) / 0x1p20,
+               1e6 * s.seconds, s.algorithm_bandwidth() / 1e9, s.bus_bandwidth() / 1e9);
+  }
+  return int(ExitCode::kOk);
 }
 
 void print_json(const trainer::BenchResult& r) {
@@ -69,6 +91,8 @@ void print_json(const trainer::BenchResult& r) {
       {"tokens", r.tokens},
       {"tokens_per_s", double(r.tokens) / r.median_seconds()},
       {"loss", r.loss},
+      {"step_ms_without_communication", 1e3 * r.alone_seconds},
+      {"exposed_communication", r.exposed_share()},
       {"gflop_per_token", r.flops_per_token / 1e9},
       {"gflops", r.flops() / 1e9},
       {"share_of_peak", r.flops() / r.peak_flops}};
@@ -106,16 +130,36 @@ int bench(const BenchArguments& arguments, comm::World& world) {
 void add_bench(CLI::App& app, Run& run) {
   const auto arguments = std::make_shared<BenchArguments>();
   CLI::App* verb = app.add_subcommand("bench", "Speed of a training step against the SGEMM peak");
-  verb->add_option("run", arguments->run_file, "The run file; without data.manifest, tokens are random")
-      ->required();
+  verb->add_option("run", arguments->run_file, "The run file; without data.manifest, tokens are random");
   verb->add_option("overrides", arguments->overrides, "key.sub=value ...");
   verb->add_flag("--json", arguments->json, "One JSON object instead of text");
   verb->add_flag("--turns", arguments->turns,
                  "Read numbers of steps from the standard input, take each and print its JSON");
   verb->add_option("--batches", arguments->batches,
                    "Write what the first 8 steps train on: tokens, then targets of each, as int32");
-  verb->callback([arguments, &run] {
-    run = [arguments] { return run_ranks([&](comm::World& world) { return bench(*arguments, world); }); };
+  const auto comm_config = std::make_shared<trainer::CommBenchConfig>();
+  CLI::App* collectives =
+      verb->add_subcommand("comm", "Speed of collectives between all ranks, beside NCCL's own on GPUs");
+  collectives->add_option("--device", comm_config->device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  collectives->add_option("--max-bytes", comm_config->max_bytes, "Largest size")
+      ->check(CLI::Range(int64_t(1) << 18, int64_t(1) << 34))
+      ->capture_default_str();
+  collectives->add_option("--repeats", comm_config->repeats, "Timed calls of each size")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  verb->callback([arguments, collectives, comm_config, &run] {
+    if (collectives->parsed()) {
+      run = [comm_config] {
+        return run_ranks([&](comm::World& world) { return bench_comm(*comm_config, world); });
+      };
+      return;
+    }
+    run = [arguments] {
+      require(!arguments->run_file.empty(), ExitCode::kUsage, "bench: name a run file, or `bench comm`");
+      return run_ranks([&](comm::World& world) { return bench(*arguments, world); });
+    };
   });
 }
 

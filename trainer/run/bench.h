@@ -27,12 +27,17 @@ struct BenchResult {
   double flops_per_token = 0;  // forward and backward
   double peak_flops = 0;       // best sample, summed over ranks
   int ranks = 1, threads = 1;
-  double loss = 0;                    // of the last step
-  double data_wait_ms = 0;            // a step, mean
+  double loss = 0;          // of the last step
+  double data_wait_ms = 0;  // a step, mean
+  // Median with each collective of tensors replaced by a local copy; 0 for one rank.
+  double alone_seconds = 0;
   MemoryPlan plan;                    // of rank 0
   size_t activations[3] = {0, 0, 0};  // bytes with each of kRecomputes
   size_t gpu_bytes = 0;               // in use on the GPU after the last step; 0 on the CPU
   double median_seconds() const { return step_seconds[step_seconds.size() / 2]; }
+  double exposed_share() const {
+    return alone_seconds > 0 ? (median_seconds() - alone_seconds) / median_seconds() : 0;
+  }
   double flops() const { return flops_per_token * double(tokens) / median_seconds(); }
 };
 
