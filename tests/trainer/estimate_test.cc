@@ -1,0 +1,74 @@
+// Estimates against arithmetic by hand.
+#include "trainer/run/estimate.h"
+
+#include <fstream>
+
+#include "tests/trainer/run_fixture.h"
+
+namespace cadre::trainer {
+namespace {
+
+// One layer with experts; embedding and head share a matrix.
+RunConfig small_run() {
+  return testing::tiny_run({"model={vocab: 1000, dim: 64, layers: 1, heads: 4, kv_heads: 4, first_dense_layers: 0}",
+                            "moe.num_experts=8", "moe.width=32", "data.seq_len=128", "train.micro_batch=4",
+                            "train.global_batch=4"});
+}
+const Estimate& with_ep(const std::vector<Estimate>& all, int ep) {
+  return *std::find_if(all.begin(), all.end(),
+                       [&](const Estimate& e) { return e.ep == ep && e.recompute == Recompute::kNone; });
+}
+
+TEST(Estimate, OneGpuOnlyComputes) {
+  const Cluster one{.nodes = 1, .gpus_per_node = 1};
+  const auto all = estimate_layouts(one, small_run());
+  ASSERT_EQ(all.size(), 3u);  // one for each kind of recomputation
+  const Estimate& e = with_ep(all, 1);
+  EXPECT_EQ(e.experts_ms + e.gradients_ms + e.values_ms, 0);
+  // 6 (attention 4 d^2 + router 8 d + 2 experts of 3 d n + head) + 6 S d, for 512 tokens.
+  const double active = 4 * 64 * 64 + 8 * 64 + 2 * 3 * 64 * 32 + 1000 * 64;
+  EXPECT_NEAR(e.compute_ms, 1e3 * 512 * (6 * active + 6 * 128 * 64) / (989e12 * 0.55), 1e-9);
+  // Norms are 2 D and the last one D.
+  const double params = 1000 * 64 + 4 * 64 * 64 + 8 * 64 + 3 * 64 + 8 * 3 * 64 * 32;
+  EXPECT_NEAR(e.update_ms, 1e3 * 28 * params / 3000e9, 1e-9);
+}
+
+TEST(Estimate, CommunicationIsBytesOverTheSlowestLink) {
+  // Networks so slow that nothing hides them: all the bytes count.
+  const Cluster slow{.nodes = 2, .gpus_per_node = 2, .node_gb_s = 1e-3, .network_gb_s = 1e-4};
+  const auto all = estimate_layouts(slow, small_run());
+  const double dense = 1000 * 64 + 4 * 64 * 64 + 8 * 64 + 3 * 64, experts = 8 * 3 * 64 * 32;
+  // Expert degree 1: 3/4 of everything leaves each GPU, 2 of 3 parts to the other node.
+  const Estimate& data = with_ep(all, 1);
+  const double all_ms = 1e3 * 2 * (dense + experts) * 0.75 * (2.0 / 3) / (1e-4 * 1e9);
+  EXPECT_NEAR(data.gradients_ms, all_ms - 2.0 / 3 * data.compute_ms, 1e-6 * all_ms);
+  EXPECT_NEAR(data.values_ms, all_ms - data.compute_ms / 3, 1e-6 * all_ms);
+  EXPECT_EQ(data.experts_ms, 0);
+  // Degree 2 within a node: rows to one other rank, three times; experts are replicated on the other node.
+  const Estimate& two = with_ep(all, 2);
+  EXPECT_NEAR(two.experts_ms, 1e3 * 3 * 512 * 2 * 64 / (1e-3 * 1e9), 1e-6);
+  const double dense_ms = 1e3 * 2 * dense * 0.75 * (2.0 / 3) / (1e-4 * 1e9),
+               expert_ms = 1e3 * 2 * (experts / 2) * 0.5 / (1e-4 * 1e9);
+  EXPECT_NEAR(two.gradients_ms, dense_ms + expert_ms - 2.0 / 3 * two.compute_ms, 1e-6 * dense_ms);
+}
+
+TEST(Estimate, TheFastestThatFitsComesFirst) {
+  const auto all = estimate_layouts({.nodes = 4, .gpus_per_node = 8, .memory_gib = 1000}, small_run());
+  for (size_t i = 1; i < all.size(); ++i) {
+    EXPECT_TRUE(all[i].fits);
+    EXPECT_LE(all[i - 1].step_ms(), all[i].step_ms());
+  }
+  for (const Estimate& e : estimate_layouts({.memory_gib = 1}, small_run())) EXPECT_FALSE(e.fits);
+}
+
+TEST(Estimate, ClusterFilesAreStrict) {
+  testing::TempFolder folder;
+  const auto file = folder.path() / "cluster.yaml";
+  std::ofstream(file) << "nodes: 8\ngpus_per_node: 8\nmemory_gib: 141\n";
+  EXPECT_EQ(read_cluster(file).gpus(), 64);
+  std::ofstream(file, std::ios::app) << "netwrk_gb_s: 50\n";
+  EXPECT_THROW(read_cluster(file), Error);
+}
+
+}  // namespace
+}  // namespace cadre::trainer

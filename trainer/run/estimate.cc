@@ -1,0 +1,189 @@
+#include "trainer/run/estimate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+#include "parallel/comm/mesh.h"
+#include "trainer/model/decoder.h"
+#include "trainer/run/memory_plan.h"
+
+namespace cadre::trainer {
+namespace {
+
+using device::Group;
+
+// Ranks that are only counted: the model asks its groups for nothing but their sizes before it runs.
+class CountedRanks final : public comm::Communicator {
+ public:
+  CountedRanks(std::string name, int size) : Communicator(std::move(name)), size_(size) {}
+  int rank() const override { return 0; }
+  int size() const override { return size_; }
+  comm::Request all_to_all(const void*, std::span<const int64_t>, std::span<const int64_t>, void*,
+                           std::span<const int64_t>, std::span<const int64_t>, comm::Dtype,
+                           std::string_view label) override {
+    refuse(label);
+  }
+  comm::Request all_gather(const void*, int64_t, void*, std::span<const int64_t>, std::span<const int64_t>,
+                           comm::Dtype, std::string_view label) override {
+    refuse(label);
+  }
+  comm::Request broadcast(void*, int64_t, int, comm::Dtype, std::string_view label) override {
+    refuse(label);
+  }
+
+ private:
+  [[noreturn]] static void refuse(std::string_view label) {
+    fail(ExitCode::kUsage, "'{}': an estimate has no ranks to talk to", label);
+  }
+  int size_;
+};
+
+class CountedWorld final : public comm::World {
+ public:
+  CountedWorld(int size, int ep) : size_(size), ep_(ep) {}
+  int rank() const override { return 0; }
+  int size() const override { return size_; }
+  int local_size() const override { return 1; }
+  int local_rank() const override { return 0; }
+  std::unique_ptr<comm::Communicator> split(int, const std::string& name) override {
+    const int size = name == "expert" ? ep_ : name == "replicas" ? size_ / ep_ : size_;
+    return std::make_unique<CountedRanks>(name, size);
+  }
+  void abort(int) override {}
+
+ private:
+  int size_, ep_;
+};
+
+struct Sizes {
+  std::vector<double> bucket[device::kNumGroups];  // elements of a rank, by bucket
+  double local[device::kNumGroups] = {0, 0};
+  double activation_bytes = 0;
+  double flops_per_token = 0;
+  int moe_layers = 0;
+};
+
+Sizes sizes_of(const RunConfig& run, int gpus, int ep, Recompute recompute) {
+  CountedWorld world(gpus, ep);
+  comm::Mesh mesh(world, {.ep = ep});
+  device::CpuQueue queue(1);
+  std::optional<moe::MoeConfig> moe = run.moe;
+  if (moe) moe->dispatch = moe::DispatchKind::kGather;  // as GPUs do
+  constexpr int64_t kGpuLogits = int64_t(8) << 30;      // of fp32, for 4 GiB of bf16
+  const ModelContext<float> context = {.queue = &queue,
+                                       .kernels = &device::cpu_kernels<float>(),
+                                       .mesh = &mesh,
+                                       .max_sequences = run.train.micro_batch,
+                                       .seq_len = run.data.seq_len,
+                                       .recompute = recompute,
+                                       .mask_documents = run.data.mask_documents,
+                                       .logits_bytes = kGpuLogits};
+  device::ParamTable table;
+  Decoder<float> model(run.model, moe, context, table);
+  device::Arena saved("activations", device::DeviceKind::kCpu), scratch("scratch", device::DeviceKind::kCpu);
+  model.reserve(saved, scratch);
+  Sizes sizes;
+  // Nearly all of it is of the storage type, of which bf16 takes half.
+  sizes.activation_bytes = 0.5 * double(saved.bytes() + scratch.bytes());
+  sizes.flops_per_token = model.flops_per_token(double(run.data.seq_len));
+  const device::ParamLayout layout(table, ep, 0);
+  for (const Group group : {Group::kDense, Group::kExpert}) {
+    for (int b = 0; b < table.num_buckets(); ++b)
+      sizes.bucket[int(group)].push_back(double(layout.bucket(group, b).size()));
+    sizes.local[int(group)] = double(layout.group_size(group));
+  }
+  for (int layer = 0; moe && layer < run.model.layers; ++layer)
+    sizes.moe_layers += run.model.is_moe(layer) ? 1 : 0;
+  return sizes;
+}
+
+// Time for each rank of a group to send `bytes`, spread evenly over the others. Members are `stride` ranks apart, and
+// ranks fill nodes in order.
+double send_ms(const Cluster& cluster, double bytes, int members, int stride) {
+  if (members <= 1) return 0;
+  const int in_node = std::clamp(cluster.gpus_per_node / stride, 1, members);
+  const double there = bytes * (in_node - 1) / (members - 1), away = bytes - there;
+  return 1e3 * std::max(there / (cluster.node_gb_s * 1e9), away / (cluster.network_gb_s * 1e9));
+}
+
+Estimate estimate(const Cluster& cluster, const RunConfig& run, int ep, Recompute recompute) {
+  const int gpus = cluster.gpus();
+  const Sizes sizes = sizes_of(run, gpus, ep, recompute);
+  Estimate e{.ep = ep, .data_ranks = gpus, .recompute = recompute};
+  const double tokens = double(run.train.micro_batch * run.data.seq_len);
+  e.tokens = tokens * gpus;
+  const double rate = cluster.peak_tflops * 1e12 * cluster.efficiency;
+  const double forward = 1e3 * sizes.flops_per_token / 3 * tokens / rate;
+  // Made again: the whole forward pass, or norms and rotations, which cost passes over memory and next to no time here.
+  const double again = recompute == Recompute::kFull ? forward : 0;
+  const double backward = 2 * forward + again;
+  e.compute_ms = forward + backward;
+  const int ranks[] = {gpus, gpus / ep}, strides[] = {1, ep};
+  double first_ms = 0, second_ms = 0, all_ms = 0, owned = 0;
+  for (int g = 0; g < device::kNumGroups; ++g) {
+    const int n = ranks[g];
+    for (size_t b = 0; b < sizes.bucket[g].size(); ++b) {
+      constexpr double kBytes = 2;  // bf16
+      const double ms = send_ms(cluster, kBytes * sizes.bucket[g][b] * (n - 1) / n, n, strides[g]);
+      all_ms += ms;
+      if (b == 0) first_ms += ms;
+      if (b == 1) second_ms += ms;
+    }
+    owned += sizes.local[g] / n;
+  }
+  constexpr double kUpdateBytes = 28;  // gradient, master, two moments: read; master, moments, value: written
+  e.update_ms = 1e3 * kUpdateBytes * owned / (cluster.memory_gb_s * 1e9);
+  // The last two buckets have no backward pass left to hide behind, the first bucket's values no forward pass.
+  e.gradients_ms = std::max(first_ms + second_ms, all_ms - backward);
+  e.values_ms = std::max(first_ms, all_ms - forward);
+  if (gpus == 1) e.gradients_ms = e.values_ms = 0;
+  // Four journeys a layer and token to each other rank. The first is hidden by the router.
+  constexpr int kExposed = 3;
+  const double row = 2 * double(run.model.dim);
+  e.experts_ms = kExposed * sizes.moe_layers * send_ms(cluster, (ep - 1) * tokens * row, ep, 1);
+  const double local = sizes.local[0] + sizes.local[1];
+  const bool sums = sums_gradients(run, gpus, run.train.micro_batch);
+  constexpr double kWorkspaces = 2.5 * 0x1p30;  // libraries, NCCL and its staging memory
+  // Values and gradients in bf16, masters, sums of several micro-batches in fp32; two moments of the owned part.
+  const double bytes =
+      local * (2 + 2 + 4 + (sums ? 4 : 0)) + 8 * owned + sizes.activation_bytes + kWorkspaces;
+  e.memory_gib = bytes / 0x1p30;
+  e.fits = e.memory_gib <= cluster.memory_gib;
+  e.peak_share = sizes.flops_per_token * tokens / (1e-3 * e.step_ms() * cluster.peak_tflops * 1e12);
+  return e;
+}
+
+}  // namespace
+
+Cluster read_cluster(const std::filesystem::path& file) {
+  base::Section s = base::parse_run_file(file, {});
+  Cluster c;
+  constexpr int64_t kMost = 1 << 20;
+  c.nodes = int(s.integer("nodes", c.nodes, {1, kMost}));
+  c.gpus_per_node = int(s.integer("gpus_per_node", c.gpus_per_node, {1, kMost}));
+  c.memory_gib = s.number("memory_gib", c.memory_gib, {.above = 0});
+  c.peak_tflops = s.number("peak_tflops", c.peak_tflops, {.above = 0});
+  c.efficiency = s.number("efficiency", c.efficiency, {.max = 1, .above = 0});
+  c.memory_gb_s = s.number("memory_gb_s", c.memory_gb_s, {.above = 0});
+  c.node_gb_s = s.number("node_gb_s", c.node_gb_s, {.above = 0});
+  c.network_gb_s = s.number("network_gb_s", c.network_gb_s, {.above = 0});
+  s.finish();
+  return c;
+}
+
+std::vector<Estimate> estimate_layouts(const Cluster& cluster, const RunConfig& run) {
+  std::vector<Estimate> all;
+  const int experts = run.moe ? run.moe->num_experts : 1;
+  for (int ep = 1; ep <= std::min(experts, cluster.gpus()); ++ep) {
+    if (experts % ep != 0 || cluster.gpus() % ep != 0) continue;
+    for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull})
+      all.push_back(estimate(cluster, run, ep, recompute));
+  }
+  std::stable_sort(all.begin(), all.end(), [](const Estimate& a, const Estimate& b) {
+    return a.fits != b.fits ? a.fits : a.step_ms() < b.step_ms();
+  });
+  return all;
+}
+
+}  // namespace cadre::trainer
