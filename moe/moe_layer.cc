@@ -241,6 +241,24 @@ void MoeLayer<T>::after_step(const std::vector<double>& global_expert_tokens) {
 }
 
 template <class T>
+device::View<const int32_t, 2> MoeLayer<T>::choice() const {
+  return impl_->routing->choice;
+}
+
+template <class T>
+void MoeLayer<T>::replay(std::span<const uint8_t> choice) {
+  require(impl_->config.num_experts <= kNoExpert, ExitCode::kUsage,
+          "routing is recorded in 8 bits: moe.num_experts is {}, at most {} can be replayed",
+          impl_->config.num_experts, kNoExpert);
+  impl_->router->replay(choice);
+}
+
+template <class T>
+int MoeLayer<T>::top_k() const {
+  return impl_->config.top_k;
+}
+
+template <class T>
 void MoeLayer<T>::save(StateDict& state, const std::string& prefix) const {
   impl_->router->save(state, prefix);
   impl_->balance->save(state, prefix);

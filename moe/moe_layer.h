@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 
 #include "moe/balance_loss.h"
 #include "moe/config.h"
@@ -65,6 +66,12 @@ class MoeLayer {
   void fetch_sums(std::vector<double>& sums) const;
   MoeStats stats(const std::vector<double>& sums) const;
   void after_step(const std::vector<double>& global_expert_tokens);  // (E), summed over data ranks
+
+  // Experts by token of the last forward, (T, K) on the device, -1 for padding.
+  device::View<const int32_t, 2> choice() const;
+  // The next forward takes these (T, K) instead of the router's choice; gates are still computed. See kNoExpert.
+  void replay(std::span<const uint8_t> choice);
+  int top_k() const;
 
   void save(StateDict& state, const std::string& prefix) const;
   void load(const StateDict& state, const std::string& prefix);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,12 @@ class Router {
   // for routers whose scores are not logits.
   virtual void add_z_loss(device::Queue& queue, double scale, device::View<double, 1> sum) const {
     (void)queue, (void)scale, (void)sum;
+  }
+
+  // The next forward takes these experts (T, K) instead of its own choice, kNoExpert for padding.
+  virtual void replay(std::span<const uint8_t> choice) {
+    (void)choice;
+    fail(ExitCode::kUsage, "this router cannot replay a routing: its experts are not chosen token by token");
   }
 
   // After an optimizer step: tokens of each expert (E) in the global batch. Loss-free balancing updates its

@@ -1,6 +1,8 @@
 #include "moe/routers/scored_router.h"
 
+#include "parallel/base/batch.h"
 #include "parallel/base/errors.h"
+#include "parallel/device/transfer.h"
 
 namespace cadre::moe {
 
@@ -51,9 +53,27 @@ void ScoredRouter<T>::choose_top_k(device::Queue& queue, device::View<const int3
                                    GroupLimit limit, Routing<T>& routing) {
   routing.choice = choice_.rows(0, routing.num_tokens);
   routing.num_slots = routing.num_real * shape_.top_k;
-  kernels().choose_top_k(queue, views.scores, bias, limit, segment, routing.choice);
+  if (replay_.empty()) {
+    kernels().choose_top_k(queue, views.scores, bias, limit, segment, routing.choice);
+  } else {
+    upload_replay(queue, routing.choice);
+  }
   kernels().top_k_gates(queue, rule_, routing.choice, views);
   kernels().top_k_slots(queue, routing.choice, views.gates, routing);
+}
+
+template <class T>
+void ScoredRouter<T>::upload_replay(device::Queue& queue, device::View<int32_t, 2> choice) {
+  require(int64_t(replay_.size()) == choice.size(), ExitCode::kData,
+          "a routing of {} choices came with a micro-batch that needs {}", replay_.size(), choice.size());
+  std::vector<int32_t> experts;
+  for (const uint8_t e : replay_) {
+    require(e == kNoExpert || e < shape_.num_experts, ExitCode::kData,
+            "the routing names expert {}, there are {}", e, shape_.num_experts);
+    experts.push_back(e == kNoExpert ? -1 : e);
+  }
+  device::upload(queue, experts, choice.template reshape<1>({choice.size()}));
+  replay_.clear();
 }
 
 template <class T>

@@ -21,6 +21,8 @@ class ScoredRouter : public Router<T> {
     if (has_z_loss()) kernels().add_squares(queue, views_.lse, scale, sum);
   }
 
+  void replay(std::span<const uint8_t> choice) override { replay_.assign(choice.begin(), choice.end()); }
+
  protected:
   ScoredRouter(const RouterShape<T>& shape, ScoreRule rule) : shape_(shape), rule_(rule) {}
   const MoeKernels<T>& kernels() const { return *shape_.kernels; }
@@ -45,11 +47,13 @@ class ScoredRouter : public Router<T> {
   ScoreRule rule_;
 
  private:
+  void upload_replay(device::Queue& queue, device::View<int32_t, 2> choice);
   ScoreViews<T> worst_;  // reserved, max_tokens rows
   ScoreViews<T> views_;  // of this micro-batch
   device::View<int32_t, 2> choice_;
   device::View<W, 2> dlogits_;
   Routing<T> routing_;
+  std::vector<uint8_t> replay_;  // for the next forward; empty: choose
 };
 
 // Logits z = W_r x with one parameter, <prefix>.router.weight (E, D).

@@ -26,8 +26,12 @@ struct Batch {
   std::vector<double> logp_rollout, logp_old, logp_reference;  // (N)
   std::vector<double> advantage;                               // by segment, in order of appearance
 
+  // Experts to use instead of the routers' choice, (N, MoE layers, K), kNoExpert for padding; empty: they choose.
+  std::vector<uint8_t> routing;
+
   int64_t num_tokens() const { return num_sequences * seq_len; }
 };
+inline constexpr uint8_t kNoExpert = 255;
 
 // Counts over the global batch (all ranks, all micro-batches). Every loss divides by these once, so that splitting a
 // batch over micro-batches or ranks cannot change it.
@@ -64,6 +68,8 @@ struct DomainStats {
   double grad_norm = 0;                       // of the whole batch, before clipping
   std::vector<InfluenceSums> influence = {};  // (M targets) at the end of an influence probe, else empty
   std::vector<double> valid_loss = {};        // (K) nats per token before this step's update, when asked for
+  // (K) mean over sampled responses, NaN for a domain without any; empty in runs that do not sample.
+  std::vector<double> reward = {};
 };
 
 }  // namespace cadre

@@ -28,6 +28,22 @@ struct AttentionShape {
   int64_t num_past = 0;
 };
 
+// Keys and values of many sequences in pages (Kwon et al. 2023, PagedAttention): within a page, rows of (G, h), one a
+// token; pages lie page_stride elements apart. A token's place is page * page_size + its row in the page.
+template <class T>
+struct KvPages {
+  T *k = nullptr, *v = nullptr;  // row 0 of page 0
+  int64_t page_stride = 0, page_size = 0, num_kv_heads = 0, head_dim = 0;
+};
+
+// The distribution that tokens are drawn from: softmax(logits / temperature), cut to the top_k likeliest tokens and then
+// to the fewest of those that hold top_p of the rest, the one that crosses it included. Ties go to the lower id.
+struct SampleShape {
+  double temperature = 1;  // 0: the likeliest token
+  int64_t top_k = 0;       // 0: all
+  double top_p = 1;
+};
+
 template <class T>
 struct DeviceKernels {
   using W = wide_t<T>;
@@ -60,6 +76,14 @@ struct DeviceKernels {
                              View<const T, 3> out, View<const W, 2> lse, View<T, 3> dq, View<T, 3> dk,
                              View<T, 3> dv);
 
+  // Writes row t of k and v (T, G, h) to place[t]; rows with place -1 go nowhere.
+  void (*store_kv)(Queue&, View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> place,
+                   KvPages<T> pages);
+  // Generation: query t (T, N, h) sees the first length[t] tokens of the sequence whose pages are row owner[t] of
+  // page_table (S, M); length 0 gives zeros.
+  void (*paged_attention)(Queue&, View<const T, 3> q, KvPages<T> pages, View<const int32_t, 2> page_table,
+                          View<const int32_t, 1> owner, View<const int32_t, 1> length, View<T, 3> out);
+
   // y = silu(gate) * up; all (R, F).
   void (*swiglu)(Queue&, View<const T, 2> gate, View<const T, 2> up, View<T, 2> y);
   // Overwrites dgate and dup (may alias gate and up), and y with what swiglu gives (may be empty, or alias dy).
@@ -80,6 +104,11 @@ struct DeviceKernels {
   // Both at once, where dlogp is known before logp.
   void (*log_prob_and_grad)(Queue&, View<T, 2> logits, View<const int32_t, 1> target, View<const W, 1> dlogp,
                             View<W, 1> logp, View<W, 1> lse);
+
+  // token[r] from the distribution of logits[r], the lowest id at which the cumulative probability in order of ids
+  // exceeds uniform[r], in [0, 1); logp[r] is the logarithm of its probability in that very distribution.
+  void (*sample)(Queue&, View<const T, 2> logits, SampleShape shape, View<const double, 1> uniform,
+                 View<int32_t, 1> token, View<W, 1> logp);
 
   void (*add)(Queue&, View<const T, 1> x, View<T, 1> y);   // y += x
   void (*copy)(Queue&, View<const T, 1> x, View<T, 1> y);  // y = x

@@ -8,6 +8,7 @@
 #include "trainer/model/config.h"
 #include "trainer/model/kv_cache.h"
 #include "trainer/model/linear.h"
+#include "trainer/model/paged_cache.h"
 #include "trainer/model/rms_norm.h"
 
 namespace cadre::trainer {
@@ -36,6 +37,9 @@ class AttentionBlock {
   // The same for one sequence whose earlier tokens are in the cache; appends this piece's keys and values.
   void extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache, View<const T, 2> plus,
               View<T, 2> y);
+
+  // The same for rows of many sequences whose keys and values are in pages; puts these rows' there first.
+  void decode(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows, View<T, 2> y);
 
  private:
   device::AttentionShape shape(const MicroBatch<T>& batch) const;

@@ -120,6 +120,14 @@ device::View<T, 2> Block<T>::extend(View<const T, 2> x, const MicroBatch<T>& bat
 }
 
 template <class T>
+device::View<T, 2> Block<T>::decode(View<const T, 2> x, const MicroBatch<T>& batch,
+                                    const PagedRows<T>& rows) {
+  const View<T, 2> in = normed_input(x);
+  attention_.decode(in, batch, rows, middle_.rows(0, x.dim(0)));
+  return feed_forward(batch, false);
+}
+
+template <class T>
 void Block<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, const BatchCounts& counts,
                         View<T, 2> dx, View<T, 2> dh, device::Tap<T>* tap) {
   const int64_t tokens = batch.num_tokens();

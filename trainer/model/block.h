@@ -30,6 +30,8 @@ class Block {
                 View<T, 2> dh, device::Tap<T>* tap);
   View<T, 2> extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache);
 
+  View<T, 2> decode(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows);
+
   moe::MoeLayer<T>* moe() { return moe_ ? &*moe_ : nullptr; }
   const moe::MoeLayer<T>* moe() const { return moe_ ? &*moe_ : nullptr; }
 

@@ -59,6 +59,27 @@ void Decoder<T>::Impl::take_in(std::span<const int32_t> tokens, std::span<const 
 }
 
 template <class T>
+void Decoder<T>::Impl::replay(const Batch& batch) {
+  size_t width = 0, at = 0;  // choices of a token over all layers
+  for (auto& block : blocks) width += block->moe() != nullptr ? size_t(block->moe()->top_k()) : 0;
+  require(batch.routing.size() == size_t(batch.num_tokens()) * width, ExitCode::kData,
+          "a batch of {} tokens has a routing of {} choices, this model makes {} a token", batch.num_tokens(),
+          batch.routing.size(), width);
+  std::vector<uint8_t> layer;
+  for (auto& block : blocks) {
+    if (block->moe() == nullptr) continue;
+    const size_t top_k = size_t(block->moe()->top_k());
+    layer.clear();
+    for (size_t t = 0; t < size_t(batch.num_tokens()); ++t) {
+      const auto from = batch.routing.begin() + long(t * width + at);
+      layer.insert(layer.end(), from, from + long(top_k));
+    }
+    block->moe()->replay(layer);
+    at += top_k;
+  }
+}
+
+template <class T>
 View<T, 2> Decoder<T>::Impl::embed() {
   const View<T, 2> x = embedded.rows(0, micro.num_tokens());
   context.kernels->embed(*context.queue, embed_weight, micro.token, x);
@@ -114,7 +135,8 @@ template <class T>
 void Decoder<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   Impl& m = *impl_;
   const int64_t tokens = m.context.max_tokens();
-  for (View<int32_t, 1>* view : {&m.token, &m.segment, &m.position}) *view = saved.take<int32_t, 1>({tokens});
+  for (View<int32_t, 1>* view : {&m.token, &m.segment, &m.position, &m.owner, &m.length, &m.place})
+    *view = saved.take<int32_t, 1>({tokens});
   for (View<T, 2>* view : {&m.embedded, &m.normed}) *view = saved.take<T, 2>({tokens, m.config.dim});
   for (View<T, 2>* view : {&m.dx, &m.dh}) *view = scratch.take<T, 2>({tokens, m.config.dim});
   const size_t mark = scratch.mark();
@@ -149,6 +171,7 @@ void Decoder<T>::start_forward(const Batch& batch, bool training, LogProbs<W>& l
   m.micro.seq_len = batch.seq_len;
   m.take_in(batch.tokens, batch.segment, batch.position);
   this->before_bucket(0);
+  if (!batch.routing.empty()) m.replay(batch);
   View<T, 2> x = m.embed();
   for (size_t i = 0; i < m.blocks.size(); ++i) {
     this->before_bucket(1 + int(i));

@@ -39,6 +39,10 @@ class Decoder final : public Network<device::wide_t<T>> {
   void after_step(const std::vector<std::vector<double>>& global_expert_tokens) override;
   std::unique_ptr<Cache> make_cache(int64_t max_tokens) override;
   device::View<const W, 1> extend(Cache& cache, const std::vector<int32_t>& tokens) override;
+  std::unique_ptr<Cache> make_pages(const PageShape& shape) override;
+  void copy_page(Cache& pages, int32_t from, int32_t to) override;
+  Decoded<W> decode(Cache& pages, const DecodeBatch& batch, const device::SampleShape& shape) override;
+  std::vector<uint8_t> last_routing() const override;
   moe::StateDict save_state() const override;
   void load_state(const moe::StateDict& state) override;
   bool causal() const override;

@@ -32,6 +32,7 @@ struct Decoder<T>::Impl {
   void check(const Batch& batch) const;
   void take_in(std::span<const int32_t> token, std::span<const int32_t> segment,
                std::span<const int32_t> position);
+  void replay(const Batch& batch);
   device::View<T, 2> embed();
   void fetch_stats(std::vector<std::vector<double>>& sums) const;  // queued; by layer
 
@@ -48,11 +49,13 @@ struct Decoder<T>::Impl {
   RopeTable<W> rope;
 
   device::View<int32_t, 1> token, segment, position;  // (T) saved
-  device::View<T, 2> embedded, normed;     // (T, D) saved: input of the first block, input of the head
-  device::View<T, 2> dx, dh;               // (T, D) scratch
-  device::ParamStore<T>* store = nullptr;  // bound
-  LogProbs<W> logp;                        // of the last forward()
-  std::vector<std::vector<double>> stats;  // of the MoE layers, on their way since fetch_stats()
+  device::View<T, 2> embedded, normed;            // (T, D) saved: input of the first block, input of the head
+  device::View<T, 2> dx, dh;                      // (T, D) scratch
+  device::View<int32_t, 1> owner, length, place;  // (T) of generation in pages, saved
+  device::Buffer page_table;                      // grown by make_pages
+  device::ParamStore<T>* store = nullptr;         // bound
+  LogProbs<W> logp;                               // of the last forward()
+  std::vector<std::vector<double>> stats;         // of the MoE layers, on their way since fetch_stats()
   // Of the last forward:
   MicroBatch<T> micro;
   std::vector<device::View<T, 2>> inputs;  // of each block

@@ -25,6 +25,7 @@ void Head<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   dcompact_ = scratch.take<T, 2>({tokens, config_.dim});
   for (View<int32_t, 1>* view : {&index_, &target_}) *view = saved.take<int32_t, 1>({tokens});
   for (View<W, 1>* view : {&logp_, &lse_, &dlogp_}) *view = saved.take<W, 1>({tokens});
+  uniform_ = saved.take<double, 1>({tokens});
   wide_ = scratch.take<W, 1>({config_.vocab});
   host_index_.reserve(tokens);
   host_target_.reserve(tokens);
@@ -117,6 +118,28 @@ device::View<const device::wide_t<T>, 1> Head<T>::logits(View<const T, 2> x) {
   device::download<W>(*context_.queue, wide_, host_logits_);
   context_.queue->wait();
   return {host_logits_.data(), {config_.vocab}};
+}
+
+template <class T>
+Decoded<device::wide_t<T>> Head<T>::sample(View<const T, 2> x, const DecodeBatch& batch,
+                                           const device::SampleShape& shape) {
+  const int64_t count = int64_t(batch.drawn.size());
+  Decoded<W> result{std::vector<int32_t>(batch.drawn.size()), std::vector<W>(batch.drawn.size())};
+  device::Queue& queue = *context_.queue;
+  device::upload(queue, batch.drawn, index_);
+  device::upload(queue, batch.uniform, uniform_);
+  const View<T, 2> rows = compact_.rows(0, count);
+  context_.kernels->embed(queue, x, index_.rows(0, count), rows);
+  for (int64_t begin = 0; begin < count; begin += chunk_) {
+    const int64_t size = std::min(chunk_, count - begin);
+    make_logits(rows, begin, size);
+    context_.kernels->sample(queue, logits_.rows(0, size), shape, uniform_.rows(begin, size),
+                             target_.rows(begin, size), logp_.rows(begin, size));
+  }
+  device::download<int32_t>(queue, target_, result.token);
+  device::download<W>(queue, logp_, result.logp);
+  queue.wait();
+  return result;
 }
 
 template class Head<float>;

@@ -7,6 +7,7 @@
 
 #include "parallel/base/batch.h"
 #include "trainer/model/config.h"
+#include "trainer/model/decode_batch.h"
 #include "trainer/model/linear.h"
 #include "trainer/model/log_probs.h"
 
@@ -32,6 +33,8 @@ class Head {
   void backward(View<const T, 2> x, View<const W, 1> dlogp, View<T, 2> dx, device::Tap<T>* tap);
   // All logits (V) of one token (1, D), in host memory, valid until the next call.
   View<const W, 1> logits(View<const T, 2> x);
+  // A token drawn after each of `drawn` rows of x, which may repeat, at most as many as a micro-batch has tokens.
+  Decoded<W> sample(View<const T, 2> x, const DecodeBatch& batch, const device::SampleShape& shape);
   int row() const { return linear_.row(); }
 
  private:
@@ -51,6 +54,7 @@ class Head {
   View<W, 1> logp_, lse_, dlogp_;    // (T) of live tokens, saved
   View<W, 1> wide_;                  // (V) one token's logits, scratch
   bool have_gradient_ = false;       // in logits_, since the forward pass
+  View<double, 1> uniform_;          // (T) saved
   std::vector<int32_t> host_index_, host_target_;
   std::vector<W> host_dlogp_, host_logits_;
 };

@@ -10,14 +10,16 @@
 
 #include "moe/moe_layer.h"
 #include "parallel/base/batch.h"
+#include "parallel/device/kernels.h"
 #include "parallel/device/tap.h"
 #include "parallel/device/view.h"
 #include "trainer/model/config.h"
+#include "trainer/model/decode_batch.h"
 #include "trainer/model/log_probs.h"
 
 namespace cadre::trainer {
 
-// Keys and values of one sequence being generated.
+// Keys and values of one sequence being generated, or of many in pages.
 class Cache {
  public:
   virtual ~Cache() = default;
@@ -56,6 +58,16 @@ class Network {
   // the cache is full.
   virtual std::unique_ptr<Cache> make_cache(int64_t max_tokens) = 0;
   virtual device::View<const W, 1> extend(Cache& cache, const std::vector<int32_t>& tokens) = 0;
+
+  // Generation, many sequences at once (trainer/rollout). Which pages belong to whom is the caller's business. Throws
+  // Error(kUsage) for a model that is not causal and for devices without the kernels.
+  virtual std::unique_ptr<Cache> make_pages(const PageShape& shape) = 0;
+  virtual void copy_page(Cache& pages, int32_t from, int32_t to) = 0;
+  // Feeds the rows and draws tokens after some of them. Collective over the expert group; a rank without work passes one
+  // padding row. The result is in host memory.
+  virtual Decoded<W> decode(Cache& pages, const DecodeBatch& batch, const device::SampleShape& shape) = 0;
+  // Experts of the rows of the last forward or decode, (rows, MoE layers, K); see Batch::routing.
+  virtual std::vector<uint8_t> last_routing() const = 0;
 
   virtual moe::StateDict save_state() const = 0;
   virtual void load_state(const moe::StateDict& state) = 0;

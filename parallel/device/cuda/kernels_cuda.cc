@@ -15,6 +15,8 @@ const DeviceKernels<T>& cuda_kernels() {
       .rope = K::rope,
       .attention = K::attention,
       .attention_backward = K::attention_backward,
+      .store_kv = nullptr,  // no generation in pages on CUDA yet: Decoder::make_pages says so
+      .paged_attention = nullptr,
       .swiglu = K::swiglu,
       .swiglu_backward = K::swiglu_backward,
       .embed = K::embed,
@@ -22,6 +24,7 @@ const DeviceKernels<T>& cuda_kernels() {
       .log_prob = K::log_prob,
       .log_prob_backward = K::log_prob_backward,
       .log_prob_and_grad = K::log_prob_and_grad,
+      .sample = nullptr,
       .add = K::add,
       .copy = K::copy,
       .fill = K::fill,

@@ -1,0 +1,27 @@
+// A part of a world's ranks as a world of its own, for programs whose ranks do different things. Communicators are still
+// made by all ranks of the whole: every part must make as many, and at the same times.
+#pragma once
+
+#include "parallel/comm/mesh.h"
+
+namespace cadre::comm {
+
+class SubWorld final : public World {
+ public:
+  // The ranks of `whole` from `first` on, `count` of them; `part` numbers the parts from 0. `whole` is borrowed.
+  SubWorld(World& whole, int first, int count, int part)
+      : whole_(whole), first_(first), count_(count), part_(part) {}
+  int rank() const override { return whole_.rank() - first_; }
+  int size() const override { return count_; }
+  int local_size() const override { return whole_.local_size(); }
+  std::unique_ptr<Communicator> split(int color, const std::string& name) override {
+    return whole_.split(part_ * whole_.size() + color, name);  // colors are below the number of ranks
+  }
+  void abort(int exit_code) override { whole_.abort(exit_code); }
+
+ private:
+  World& whole_;
+  int first_, count_, part_;
+};
+
+}  // namespace cadre::comm
