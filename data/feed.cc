@@ -29,8 +29,6 @@ struct DataFeed::Impl {
 
   Impl(const PlannerConfig& p, const LoaderConfig& l, const Corpus& c, Mixer& m, Curriculum& o)
       : planner_config(p), loader_config(l), corpus(c), mixer(m), curriculum(o) {
-    require(c.kind() != SetKind::kPrompts, ExitCode::kUsage,
-            "a set of prompts has no answers to train on: give a set of conversations or pairs, or text");
     if (c.kind() == SetKind::kPreference) {
       require(
           !p.pack && l.mask_documents, ExitCode::kUsage,

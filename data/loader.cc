@@ -109,6 +109,8 @@ LoadedBatch build_batch(const BatchPlan& plan, const Corpus& corpus, const Loade
   LoadedBatch out;
   out.domain_tokens = plan.domain_tokens;
   out.counts = global_counts(plan, corpus, out.domain_tokens);
+  for (const PlanSequence& s : plan.sequences)
+    out.documents.push_back(s.segments.empty() ? -1 : s.segments.front().document);
   const auto total = static_cast<int64_t>(plan.sequences.size());
   const int64_t mine =
       (total + config.data_ranks - 1) / config.data_ranks;  // equal on all ranks, padding rows included

@@ -27,6 +27,9 @@ struct LoadedBatch {
   BatchCounts counts;                  // of the global batch
   std::vector<int64_t> domain_tokens;  // (K) trained, global
   std::vector<double> weights;         // (K) the mixer's weights that the plan used
+  std::vector<int64_t> documents =
+      {};                       // (B) the first of each sequence, global: of prompts, all that a plan says
+  nlohmann::json metrics = {};  // what made the batch says of it, for metrics.jsonl; null: nothing
 };
 
 // Builds the part of `plan` that belongs to a rank. Pure. micro-batches per rank: ceil(ceil(B / R) / micro_batch).

@@ -8,7 +8,7 @@
 // 2^-32 and e is an int64 in the same units, so plans are bit-equal on any machine. Documents of a stream
 // (domain, bucket) are visited in the order of a Feistel permutation keyed by (seed, stream, epoch), so a
 // stream's state is three integers. A document of n tokens offers n - 1 positions, each once an epoch; one
-// that is cut at the end of a sequence goes on in the next sequence of its stream.
+// that is cut at the end of a sequence goes on in the next sequence of its stream (never a conversation that fits).
 #pragma once
 
 #include <memory>
@@ -44,6 +44,7 @@ struct PlannerConfig {
   int64_t global_batch = 16;  // sequences
   int64_t seq_len = 256;
   bool pack = true;       // false: one document (piece) a sequence, padded
+  bool whole = false;     // packed documents that fit into a sequence are not cut: the rest of one is padding
   double max_epochs = 0;  // cap for every domain; 0 is none
   int64_t total_tokens =
       0;  // planned for the run, to know a domain's progress for curricula; 0: over one epoch

@@ -38,5 +38,6 @@ std::unique_ptr<Mixer> make_tikmix(base::Section section, const MixerContext& co
 std::unique_ptr<Mixer> make_odm(base::Section section, const MixerContext& context);
 std::unique_ptr<Mixer> make_ado(base::Section section, const MixerContext& context);
 std::unique_ptr<Mixer> make_aioli(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_learnability(base::Section section, const MixerContext& context);
 
 }  // namespace cadre::data

@@ -35,6 +35,9 @@ const std::vector<base::Entry<MixerMaker>>& mixer_table() {
       {"tikmix", "influence on all targets at once, none worse than the prior, {period}", make_tikmix},
       {"odm", "a bandit with training loss as reward", make_odm},
       {"ado", "learning speed by fitted scaling laws, {start, refit}", make_ado},
+      {"learnability",
+       "variance of the reward: prompts that are neither solved nor hopeless, {window, floor}",
+       make_learnability},
       {"aioli", "short trial mixes and what they did to held-out loss, {every, rounds, steps}", make_aioli},
   };
   return table;

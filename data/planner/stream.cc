@@ -51,6 +51,8 @@ PlanSequence Stream::draw(int domain) {
   while (room > 0) {
     const int64_t document = document_at(state_.epoch, state_.cursor);
     const int64_t left = positions(document) - state_.offset, count = std::min(room, left);
+    // A conversation that is cut would be answered without its question; one that fits nowhere has to be.
+    if (config_.whole && count < left && !sequence.segments.empty()) break;
     sequence.segments.push_back({document, state_.offset, count});
     state_.tokens += count;
     state_.offset += count;

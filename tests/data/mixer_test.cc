@@ -42,6 +42,7 @@ TEST(MixerTable, EveryRowGivesWeightsAndComesBackFromItsState) {
       if (step % 3 == 2)
         stats.influence = {
             {{2, 3, 4, 0}, {9, 9, 9, 0}, {30, 30, 30, 0}, {3, 5, -1, 0}, {9, 9, 9, 0}, {1, 2, 3, 0}}};
+      if (step % 4 == 1) stats.reward = {0.1 * double(step % 7), NAN, 1, NAN};
       if (step % 5 == 1) stats.valid_loss = {3, 4, 5 - 0.1 * double(step), 0};
       mixer->observe(progress, stats);
     }
@@ -103,6 +104,25 @@ TEST(Mixers, UnimaxsLargestBudgetCanBePlannedToTheLastBatch) {
   Planner planner({.seed = 4, .global_batch = batch, .seq_len = sequence, .max_epochs = mixer->max_epochs()},
                   *corpus, none);
   for (int64_t step = 0; step < steps; ++step) planner.next(mixer->weights({}));
+}
+
+// Window 1: the rate is the last mean reward itself. (The sizes differ, as GCC 12 at -O3 with AVX-512 makes four equal ones
+// of {100, 100, 100, 0}.)
+TEST(Mixers, LearnabilityGoesWhereRewardsVary) {
+  const MixerContext context{{"easy", "frontier", "hard", "empty"}, {100, 200, 300, 0}, 1000};
+  const auto mixer = make("{name: learnability, window: 1, floor: 0.3}", context);
+  EXPECT_EQ(mixer->weights({})[1], 1.0 / 3);
+  mixer->observe({},
+                 {.loss_sum = {}, .tokens = {}, .reward = {1, 0.5, NAN, NAN}});  // hard: no sample yet, 1/2
+  EXPECT_NEAR(mixer->weights({})[0], 0.1, 1e-12);
+  EXPECT_NEAR(mixer->weights({})[1], 0.1 + 0.35, 1e-12);
+  mixer->observe({}, {.loss_sum = {}, .tokens = {}, .reward = {0.9, 0.6, 0, NAN}});
+  const double sum = 0.9 * 0.1 + 0.6 * 0.4;
+  EXPECT_NEAR(mixer->weights({})[0], 0.1 + 0.7 * 0.09 / sum, 1e-12);
+  EXPECT_NEAR(mixer->weights({})[2], 0.1, 1e-12);
+  EXPECT_EQ(mixer->weights({})[3], 0);
+  mixer->observe({}, {.loss_sum = {}, .tokens = {}});  // a run that does not sample
+  EXPECT_NEAR(mixer->weights({})[2], 0.1, 1e-12);
 }
 
 TEST(CurriculumTable, EveryRowsQuotaSumsToOne) {

@@ -210,6 +210,38 @@ TEST(Planner, ACutDocumentGoesOnInTheNextSequenceOfItsStream) {
   EXPECT_GT(cuts, 20);
 }
 
+// Documents of up to 30 tokens in sequences of 20 positions: those that fit stand whole in one.
+TEST(Planner, WholeDocumentsAreOnlyCutWhenTheyFitNowhere) {
+  const auto corpus = numbered_corpus({60}, 30);
+  Planner planner({.seed = 3, .global_batch = 5, .seq_len = 20, .whole = true}, *corpus, kNone);
+  std::map<int64_t, int64_t> used;
+  int cut = 0, several = 0;
+  for (int batch = 0; batch < 20; ++batch) {
+    for (const PlanSequence& s : planner.next({1.0}).sequences) {
+      int64_t sum = 0;
+      several += s.segments.size() > 1 ? 1 : 0;
+      for (const PlanSegment& g : s.segments) {
+        const int64_t positions = corpus->document(g.document).length - 1;
+        sum += g.count;
+        used[g.document] += g.count;
+        if (g.count == positions) continue;
+        ++cut;
+        EXPECT_GT(positions, 20) << "document " << g.document;
+      }
+      EXPECT_LE(sum, 20);
+      EXPECT_GT(sum, 0);
+    }
+  }
+  EXPECT_GT(cut, 5);
+  EXPECT_GT(several, 20);
+  for (const auto& [document, count] : used) {
+    const int64_t positions = corpus->document(document).length - 1;
+    if (positions <= 20) {
+      EXPECT_EQ(count % positions, 0) << "document " << document;
+    }
+  }
+}
+
 TEST(Planner, EpochsAndSeedsHaveTheirOwnOrder) {
   const auto corpus = numbered_corpus({50}, 2);  // documents of one position
   const auto order = [&](uint64_t seed, int epochs) {
