@@ -27,6 +27,7 @@ void add_verbs(CLI::App& app, Run& run) {
   add_report(app, run);
   add_top(app, run);
   add_objective(app, run);
+  add_rollout(app, run);
   add_import(app, run);
   add_export(app, run);
 }

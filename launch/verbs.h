@@ -23,6 +23,7 @@ void add_estimate(CLI::App& app, Run& run);
 void add_report(CLI::App& app, Run& run);
 void add_top(CLI::App& app, Run& run);
 void add_objective(CLI::App& app, Run& run);
+void add_rollout(CLI::App& app, Run& run);
 void add_import(CLI::App& app, Run& run);
 void add_export(CLI::App& app, Run& run);
 

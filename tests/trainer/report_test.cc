@@ -212,6 +212,22 @@ TEST_F(Report, ThePageStandsAlone) {
       << "layer 1: 30 tokens over a mean of 20";
 }
 
+TEST_F(Report, RunsThatTrainOnSamplesHaveChartsOfTheirOwn) {
+  RunData run = small_run();
+  EXPECT_EQ(html_page({run}).find("Training on samples"), std::string::npos);
+  for (double x = 1; x < 9; ++x) {
+    run.train["reward_mean"].push_back({x, x / 10});
+    run.train["log_w_max_abs"].push_back({x, x == 1 ? 0 : 0.1});
+    run.train_by["staleness"]["0"].push_back({x, 1 / x});
+    run.train_by["staleness"]["1"].push_back({x, 1 - 1 / x});
+    run.eval_by["eval_reward"]["sums"].push_back({x, 0.5});
+  }
+  const std::string page = html_page({run});
+  for (const char* part : {"Training on samples", "reward of the samples", "largest |log W|",
+                           "Held-out prompts", "Age of tokens"})
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+}
+
 TEST_F(Report, TopShowsTheNewestNumbers) {
   const std::string screen = top_screen(small_run(), 90);
   EXPECT_NE(screen.find("step 40 of 80"), std::string::npos) << screen;

@@ -123,15 +123,15 @@ std::string by_domain(const std::vector<RunData>& runs, bool eval, const std::st
   return out;
 }
 
-// One colour a domain, the same in every run.
-std::string domain_weights(const std::vector<RunData>& runs) {
+// Shares that add up to 1; one colour a part, the same in every run.
+std::string stacked(const std::vector<RunData>& runs, const std::string& name, const char* title) {
   std::string out;
   for (const RunData& run : runs) {
-    const Parts* parts = parts_of(run.train_by, "domain_weight");
+    const Parts* parts = parts_of(run.train_by, name);
     if (parts == nullptr) continue;
     std::vector<Line> lines;
     for (const auto& [domain, series] : *parts) lines.push_back({domain, int(lines.size()), series});
-    out += stacked_chart({.title = runs.size() > 1 ? run.name : "share of each domain in the batch"}, lines);
+    out += stacked_chart({.title = runs.size() > 1 ? run.name : title}, lines);
   }
   return out;
 }
@@ -240,6 +240,21 @@ std::string expert_load(const RunData& run) {
              shown, layers.size(), details);
 }
 
+// Of runs that train on samples; empty for others.
+std::string samples(const std::vector<RunData>& runs) {
+  const auto small = [&](const char* name, const char* title, const char* unit) {
+    return over_runs(runs, name, {.title = title, .y_label = unit, .height = 200}, true);
+  };
+  return over_runs(runs, "reward_mean", {.title = "reward of the samples", .y_label = ""}, true) +
+         over_runs(runs, "log_w_max_abs",
+                   {.title = "largest |log W| of an update", .y_label = "nats", .log_y = true}, true) +
+         small("ess_fraction", "effective sample size", "share of the samples") +
+         small("phi_mean", "mean weight phi", "") + small("entropy", "entropy", "nats per token") +
+         small("length_mean", "length of responses", "tokens") +
+         small("staleness_mean", "age of tokens", "updates") +
+         small("rollout_tokens_per_s", "sampling", "new tokens per second");
+}
+
 std::string environment_of(const RunData& run) {
   std::string out = "<h3>" + escaped(run.name) + "</h3>";
   if (run.environment.is_object()) {
@@ -296,10 +311,16 @@ std::string html_page(const std::vector<RunData>& runs) {
           over_runs(runs, "lr", {.title = "learning rate", .y_label = "", .height = 200, .from_zero = true},
                     false) +
           over_runs(runs, "aux_loss", {.title = "balance loss", .y_label = nats, .height = 200}, true));
+  page += section("Training on samples", "", "grid2", samples(runs));
+  page += section("Held-out prompts", "Reward of the likeliest response, by domain.", "grid3",
+                  by_domain(runs, true, "eval_reward", ""));
+  page += section("Age of tokens", "Share of an update's tokens by age in updates.", "grid2",
+                  stacked(runs, "staleness", "share of each age in the batch"));
   page += section("Held-out text", "", "grid3", by_domain(runs, true, "eval_bpb", "bits per byte"));
   page +=
       section("Training loss by domain", "", "grid3", by_domain(runs, false, "domain_loss", nats.c_str()));
-  page += section("Domain weights", "", "grid2", domain_weights(runs));
+  page += section("Domain weights", "", "grid2",
+                  stacked(runs, "domain_weight", "share of each domain in the batch"));
   page += section(
       "Speed and memory", "", "grid2",
       over_runs(runs, "tokens_per_s", {.title = "tokens per second", .y_label = "1/s", .from_zero = true},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "parallel/base/files.h"
 #include "parallel/base/json_whole.h"
 #include "parallel/base/log.h"
 #include "parallel/device/transfer.h"
@@ -268,6 +269,12 @@ void restore(TrainState& state, TensorReader& reader) {
     state.optimizer->restore_values();
     restore_progress(state, index.state.at("progress"));
     state.feed.load(index.state.at("feed"));
+    if (state.rollouts) {
+      require(index.files.count(kRolloutFile) > 0, ExitCode::kCheckpoint,
+              "{}: it was saved by a run that does not sample; give another `out`, and this one as `init`",
+              reader.folder().string());
+      state.rollouts->load(base::read_file(reader.folder() / kRolloutFile, ExitCode::kCheckpoint));
+    }
     // Checkpoints from before there was a detector have no history for it.
     if (index.state.contains("spikes")) state.spikes.load(index.state.at("spikes"));
   } catch (const json::exception& error) {

@@ -48,6 +48,8 @@ struct CheckpointIndex {
 // Name of the file that holds the SHA-256 of index.json; written last.
 inline constexpr const char* kIndexFile = "index.json";
 inline constexpr const char* kIndexHashFile = "index.sha256";
+// Sampled sequences that wait for their update, of runs that sample.
+inline constexpr const char* kRolloutFile = "rollouts.bin";
 
 std::string to_json(const CheckpointIndex& index);
 // Adds the files and pieces of another rank's index, as text, to the first rank's.

@@ -77,6 +77,7 @@ void CheckpointWriter::start() {
 
 void CheckpointWriter::take_snapshot() {
   index_ = describe(state_);
+  rollouts_ = state_.rollouts ? state_.rollouts->save() : "";
   bytes_.clear();
   const comm::Communicator& data = state_.model.mesh.data();
   const std::string file = rank_file(data.rank());
@@ -140,6 +141,12 @@ std::string CheckpointWriter::commit(const std::vector<std::string>& parts) {
       copy.write(base::read_file(tokenizer, ExitCode::kData));
       copy.close();
       index_.files[index_.tokenizer] = {copy.bytes(), copy.sha256()};
+    }
+    if (!rollouts_.empty()) {
+      base::FileWriter file(temporary() / kRolloutFile, ExitCode::kCheckpoint);
+      file.write(rollouts_);
+      file.close();
+      index_.files[kRolloutFile] = {file.bytes(), file.sha256()};
     }
     write_index(index_, temporary());
     const fs::path final = folder_ / checkpoint_name(index_.step);

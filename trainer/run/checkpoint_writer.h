@@ -48,7 +48,8 @@ class CheckpointWriter {
   std::thread thread_;
   CheckpointIndex index_;  // of the save under way; `files` of this rank
   std::vector<std::byte> bytes_;
-  std::string error_;  // of this rank
+  std::string rollouts_;  // see RolloutSource::save; written by rank 0
+  std::string error_;     // of this rank
   std::optional<uint64_t> last_saved_;
 };
 

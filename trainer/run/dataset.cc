@@ -1,8 +1,49 @@
 #include "trainer/run/dataset.h"
 
+#include "parallel/base/files.h"
+#include "trainer/run/checkpoint_folder.h"
+#include "trainer/run/checkpoint_index.h"
+
 namespace cadre::trainer {
+namespace {
+
+// The file that `tasks.tokenizer` names; without one that of the checkpoint in `init`, or else bytes, written into the
+// run's folder.
+std::filesystem::path task_tokenizer(const RunConfig& config) {
+  const std::string& name = config.tasks->tokenizer;
+  if (!name.empty() && name != "bytes") return name;
+  if (name.empty() && !config.init.empty()) {
+    const std::filesystem::path folder = find_checkpoint(config.init);
+    const std::string file = read_index(folder).tokenizer;
+    if (!file.empty()) return folder / file;
+  }
+  const auto bytes = data::make_byte_tokenizer();
+  const std::filesystem::path folder = std::filesystem::path(config.out) / "tokenizer";
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  require(!error, ExitCode::kUsage, "cannot make folder {}: {}", folder.string(), error.message());
+  data::save_tokenizer(*bytes, folder);
+  return folder / bytes->file_name();
+}
+
+Dataset make_task_dataset(const RunConfig& config) {
+  require(config.data.manifest.empty(), ExitCode::kUsage,
+          "{}: data.manifest and tasks both name data to train on; leave one out", config.source);
+  Dataset set;
+  set.tokenizer_file = task_tokenizer(config);
+  set.tokenizer = data::load_tokenizer(set.tokenizer_file);
+  const data::SetKind kind = config.rollout ? data::SetKind::kPrompts : data::SetKind::kInstruction;
+  set.train = data::make_task_corpus(*config.tasks, data::TaskSplit::kTrain, *set.tokenizer, kind);
+  set.valid = data::make_task_corpus(*config.tasks, data::TaskSplit::kHeldOut, *set.tokenizer, kind);
+  set.vocab = set.tokenizer->vocab_size();
+  set.manifest_hash = base::sha256_text(YAML::Dump(config.tasks_node));
+  return set;
+}
+
+}  // namespace
 
 Dataset open_dataset(const RunConfig& config) {
+  if (config.tasks) return make_task_dataset(config);
   require(!config.data.manifest.empty(), ExitCode::kUsage,
           "{}: data.manifest is missing; give the manifest.json that `cadre prepare` wrote", config.source);
   const data::Manifest manifest = data::load_manifest(config.data.manifest);
@@ -23,6 +64,7 @@ Dataset open_dataset(const RunConfig& config) {
   }
   set.vocab = manifest.vocab_size;
   set.tokenizer_file = manifest.folder / manifest.tokenizer_file;
+  if (config.rollout) set.tokenizer = data::load_tokenizer(set.tokenizer_file);
   set.manifest_hash = manifest.hash;
   return set;
 }

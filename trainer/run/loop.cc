@@ -8,6 +8,7 @@
 #include "moe/dispatch.h"
 #include "parallel/base/blackbox.h"
 #include "parallel/base/log.h"
+#include "parallel/comm/sub_world.h"
 #include "parallel/device/accelerator.h"
 #include "trainer/report/endpoint.h"
 #include "trainer/report/event_file.h"
@@ -21,6 +22,7 @@
 #include "trainer/run/metrics.h"
 #include "trainer/run/peak.h"
 #include "trainer/run/profile.h"
+#include "trainer/run/rollout_setup.h"
 #include "trainer/run/stop.h"
 
 namespace cadre::trainer {
@@ -38,8 +40,9 @@ constexpr int64_t kExpertLoadEvery = 10;
 
 class TrainLoop {
  public:
-  TrainLoop(const RunConfig& config, const Dataset& dataset, comm::World& world, const TrainOptions& options)
-      : state_(config, dataset, world),
+  TrainLoop(const RunConfig& config, const Dataset& dataset, comm::World& world, const TrainOptions& options,
+            comm::Communicator* all)
+      : state_(config, dataset, world, all),
         data_(state_.model.mesh.data()),
         writer_(fs::path(config.out) / "checkpoints", state_),
         console_(data_.rank() == 0 ? options.progress : ProgressStyle::kNone, config.log.every),
@@ -74,6 +77,9 @@ class TrainLoop {
     save_and_wait();
     return ExitCode::kOk;
   }
+
+  // Lets ranks that only sample go.
+  void close() { state_.rollouts->close(); }
 
  private:
   bool due(int64_t every) const { return every > 0 && state_.progress.step % uint64_t(every) == 0; }
@@ -224,10 +230,12 @@ class TrainLoop {
             "checkpoint.every",
             state_.progress.step, report.spike_score);
     const nlohmann::json data = state_.feed.save();
+    const std::string rollouts = state_.rollouts ? state_.rollouts->save() : "";
     const uint64_t spike_step = state_.progress.step;
     TensorReader reader(*newest);
     restore(state_, reader);
     state_.feed.load(data);
+    if (state_.rollouts) state_.rollouts->load(rollouts);
     seconds_before_ = last_seconds_ = state_.counters.train_seconds;
     start_ = Clock::now();
     base::at_step(state_.progress.step);
@@ -280,13 +288,28 @@ class TrainLoop {
     if (!state_.dataset.valid || last_eval_ == state_.progress.step) return;
     last_eval_ = state_.progress.step;
     base::enter(base::Phase::kEvaluate);
+    if (state_.rollouts) return evaluate_rewards();
     const auto scores =
         evaluate(state_.model, *state_.dataset.valid, eval_set_, state_.config().train.micro_batch);
     if (data_.rank() != 0) return;
     metrics_->write(eval_line(state_.progress.step, scores));
-    std::string text = fmt::format("eval {}: bits per byte", state_.progress.step);
+    const bool bytes =
+        std::any_of(scores.begin(), scores.end(), [](const DomainScore& s) { return s.bytes > 0; });
+    std::string text =
+        fmt::format("eval {}: {}", state_.progress.step, bytes ? "bits per byte" : "nats per token");
     for (const DomainScore& s : scores) {
-      if (s.tokens > 0) text += fmt::format("  {} {:.3f}", s.domain, s.bits_per_byte());
+      if (s.tokens > 0) text += fmt::format("  {} {:.3f}", s.domain, bytes ? s.bits_per_byte() : s.loss());
+    }
+    console_.line(text);
+  }
+
+  void evaluate_rewards() {
+    const auto scores = state_.rollouts->evaluate(*state_.dataset.valid, state_.progress);
+    if (data_.rank() != 0) return;
+    metrics_->write(reward_line(state_.progress.step, scores));
+    std::string text = fmt::format("eval {}: reward", state_.progress.step);
+    for (const RewardScore& s : scores) {
+      if (s.prompts > 0) text += fmt::format("  {} {:.3f}", s.domain, s.reward);
     }
     console_.line(text);
   }
@@ -365,8 +388,21 @@ class TrainLoop {
 
 ExitCode train(const RunConfig& config, const Dataset& dataset, comm::World& world,
                const TrainOptions& options) {
-  TrainLoop loop(config, dataset, world, options);
-  return loop.run();
+  if (!config.rollout || config.rollout->samplers == 0)
+    return TrainLoop(config, dataset, world, options, nullptr).run();
+  const int trainers = num_trainers(config, world.size());
+  const bool trains = world.rank() < trainers;
+  const auto all = world.split(0, "rollouts");
+  comm::SubWorld part(world, trains ? 0 : trainers, trains ? trainers : world.size() - trainers,
+                      trains ? 0 : 1);
+  if (!trains) {
+    serve(config, dataset, part, *all);
+    return ExitCode::kOk;
+  }
+  TrainLoop loop(config, dataset, part, options, all.get());
+  const ExitCode code = loop.run();
+  loop.close();
+  return code;
 }
 
 }  // namespace cadre::trainer

@@ -118,6 +118,7 @@ json train_line(const TrainState& state, const StepReport& report, const StepTim
                {"dropped_tokens", report.dropped_tokens},
                {"skipped_steps", state.counters.skipped_steps}};
   for (const auto& [name, value] : report.objective) line[name] = value;
+  if (report.source.is_object()) line.update(report.source);
   if (times.mfu > 0) line["mfu"] = rounded(times.mfu);
   if (report.expert_tokens.empty()) return line;
   line["expert_load_max_over_mean"] = rounded(load.max_over_mean);
@@ -132,11 +133,21 @@ json train_line(const TrainState& state, const StepReport& report, const StepTim
 }
 
 json eval_line(uint64_t step, const std::vector<DomainScore>& scores) {
-  json line = {{"kind", "eval"}, {"step", step}, {"eval_loss", json::object()}, {"eval_bpb", json::object()}};
+  json line = {{"kind", "eval"}, {"step", step}, {"eval_loss", json::object()}};
   for (const DomainScore& s : scores) {
     if (s.tokens == 0) continue;
     line["eval_loss"][s.domain] = s.loss();
-    line["eval_bpb"][s.domain] = s.bits_per_byte();
+    if (s.bytes > 0) line["eval_bpb"][s.domain] = s.bits_per_byte();  // not of answers and pairs
+  }
+  return line;
+}
+
+json reward_line(uint64_t step, const std::vector<RewardScore>& scores) {
+  json line = {{"kind", "eval"}, {"step", step}};
+  for (const RewardScore& s : scores) {
+    if (s.prompts == 0) continue;
+    line["eval_reward"][s.domain] = s.reward;
+    line["eval_length"][s.domain] = s.length;
   }
   return line;
 }

@@ -43,6 +43,7 @@ nlohmann::json train_line(const TrainState& state, const StepReport& report, con
                           bool expert_load);
 nlohmann::json eval_line(uint64_t step, const std::vector<DomainScore>& scores);
 nlohmann::json probe_line(const TrainState& state, const ProbeReport& report);
+nlohmann::json reward_line(uint64_t step, const std::vector<RewardScore>& scores);
 nlohmann::json event_line(uint64_t step, const std::string& event, const std::string& message);
 
 // Largest over mean tokens of an expert, and their coefficient of variation; the worst and the mean over

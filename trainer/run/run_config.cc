@@ -5,6 +5,7 @@
 
 #include "data/curriculum.h"
 #include "data/mixer.h"
+#include "data/reward.h"
 #include "optim/objective.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
@@ -94,8 +95,9 @@ void read_kind(base::Section& root, const std::string& name, YAML::Node& node) {
 void validate(const RunConfig& c) {
   const base::Section objective = kind(c, c.objective, "objective");
   // What has no loop is refused here, and not in the middle of the first step.
-  if (optim::make_objective<float>(objective)->inputs().advantage)
-    objective.reject("name", "trains on sampled responses, and `cadre train` does not sample");
+  if (optim::make_objective<float>(objective)->inputs().advantage && !c.rollout)
+    objective.reject("name", "trains on sampled responses: the run file needs a `rollout` section");
+  data::make_reward(kind(c, c.reward, "reward"));
   optim::make_schedule(kind(c, c.schedule, "schedule"));
   optim::make_optimizer<float>(kind(c, c.optim, "optim"), {});
   data::make_curriculum(kind(c, c.curriculum, "curriculum"));
@@ -182,6 +184,11 @@ RunConfig read_run(base::Section root) {
   read_kind(root, "objective", c.objective);
   read_kind(root, "optim", c.optim);
   read_kind(root, "schedule", c.schedule);
+  read_kind(root, "reward", c.reward);
+  read_kind(root, "rollout", c.rollout_node);
+  read_kind(root, "tasks", c.tasks_node);
+  if (root.has("rollout")) c.rollout = read_rollout(kind(c, c.rollout_node, "rollout"));
+  if (root.has("tasks")) c.tasks = data::read_task_set(kind(c, c.tasks_node, "tasks"));
   root.finish();
   validate(c);
   return c;
@@ -219,6 +226,11 @@ std::string resolved_yaml(const RunConfig& c) {
   n["objective"] = kind_node(c.objective, "cross_entropy");
   n["optim"] = kind_node(c.optim, "adamw");
   n["schedule"] = kind_node(c.schedule, "wsd");
+  if (c.rollout) {
+    n["reward"] = kind_node(c.reward, "exact_match");
+    n["rollout"] = YAML::Clone(c.rollout_node);
+  }
+  if (c.tasks) n["tasks"] = YAML::Clone(c.tasks_node);
   n["train"]["steps"] = c.train.steps;
   n["train"]["global_batch"] = c.train.global_batch;
   n["train"]["micro_batch"] = c.train.micro_batch;

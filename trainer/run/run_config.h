@@ -8,9 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "data/tasks/task_corpus.h"
 #include "moe/config.h"
 #include "parallel/comm/mesh.h"
 #include "trainer/model/config.h"
+#include "trainer/rollout/config.h"
 #include "trainer/run/influence_config.h"
 #include "trainer/run/spikes.h"
 
@@ -74,8 +76,11 @@ struct RunConfig {
   SpikeConfig spikes;
   ProfileConfig profile;
   InfluenceConfig influence;
-  YAML::Node mixer, curriculum, objective, optim, schedule;
-  std::string source;  // file name, for messages
+  std::optional<RolloutConfig> rollout;      // runs that train on what they sample
+  std::optional<data::TaskSetConfig> tasks;  // problems in place of data.manifest
+  YAML::Node mixer, curriculum, objective, optim, schedule, reward;
+  YAML::Node rollout_node, tasks_node;  // as they stand in the run file
+  std::string source;                   // file name, for messages
 };
 
 // Reads every section and makes every kind once. The manifest may be missing here; open_dataset asks for it.

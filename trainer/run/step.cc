@@ -35,6 +35,17 @@ void count_skip(TrainState& state, const StepReport& report) {
       state.progress.step + 1, state.counters.skips_in_row, state.config().train.max_skips);
 }
 
+// By domain, of a batch of samples; see DomainStats.
+std::vector<double> rewards(const TrainState& state, const StepReport& report) {
+  if (!report.source.contains("reward")) return {};
+  std::vector<double> all;
+  for (int k = 0; k < state.dataset.train->num_domains(); ++k) {
+    all.push_back(report.source.at("reward").value(state.dataset.train->domain_name(k),
+                                                   std::numeric_limits<double>::quiet_NaN()));
+  }
+  return all;
+}
+
 // Sums by domain become means in the report, after the mixer has seen the sums.
 void observe(TrainState& state, const std::vector<double>& valid_loss, StepReport& report) {
   if (!report.skipped) {
@@ -42,6 +53,7 @@ void observe(TrainState& state, const std::vector<double>& valid_loss, StepRepor
     stats.grad_norm = report.grad_norm;
     if (report.probe) stats.influence = report.probe->sums;
     stats.valid_loss = valid_loss;
+    stats.reward = rewards(state, report);
     state.mixer->observe(state.progress, stats);
   }
   for (size_t k = 0; k < report.domain_loss.size(); ++k) {
@@ -176,10 +188,11 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   state.progress.lr = report.lr;
 
   base::enter(base::Phase::kData);
-  data::LoadedBatch batch = state.feed.next(state.progress);
+  data::LoadedBatch batch = state.next_batch();
   if (state.on_batch) state.on_batch(batch);
   report.data_wait_ms = state.feed.last_wait_ms();
   report.counts = batch.counts;
+  report.source = batch.metrics;
   report.domain_weight = batch.weights;
   report.domain_tokens.assign(batch.domain_tokens.begin(), batch.domain_tokens.end());
 
@@ -207,6 +220,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   for (size_t i = 0; i < batch.micro.size(); ++i) stats.add(batch.micro[i], computed.logp[i].finish());
   stats.reduce(state, signals, report);
   report.objective = objective_metrics(*state.objective, state.model.mesh.data());
+  state.check(report.objective);
   if (!report.skipped) model.after_step(report.expert_tokens);
   ++state.progress.step;
   base::at_step(state.progress.step);

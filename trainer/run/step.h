@@ -32,6 +32,7 @@ struct StepReport {
   double dropped_tokens = 0;                       // slots that capacity removed, over layers
   optim::NamedValues objective;                    // metrics of pairs or sampled sequences; else empty
   std::optional<ProbeReport> probe;                // in the last step of an influence probe
+  nlohmann::json source;                           // what made the batch says of it; null: nothing
   double piece_length = 0;                         // mean length of the document piece that a token stands in
   bool stop = false, writers_busy = false;         // any rank's signal
   double seconds = 0;                              // rank 0's signal

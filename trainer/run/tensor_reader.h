@@ -18,6 +18,7 @@ class TensorReader {
   // Reads the index; whether the files are whole is newest_checkpoint's business.
   explicit TensorReader(std::filesystem::path folder);
   const CheckpointIndex& index() const { return index_; }
+  const std::filesystem::path& folder() const { return folder_; }
   // Throws Error(kCheckpoint) when the tensor is missing, has another shape, or cannot be read.
   void read(const std::string& tensor, const std::vector<int64_t>& shape, int64_t begin,
             std::span<float> out);

@@ -3,6 +3,7 @@
 #include "data/mixer.h"
 #include "trainer/run/evaluate.h"
 #include "trainer/run/influence_targets.h"
+#include "trainer/run/rollout_setup.h"
 
 namespace cadre::trainer {
 namespace {
@@ -64,23 +65,33 @@ std::unique_ptr<Probe> make_probe(TrainState& state, const RunConfig& run) {
                    .num_domains = state.dataset.train->num_domains()});
 }
 
-int64_t planned_tokens(const RunConfig& config) {
-  return config.train.steps * config.train.global_batch * config.data.seq_len;
+// Of prompts, the positions of as many as the run will draw.
+int64_t planned_tokens(const RunConfig& config, const data::Corpus& corpus) {
+  const TrainConfig& train = config.train;
+  if (!config.rollout) return train.steps * train.global_batch * config.data.seq_len;
+  double positions = 0;
+  for (int64_t d = 0; d < corpus.num_documents(); ++d) positions += double(corpus.document(d).length - 1);
+  const double prompts = double(train.steps) * double(train.global_batch) / double(config.rollout->group);
+  return int64_t(prompts * positions / double(std::max<int64_t>(1, corpus.num_documents())));
 }
 
 data::MixerContext mixer_context(const RunConfig& config, const Dataset& set) {
-  data::MixerContext context = data::mixer_context(*set.train, planned_tokens(config));
+  data::MixerContext context = data::mixer_context(*set.train, planned_tokens(config, *set.train));
   context.delay = config.data.prefetch;
   return context;
 }
 
-data::PlannerConfig planner_config(const RunConfig& config, const data::Mixer& mixer) {
+data::PlannerConfig planner_config(const RunConfig& config, const data::Mixer& mixer,
+                                   const data::Corpus& corpus) {
+  const int64_t samples = config.train.global_batch;
+  const auto& rollout = config.rollout;
   return {.seed = config.seed,
-          .global_batch = config.train.global_batch,
+          .global_batch = rollout ? samples / rollout->group * rollout->mini_batches : samples,
           .seq_len = config.data.seq_len,
-          .pack = config.data.pack,
+          .pack = config.data.pack && !rollout,
+          .whole = corpus.kind() == data::SetKind::kInstruction,
           .max_epochs = mixer.max_epochs(),
-          .total_tokens = planned_tokens(config)};
+          .total_tokens = planned_tokens(config, corpus)};
 }
 
 data::LoaderConfig loader_config(const RunConfig& config, const comm::Communicator& data) {
@@ -99,7 +110,14 @@ RunConfig with_vocab(RunConfig config, int64_t vocab) {
 
 }  // namespace
 
-TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& world)
+void TrainState::check(const optim::NamedValues& objective_metrics) {
+  if (!rollouts) return;
+  for (const auto& [name, value] : objective_metrics) {
+    if (name == "log_w_max_abs") rollouts->check_first_update(value);
+  }
+}
+
+TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& world, comm::Communicator* all)
     : model(with_vocab(run, set.vocab), world, run.train.micro_batch, true),
       dense_plan(model.layout, Group::kDense, model.mesh.data().size(), run.mesh.zero),
       expert_plan(model.layout, Group::kExpert, model.mesh.replicas().size(), run.mesh.zero),
@@ -115,10 +133,12 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
       peak_lr(optim::read_peak_lr(kind(run, run.optim, "optim"))),
       mixer(data::make_mixer(kind(run, run.mixer, "mixer"), mixer_context(run, set))),
       curriculum(data::make_curriculum(kind(run, run.curriculum, "curriculum"))),
-      feed(planner_config(run, *mixer), loader_config(run, model.mesh.data()), *set.train, *mixer,
+      feed(planner_config(run, *mixer, *set.train), loader_config(run, model.mesh.data()), *set.train, *mixer,
            *curriculum),
       dataset(set),
       spikes(run.spikes) {
+  check_rollout(run, *set.train, objective->inputs());
+  if (run.rollout) rollouts = make_rollouts(*this, all);
   const bool pairs = objective->inputs().pairs, has_pairs = set.train->kind() == data::SetKind::kPreference;
   require(pairs == has_pairs, ExitCode::kUsage, "{}: objective.name and data.manifest: {}", run.source,
           pairs ? "this objective trains on pairs, and the data holds none; prepare it with --kind preference"
@@ -133,7 +153,7 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
     held_out_targets(run, *set.valid);  // finds out now whether there is enough
   }
   progress.total_steps = uint64_t(run.train.steps);
-  progress.total_tokens = uint64_t(planned_tokens(run));
+  progress.total_tokens = uint64_t(planned_tokens(run, *set.train));
 }
 
 }  // namespace cadre::trainer

@@ -12,8 +12,10 @@
 #include "optim/objective.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "optim/sequence_metrics.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/comm/shards.h"
+#include "trainer/rollout/rollout_source.h"
 #include "trainer/run/dataset.h"
 #include "trainer/run/model_state.h"
 #include "trainer/run/probe.h"
@@ -29,10 +31,16 @@ struct RunCounters {
 
 class TrainState {
  public:
-  // Collective over the world. `dataset` is borrowed and outlives the state.
-  TrainState(const RunConfig& config, const Dataset& dataset, comm::World& world);
+  // Collective over the world. `dataset` is borrowed and outlives the state. all: of an asynchronous run, whose `world`
+  // holds the ranks that train, these and those that sample; borrowed.
+  TrainState(const RunConfig& config, const Dataset& dataset, comm::World& world,
+             comm::Communicator* all = nullptr);
 
   const RunConfig& config() const { return model.config; }
+  // The next global batch, read or sampled. Collective.
+  data::LoadedBatch next_batch() { return rollouts ? rollouts->next(progress) : feed.next(progress); }
+  // Before the update: whether what the objective saw of that batch can be; see RolloutSource::check_first_update.
+  void check(const optim::NamedValues& objective_metrics);
 
   ModelState model;
   comm::ShardPlan dense_plan, expert_plan;
@@ -48,9 +56,10 @@ class TrainState {
   double peak_lr = 0;
   std::unique_ptr<data::Mixer> mixer;
   std::unique_ptr<data::Curriculum> curriculum;
-  data::DataFeed feed;
-  std::function<void(const data::LoadedBatch&)>
-      on_batch;                  // sees each batch before it is trained on; may be empty
+  data::DataFeed feed;                      // of training data, or of the prompts to sample from
+  std::unique_ptr<RolloutSource> rollouts;  // null: the data is trained on as it is
+  // Sees each batch before it is trained on; may be empty.
+  std::function<void(const data::LoadedBatch&)> on_batch;
   std::unique_ptr<Probe> probe;  // null when nobody asks for influence
   const Dataset& dataset;
   Progress progress;

@@ -1,0 +1,379 @@
+// Training on sampled responses: the update does not depend on the layout, a killed run goes on as if it had not been, and
+// the reward rises.
+#include <fstream>
+#include <numeric>
+
+#include "parallel/comm/sub_world.h"
+#include "tests/trainer/run_fixture.h"
+#include "trainer/run/rollout_setup.h"
+
+namespace cadre::trainer {
+namespace {
+
+using testing::expect_same_curve;
+using testing::losses;
+using testing::norms;
+using testing::TempFolder;
+
+// Random bytes of a random model: a quarter to a half of the responses have what the pattern looks for.
+constexpr const char* kRun = R"(
+seed: 5
+device: cpu
+threads: 1
+data: {seq_len: 48, pack: false, prefetch: 1}
+tasks: {name: arithmetic, levels: [1, 2], problems: 60, held_out: 6}
+reward: {name: regex, pattern: "[0-9a-h]"}
+rollout: {group: 4, mini_batches: 2, max_new_tokens: 8, sequences: 10, page_size: 4}
+objective: {name: vespo}
+mixer: {name: uniform}
+model: {dim: 16, layers: 2, heads: 2, kv_heads: 1, ffn_width: 24, first_dense_layers: 1}
+moe: {num_experts: 4, top_k: 2, width: 12, balance: none, z_loss: 0}
+optim: {name: adamw, lr: 3.0e-3}
+schedule: {name: constant}
+train: {steps: 20, global_batch: 16, micro_batch: 4}
+checkpoint: {keep: 100}
+)";
+
+RunConfig rl_run(const std::vector<std::string>& overrides) {
+  return read_run(base::parse_run_text(kRun, "rl.yaml", overrides));
+}
+
+Dataset problems(const RunConfig& config) {
+  Dataset set;
+  set.tokenizer = data::make_byte_tokenizer();
+  const data::SetKind kind = config.rollout ? data::SetKind::kPrompts : data::SetKind::kInstruction;
+  set.train = data::make_task_corpus(*config.tasks, data::TaskSplit::kTrain, *set.tokenizer, kind);
+  set.valid = data::make_task_corpus(*config.tasks, data::TaskSplit::kHeldOut, *set.tokenizer, kind);
+  set.vocab = set.tokenizer->vocab_size();
+  return set;
+}
+
+// Steps up to `until`, from the newest checkpoint in `folder` and with one at the end, unless it is empty.
+std::vector<StepReport> run(int ranks, const std::vector<std::string>& overrides, uint64_t until,
+                            const std::filesystem::path& folder = {}) {
+  const Dataset set = problems(rl_run(overrides));
+  std::vector<StepReport> reports;
+  comm::run_threads(ranks, [&](comm::World& world) {
+    TrainState state(rl_run(overrides), set, world);
+    std::optional<CheckpointWriter> writer;
+    if (!folder.empty()) {
+      if (const auto newest = newest_checkpoint(folder, state.model.mesh.data())) {
+        TensorReader reader(*newest);
+        restore(state, reader);
+      }
+      writer.emplace(folder, state);
+    }
+    while (state.progress.step < until) {
+      const StepReport report = train_step(state, {});
+      if (world.rank() == 0) reports.push_back(report);
+    }
+    if (!writer) return;
+    writer->start();
+    EXPECT_EQ(writer->finish().error, "");
+  });
+  return reports;
+}
+
+double metric(const StepReport& report, const std::string& name) {
+  for (const auto& [key, value] : report.objective) {
+    if (key == name) return value;
+  }
+  return report.source.at(name).get<double>();
+}
+std::vector<double> rewards(const std::vector<StepReport>& reports) {
+  std::vector<double> all;
+  for (const StepReport& r : reports) all.push_back(metric(r, "reward_mean"));
+  return all;
+}
+
+TEST(Reinforcement, UpdateIsTheSameOnEveryLayout) {
+  const auto expected = run(1, {"train.micro_batch=16"}, 6);
+  EXPECT_GT(norms(expected)[1], 1e-3) << "without a gradient equal curves say nothing";
+  const std::pair<int, std::vector<std::string>> layouts[] = {
+      {1, {"train.micro_batch=3"}},
+      {1, {"data.pack=true", "data.seq_len=100", "train.micro_batch=2"}},
+      {2, {}},
+      {2, {"mesh.ep=2", "train.micro_batch=5"}},
+      {4, {"mesh.ep=2", "train.micro_batch=1", "data.pack=true", "data.seq_len=130"}},
+      {4, {"rollout.sequences=4", "rollout.page_size=16", "mesh.zero=0"}},
+  };
+  for (const auto& [ranks, overrides] : layouts) {
+    const auto got = run(ranks, overrides, 6);
+    const std::string what = fmt::format("{} ranks, {}", ranks, fmt::join(overrides, " "));
+    EXPECT_EQ(rewards(got), rewards(expected)) << what;
+    for (size_t i = 0; i < got.size(); ++i)
+      ASSERT_NEAR(got[i].loss, expected[i].loss, 2e-5) << what << ", step " << i;
+    expect_same_curve(norms(got), norms(expected), "norm, " + what, 1e-3);
+  }
+}
+
+TEST(Reinforcement, FirstUpdateAfterSamplingHasWeightOne) {
+  for (const char* behaviour : {"old", "rollout"}) {
+    const auto reports = run(1, {std::string("objective.behaviour=") + behaviour}, 4);
+    for (const size_t first : {0u, 2u}) {
+      EXPECT_LT(metric(reports[first], "log_w_max_abs"), 1e-4);
+      EXPECT_NEAR(metric(reports[first], "phi_mean"), 1, 1e-4);
+      EXPECT_EQ(metric(reports[first], "staleness_mean"), 0);
+      EXPECT_GT(metric(reports[first + 1], "log_w_max_abs"), 1e-3);
+      EXPECT_EQ(metric(reports[first + 1], "staleness_mean"), 1);
+    }
+  }
+  EXPECT_LT(metric(run(1, {}, 1)[0], "log_w_first_max_abs"), 1e-4);
+}
+
+TEST(Reinforcement, VespoAtWeightOneIsReinforce) {
+  const auto vespo = run(1, {}, 1)[0];
+  const auto plain = run(1, {"objective={name: reinforce, tis_cap: 0}"}, 1)[0];
+  EXPECT_NEAR(vespo.loss, plain.loss, 1e-5);
+  EXPECT_NEAR(vespo.grad_norm, plain.grad_norm, 1e-4 * plain.grad_norm);
+}
+
+TEST(Reinforcement, StopsWhenSamplingAndTrainingDisagree) {
+  for (const char* behaviour : {"old", "rollout"}) {
+    try {
+      run(2, {"rollout.max_first_log_w=1e-12", std::string("objective.behaviour=") + behaviour}, 1);
+      ADD_FAILURE() << "float rounding is above 1e-12";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kNumeric);
+      EXPECT_NE(std::string(error.what()).find("routing_replay"), std::string::npos) << error.what();
+    }
+  }
+}
+
+// Dynamic sampling leaves groups over, and the stop is in the middle of a round.
+TEST(Reinforcement, AKilledRunGoesOnBitByBit) {
+  const std::vector<std::string> overrides = {"rollout.mini_batches=3", "rollout.rounds=3",
+                                              "train.global_batch=8", "train.micro_batch=2"};
+  auto straight = run(2, overrides, 9);
+  TempFolder folder;
+  std::vector<StepReport> resumed;
+  for (const uint64_t until : {2u, 4u, 8u}) {
+    for (StepReport& report : run(2, overrides, until, folder.path())) resumed.push_back(std::move(report));
+  }
+  const double last = metric(straight.back(), "reward_mean");
+  straight.pop_back();
+  EXPECT_EQ(losses(resumed), losses(straight));
+  EXPECT_EQ(norms(resumed), norms(straight));
+  EXPECT_EQ(rewards(resumed), rewards(straight));
+  EXPECT_GT(metric(straight[0], "equal_groups_fraction"), 0);
+  // Another number of ranks goes on too, with the same samples.
+  EXPECT_EQ(rewards(run(1, overrides, 9, folder.path())), std::vector<double>{last});
+}
+
+TEST(Reinforcement, GroupsOfEqualRewardsAreReplaced) {
+  for (const StepReport& report : run(1, {"rollout.rounds=8"}, 4)) {
+    // 4 groups of 4; in each between one and three responses are right.
+    EXPECT_GE(metric(report, "reward_mean"), 0.25);
+    EXPECT_LE(metric(report, "reward_mean"), 0.75);
+  }
+}
+
+TEST(Reinforcement, OverlongResponsesArePunishedOrLeftOut) {
+  // Nothing is right, so that only length makes a difference.
+  const std::vector<std::string> nothing = {"reward.pattern=(?!)", "rollout.stop=[a, c, e, g, i, k, o, u]"};
+  auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), nothing.begin(), nothing.end());
+    return run(1, more, 1)[0];
+  };
+  EXPECT_EQ(with({}).grad_norm, 0);
+  EXPECT_GT(with({"rollout.overlong_buffer=4"}).grad_norm, 1e-3);
+  const StepReport masked = with({"rollout.overlong_mask=true"}), whole = with({});
+  EXPECT_LT(masked.counts.trained_tokens, whole.counts.trained_tokens);
+  EXPECT_EQ(metric(masked, "truncated_fraction"), metric(whole, "truncated_fraction"));
+}
+
+TEST(Reinforcement, ReplayedRoutingTrainsTheSameWhereNothingDiffers) {
+  const auto with = run(2, {"rollout.routing_replay=true", "mesh.ep=2"}, 4),
+             without = run(2, {"mesh.ep=2"}, 4);
+  EXPECT_NEAR(with[0].loss, without[0].loss, 1e-6);
+  EXPECT_NEAR(with[0].grad_norm, without[0].grad_norm, 1e-4 * without[0].grad_norm);
+}
+
+TEST(Reinforcement, RefusesWhatCannotBeTrainedOn) {
+  const Dataset set = problems(rl_run({}));
+  comm::run_threads(1, [&](comm::World& world) {
+    for (const char* bad : {"rollout.group=1", "rollout.temperature=0.7", "rollout.top_p=0.9",
+                            "train.global_batch=18", "objective=cross_entropy", "data.seq_len=30"})
+      EXPECT_THROW(TrainState(rl_run({bad}), set, world), Error) << bad;
+    const Dataset text = testing::tiny_dataset();
+    EXPECT_THROW(TrainState(rl_run({}), text, world), Error);
+    EXPECT_THROW(TrainState(testing::tiny_run({"data.seq_len=48"}), set, world), Error);
+  });
+  EXPECT_THROW(rl_run({"rollout.grup=4"}), Error);
+  EXPECT_THROW(rl_run({"rollout.overlong_buffer=9"}), Error);
+  EXPECT_THROW(rl_run({"tasks.levels=[7]"}), Error);
+  EXPECT_THROW(rl_run({"reward.name=exact"}), Error);
+}
+
+TEST(Reinforcement, ConversationsOfATaskAreFineTunedOnTheirAnswers) {
+  std::string text = kRun;
+  text.erase(text.find("reward:"), text.find("objective:") - text.find("reward:"));
+  const RunConfig config =
+      read_run(base::parse_run_text(text, "sft.yaml", {"objective=cross_entropy", "data.pack=true"}));
+  const Dataset set = problems(config);
+  comm::run_threads(1, [&](comm::World& world) {
+    TrainState state(read_run(base::parse_run_text(text, "sft.yaml", {"objective=cross_entropy"})), set,
+                     world);
+    const StepReport report = train_step(state, {});
+    EXPECT_LE(report.counts.trained_tokens, 16 * 5) << "a space, at most three characters and eos each";
+    EXPECT_GE(report.counts.trained_tokens, 16 * 3);
+  });
+}
+
+// The smallest task that can be learned: to write what the pattern looks for.
+TEST(Reinforcement, RewardRises) {
+  const auto reports = run(1, {"optim.lr=1e-2", "train.steps=60", "train.global_batch=32"}, 60);
+  const auto mean = [&](size_t begin) {
+    double sum = 0;
+    for (size_t i = begin; i < begin + 10; ++i) sum += metric(reports[i], "reward_mean") / 10;
+    return sum;
+  };
+  EXPECT_LT(mean(0), 0.6);
+  EXPECT_GT(mean(50), 0.9);
+}
+
+TEST(Reinforcement, HeldOutRewardIsThatOfTheLikeliestResponse) {
+  const Dataset set = problems(rl_run({}));
+  double expected = -1;
+  for (const int ranks : {1, 2}) {
+    comm::run_threads(ranks, [&](comm::World& world) {
+      TrainState state(rl_run({}), set, world);
+      const auto scores = state.rollouts->evaluate(*set.valid, state.progress);
+      ASSERT_EQ(scores.size(), 2u);
+      EXPECT_EQ(scores[0].prompts, 6);
+      EXPECT_EQ(scores[0].domain, "arithmetic-1");
+      if (world.rank() != 0) return;
+      const double sum = scores[0].reward + scores[1].reward;
+      if (expected >= 0) {
+        EXPECT_EQ(sum, expected);
+      }
+      expected = sum;
+    });
+  }
+}
+
+// Asynchronous runs: `body` on the ranks that train.
+template <class Body>
+void with_samplers(int ranks, const std::vector<std::string>& overrides, const Body& body) {
+  const Dataset set = problems(rl_run(overrides));
+  comm::run_threads(ranks, [&](comm::World& world) {
+    const RunConfig config = rl_run(overrides);
+    const int trainers = num_trainers(config, ranks);
+    const bool trains = world.rank() < trainers;
+    const auto all = world.split(0, "rollouts");
+    comm::SubWorld part(world, trains ? 0 : trainers, trains ? trainers : ranks - trainers, trains ? 0 : 1);
+    if (!trains) return serve(config, set, part, *all);
+    TrainState state(config, set, part, all.get());
+    body(state);
+    state.rollouts->close();
+  });
+}
+
+// The sequences of a batch in one order, whatever rows they stand in.
+std::vector<std::vector<int32_t>> tokens_of(const data::LoadedBatch& batch) {
+  std::vector<std::vector<int32_t>> all;
+  for (const Batch& micro : batch.micro) {
+    for (int64_t row = 0; row < micro.num_sequences; ++row) {
+      std::vector<int32_t>& tokens = all.emplace_back();
+      for (int64_t i = row * micro.seq_len; i < (row + 1) * micro.seq_len; ++i) {
+        if (micro.segment[size_t(i)] >= 0) tokens.push_back(micro.targets[size_t(i)]);
+      }
+    }
+  }
+  std::sort(all.begin(), all.end());
+  return all;
+}
+
+const std::vector<std::string> kAsync = {"rollout.mini_batches=1", "objective.behaviour=rollout",
+                                         "rollout.samplers=1", "rollout.staleness=2"};
+
+std::vector<std::string> async_run(std::vector<std::string> more) {
+  more.insert(more.begin(), kAsync.begin(), kAsync.end());
+  return more;
+}
+
+// While the weights stay as they are, who samples and when does not matter, nor stops with sequences under way.
+TEST(AsynchronousReinforcement, UsesEverySampleOnceAndInOrderAcrossStops) {
+  std::vector<std::vector<std::vector<int32_t>>> expected, got;
+  const Dataset set = problems(rl_run({}));
+  comm::run_threads(1, [&](comm::World& world) {
+    TrainState state(rl_run({"rollout.mini_batches=1"}), set, world);
+    for (; state.progress.step < 9; ++state.progress.step) expected.push_back(tokens_of(state.next_batch()));
+  });
+  std::string rollouts;
+  nlohmann::json feed;
+  for (const uint64_t until : {2u, 5u, 9u}) {
+    with_samplers(3, async_run({"rollout.samplers=2"}), [&](TrainState& state) {
+      state.progress.step = got.size();
+      if (!rollouts.empty()) {
+        state.feed.load(feed);
+        state.rollouts->load(rollouts);
+      }
+      for (; state.progress.step < until; ++state.progress.step) got.push_back(tokens_of(state.next_batch()));
+      rollouts = state.rollouts->save();
+      feed = state.feed.save();
+    });
+  }
+  for (size_t step = 0; step < expected.size(); ++step)
+    EXPECT_TRUE(got.at(step) == expected[step]) << "step " << step;
+}
+
+TEST(AsynchronousReinforcement, TokensAreNeverOlderThanTheBudget) {
+  for (const int staleness : {0, 2}) {
+    std::vector<StepReport> reports;
+    with_samplers(
+        4, async_run({"mesh.ep=2", "rollout.samplers=2", fmt::format("rollout.staleness={}", staleness)}),
+        [&](TrainState& state) {
+          for (int step = 0; step < 8; ++step) {
+            const StepReport report = train_step(state, {});
+            if (state.model.mesh.data().rank() == 0) reports.push_back(report);
+          }
+        });
+    double oldest = 0;
+    for (const StepReport& report : reports) {
+      for (const auto& [age, share] : report.source.at("staleness").items())
+        oldest = std::max(oldest, std::stod(age));
+    }
+    EXPECT_LE(oldest, staleness);
+    if (staleness > 0) {
+      EXPECT_GT(oldest, 0) << "the samplers should be ahead of the trainers at least once in eight updates";
+    }
+    EXPECT_LT(metric(reports[0], "log_w_max_abs"), 1e-4);
+  }
+}
+
+TEST(AsynchronousReinforcement, ARunIsKilledResumedAndLearns) {
+  TempFolder folder;
+  const Dataset set = problems(rl_run({}));
+  for (const char* steps : {"train.steps=20", "train.steps=60"}) {
+    comm::run_threads(2, [&](comm::World& world) {
+      const RunConfig config =
+          rl_run(async_run({steps, "out=" + folder.path().string(), "optim.lr=1e-2", "log.every=1",
+                            "train.global_batch=32", "eval.every=0", "log.tensorboard=false"}));
+      EXPECT_EQ(train(config, set, world, {.measure_peak = false}), ExitCode::kOk);
+    });
+  }
+  std::vector<double> rewards;
+  std::ifstream lines(folder.path() / "metrics.jsonl");
+  for (std::string line; std::getline(lines, line);) {
+    const auto json = nlohmann::json::parse(line);
+    if (json.at("kind") == "train") rewards.push_back(json.at("reward_mean").get<double>());
+  }
+  ASSERT_EQ(rewards.size(), 60u);
+  const auto mean = [&](size_t begin) {
+    return std::accumulate(&rewards[begin], &rewards[begin] + 10, 0.0) / 10;
+  };
+  EXPECT_LT(mean(0), 0.7);
+  EXPECT_GT(mean(50), 0.85);
+}
+
+TEST(AsynchronousReinforcement, RefusesRanksAndSettingsThatDoNotFit) {
+  const RunConfig config = rl_run(async_run({"mesh.ep=2"}));
+  EXPECT_THROW(num_trainers(config, 4), Error);
+  EXPECT_THROW(num_trainers(config, 1), Error);
+  EXPECT_THROW(with_samplers(2, async_run({"objective.behaviour=old"}), [](TrainState&) {}), Error);
+  EXPECT_THROW(with_samplers(2, async_run({"rollout.mini_batches=2"}), [](TrainState&) {}), Error);
+}
+
+}  // namespace
+}  // namespace cadre::trainer

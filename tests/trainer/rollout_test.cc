@@ -1,0 +1,296 @@
+// Generation in pages: log-probabilities are the trainer's, and neither batching, pages, interruptions nor ranks change
+// what is sampled.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+
+#include "tests/trainer/model_fixture.h"
+#include "trainer/rollout/engine.h"
+
+namespace cadre::trainer {
+namespace {
+
+constexpr int64_t kVocab = 23, kEos = 1;
+
+std::optional<moe::MoeConfig> small_moe() {
+  moe::MoeConfig moe;
+  moe.num_experts = 4;
+  moe.top_k = 2;
+  moe.width = 8;
+  return moe;
+}
+
+EngineConfig small_engine() {
+  return {.max_sequences = 12,
+          .page_size = 4,
+          .max_length = 40,
+          .max_new_tokens = 18,
+          .max_rows = 48,
+          .shape = {},
+          .seed = 3,
+          .eos = kEos};
+}
+
+// Groups of samples of prompts of 1 to 13 tokens.
+std::vector<std::vector<Rollout>> requests(int groups, int samples) {
+  const base::Philox rng(11);
+  std::vector<std::vector<Rollout>> all;
+  for (int g = 0; g < groups; ++g) {
+    Rollout r;
+    r.group = uint64_t(g);
+    r.prompt_length = 1 + int64_t(rng.bits(uint64_t(g)) % 13);
+    for (int64_t i = 0; i < r.prompt_length; ++i)
+      r.tokens.push_back(int32_t(2 + rng.bits(uint64_t(i), uint64_t(g + 1)) % (kVocab - 2)));
+    std::vector<Rollout>& group = all.emplace_back();
+    for (r.sample = 0; r.sample < samples; ++r.sample) group.push_back(r);
+  }
+  return all;
+}
+
+std::vector<Rollout> sorted(std::vector<Rollout> rollouts) {
+  std::sort(rollouts.begin(), rollouts.end(), [](const Rollout& a, const Rollout& b) {
+    return std::pair(a.group, a.sample) < std::pair(b.group, b.sample);
+  });
+  return rollouts;
+}
+
+std::vector<Rollout> run(Engine& engine, std::vector<std::vector<Rollout>> groups) {
+  for (auto& group : groups) engine.add(std::move(group));
+  while (engine.step()) {
+  }
+  return sorted(engine.take_finished());
+}
+
+// Body with a model on each rank of one expert group.
+template <class Body>
+void with_model(int ranks, bool experts, QkNorm qk_norm, const Body& body) {
+  comm::run_threads(ranks, [&](comm::World& world) {
+    comm::Mesh mesh(world, {.ep = ranks});
+    ModelConfig config = small_config();
+    config.qk_norm = qk_norm;
+    TestModel<float> m(config, experts ? small_moe() : std::nullopt, &mesh,
+                       {.max_sequences = 1, .seq_len = 48});
+    body(m, mesh);
+  });
+}
+
+void expect_same_tokens(const std::vector<Rollout>& got, const std::vector<Rollout>& expected,
+                        const std::string& what) {
+  ASSERT_EQ(got.size(), expected.size()) << what;
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_EQ(got[i].group, expected[i].group) << what;
+    ASSERT_EQ(got[i].tokens, expected[i].tokens)
+        << what << ", group " << got[i].group << " sample " << got[i].sample;
+    EXPECT_EQ(got[i].finish, expected[i].finish) << what;
+    for (size_t t = 0; t < got[i].logp.size(); ++t)
+      ASSERT_NEAR(got[i].logp[t], expected[i].logp[t], 1e-4) << what;
+  }
+}
+
+Batch trained_row(const Rollout& r) {
+  Batch b;
+  b.num_sequences = 1;
+  b.seq_len = int64_t(r.tokens.size()) - 1;
+  b.tokens.assign(r.tokens.begin(), r.tokens.end() - 1);
+  b.targets.assign(r.tokens.begin() + 1, r.tokens.end());
+  for (int64_t i = 0; i < b.seq_len; ++i) {
+    b.loss_mask.push_back(i + 1 >= r.prompt_length);
+    b.segment.push_back(0);
+    b.position.push_back(int32_t(i));
+  }
+  return b;
+}
+
+TEST(Rollouts, LogProbabilitiesAreThoseOfTheTrainersForward) {
+  for (const bool experts : {false, true}) {
+    for (const QkNorm qk_norm : {QkNorm::kNone, QkNorm::kHead}) {
+      with_model(1, experts, qk_norm, [&](TestModel<float>& m, comm::Mesh& mesh) {
+        Engine engine(*m.model, mesh.expert(), small_engine());
+        const auto rollouts = run(engine, requests(6, 4));
+        ASSERT_EQ(rollouts.size(), 24u);
+        for (const Rollout& r : rollouts) {
+          const auto logp = m.model->forward(trained_row(r), false);
+          for (int64_t t = 0; t < r.response_length(); ++t)
+            ASSERT_NEAR(r.logp[size_t(t)], logp[r.prompt_length - 1 + t], 2e-5);
+        }
+      });
+    }
+  }
+}
+
+TEST(Rollouts, BatchingAndPagesDoNotChangeWhatIsSampled) {
+  with_model(1, true, QkNorm::kNone, [](TestModel<float>& m, comm::Mesh& mesh) {
+    Engine reference(*m.model, mesh.expert(), small_engine());
+    const auto expected = run(reference, requests(7, 3));
+    for (const int64_t page_size : {1, 5, 64}) {
+      EngineConfig config = small_engine();
+      config.page_size = page_size;
+      config.max_sequences = 3;
+      Engine engine(*m.model, mesh.expert(), config);
+      auto backwards = requests(7, 3);
+      std::reverse(backwards.begin(), backwards.end());
+      expect_same_tokens(run(engine, backwards), expected, fmt::format("pages of {}", page_size));
+      EXPECT_EQ(engine.pool().free(), engine.pool().size());
+    }
+    // Groups that are wider than the engine, a cache that holds few, and passes with few rows.
+    EngineConfig narrow = small_engine();
+    narrow.max_sequences = 2;
+    narrow.cache_tokens = 44;
+    narrow.max_rows = 3;
+    Engine engine(*m.model, mesh.expert(), narrow);
+    expect_same_tokens(run(engine, requests(7, 3)), expected, "narrow");
+  });
+}
+
+TEST(Rollouts, PromptsOfAGroupAreFedOnce) {
+  with_model(1, false, QkNorm::kNone, [](TestModel<float>& m, comm::Mesh& mesh) {
+    Engine engine(*m.model, mesh.expert(), small_engine());
+    auto groups = requests(2, 6);
+    const int64_t prompts = groups[0][0].prompt_length + groups[1][0].prompt_length;
+    const auto rollouts = run(engine, std::move(groups));
+    int64_t expected = prompts;
+    for (const Rollout& r : rollouts) expected += r.response_length() - 1;
+    EXPECT_EQ(engine.rows_fed(), expected);
+  });
+}
+
+TEST(Rollouts, FullPagesOfAPromptAreSharedAndThePartialOneIsCopied) {
+  with_model(1, false, QkNorm::kNone, [](TestModel<float>& m, comm::Mesh& mesh) {
+    Engine engine(*m.model, mesh.expert(), small_engine());
+    Rollout r;
+    r.prompt_length = 10;  // two full pages of 4, and two tokens
+    r.tokens.assign(10, 5);
+    std::vector<Rollout> group;
+    for (r.sample = 0; r.sample < 5; ++r.sample) group.push_back(r);
+    engine.add(std::move(group));
+    engine.step();
+    ASSERT_EQ(engine.unfinished(), 5) << "choose another seed: a sample ended at once";
+    EXPECT_EQ(engine.pool().size() - engine.pool().free(), 2 + 5);
+    EXPECT_EQ(engine.pool().users(0), 5);
+  });
+}
+
+TEST(Rollouts, StopAtEosAtAStopOrAtTheLimit) {
+  with_model(1, false, QkNorm::kNone, [](TestModel<float>& m, comm::Mesh& mesh) {
+    EngineConfig config = small_engine();
+    config.stops = [](std::span<const int32_t> response) { return response.back() == 7; };
+    Engine engine(*m.model, mesh.expert(), config);
+    std::map<Finish, int> seen;
+    for (const Rollout& r : run(engine, requests(12, 4))) {
+      ++seen[r.finish];
+      const int32_t last = r.tokens.back();
+      EXPECT_EQ(r.finish == Finish::kStop, last == kEos || last == 7);
+      if (r.finish == Finish::kLength) {
+        EXPECT_EQ(r.response_length(), 18);
+      }
+      for (int64_t t = r.prompt_length; t + 1 < int64_t(r.tokens.size()); ++t)
+        EXPECT_TRUE(r.tokens[size_t(t)] != kEos && r.tokens[size_t(t)] != 7);
+    }
+    EXPECT_GT(seen[Finish::kStop], 5);
+    EXPECT_GT(seen[Finish::kLength], 5);
+    Rollout full;
+    full.prompt_length = 40;
+    full.tokens.assign(40, 3);
+    EXPECT_THROW(engine.add({full}), Error);
+  });
+}
+
+TEST(Rollouts, GoOnAfterAnInterruptionAsIfThereHadBeenNone) {
+  with_model(1, true, QkNorm::kNone, [](TestModel<float>& m, comm::Mesh& mesh) {
+    EngineConfig config = small_engine();
+    config.routing = true;
+    Engine straight(*m.model, mesh.expert(), config);
+    const auto expected = run(straight, requests(6, 3));
+    Engine engine(*m.model, mesh.expert(), config);
+    for (auto& group : requests(6, 3)) engine.add(std::move(group));
+    std::vector<Rollout> done;
+    uint32_t version = 0;
+    do {
+      for (Rollout& r : engine.interrupt()) engine.add({std::move(r)});
+      EXPECT_EQ(engine.pool().free(), engine.pool().size());
+      engine.set_version(++version);
+      for (int i = 0; i < 5 && engine.step(); ++i) {
+      }
+      for (Rollout& r : engine.take_finished()) done.push_back(std::move(r));
+    } while (engine.unfinished() > 0);
+    done = sorted(std::move(done));
+    expect_same_tokens(done, expected, "interrupted");
+    std::map<size_t, int> versions;
+    for (size_t i = 0; i < done.size(); ++i) {
+      EXPECT_EQ(done[i].routing, expected[i].routing);
+      EXPECT_TRUE(std::is_sorted(done[i].version.begin(), done[i].version.end()));
+      ++versions[size_t(done[i].version.back() - done[i].version.front())];
+    }
+    EXPECT_GT(versions.size(), 2u) << "some must span several versions";
+  });
+}
+
+// Rank 1 has nothing to sample, and then less than rank 0.
+TEST(Rollouts, RanksThatHoldExpertsTakePartWithoutWork) {
+  std::vector<Rollout> expected;
+  with_model(1, true, QkNorm::kNone, [&](TestModel<float>& m, comm::Mesh& mesh) {
+    Engine engine(*m.model, mesh.expert(), small_engine());
+    expected = run(engine, requests(6, 2));
+  });
+  for (const size_t own : {6u, 4u}) {
+    std::vector<Rollout> got[2];
+    with_model(2, true, QkNorm::kNone, [&](TestModel<float>& m, comm::Mesh& mesh) {
+      Engine engine(*m.model, mesh.expert(), small_engine());
+      auto all = requests(6, 2);
+      const bool first = mesh.expert().rank() == 0;
+      const auto cut = all.begin() + long(own);
+      got[mesh.expert().rank()] =
+          run(engine, first ? std::vector(all.begin(), cut) : std::vector(cut, all.end()));
+    });
+    got[0].insert(got[0].end(), got[1].begin(), got[1].end());
+    expect_same_tokens(sorted(got[0]), expected, "two ranks");
+  }
+}
+
+TEST(Rollouts, RecordedRoutingIsTheForwardsAndCanBeReplayed) {
+  with_model(1, true, QkNorm::kNone, [](TestModel<float>& m, comm::Mesh& mesh) {
+    EngineConfig config = small_engine();
+    config.routing = true;
+    Engine engine(*m.model, mesh.expert(), config);
+    const auto rollouts = run(engine, requests(3, 3));
+    int different = 0;
+    for (const Rollout& r : rollouts) {
+      Batch row = trained_row(r);
+      const auto plain = m.model->forward(row, false);
+      const std::vector<float> expected(plain.begin(), plain.end());
+      ASSERT_EQ(m.model->last_routing(), r.routing);
+      row.routing = r.routing;
+      const auto same = m.model->forward(row, false);
+      EXPECT_EQ(std::vector<float>(same.begin(), same.end()), expected);
+      for (uint8_t& expert : row.routing) expert = uint8_t(3 - expert);
+      // Slots are in order of experts within a token's choice.
+      for (size_t i = 0; i + 1 < row.routing.size(); i += 2) std::swap(row.routing[i], row.routing[i + 1]);
+      const auto other = m.model->forward(row, false);
+      different += std::vector<float>(other.begin(), other.end()) != expected;
+      const auto again = m.model->forward(trained_row(r), false);
+      EXPECT_EQ(std::vector<float>(again.begin(), again.end()), expected) << "a replay is for one forward";
+    }
+    EXPECT_EQ(different, int(rollouts.size()));
+    Batch wrong = trained_row(rollouts[0]);
+    wrong.routing.assign(3, 0);
+    EXPECT_THROW(m.model->forward(wrong, false), Error);
+  });
+}
+
+TEST(Rollouts, SurvivePackingAndDamageIsNoticed) {
+  with_model(1, true, QkNorm::kNone, [](TestModel<float>& m, comm::Mesh& mesh) {
+    EngineConfig config = small_engine();
+    config.routing = true;
+    Engine engine(*m.model, mesh.expert(), config);
+    const auto rollouts = run(engine, requests(2, 2));
+    const std::string bytes = pack(rollouts);
+    EXPECT_EQ(pack(unpack(bytes)), bytes);
+    EXPECT_EQ(unpack(bytes)[3].tokens, rollouts[3].tokens);
+    EXPECT_THROW(unpack(bytes.substr(0, bytes.size() - 3)), Error);
+    EXPECT_THROW(unpack(bytes.substr(1)), Error);
+  });
+}
+
+}  // namespace
+}  // namespace cadre::trainer

@@ -1,0 +1,225 @@
+#include "trainer/rollout/engine.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "parallel/base/errors.h"
+#include "parallel/base/rng.h"
+
+namespace cadre::trainer {
+namespace {
+
+int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+int64_t num_pages(const EngineConfig& c) {
+  const int64_t whole = c.max_sequences * divide_up(c.max_length, c.page_size);
+  return c.cache_tokens > 0 ? std::min(whole, c.cache_tokens / c.page_size) : whole;
+}
+
+}  // namespace
+
+Engine::Engine(Network<float>& model, comm::Communicator& expert, const EngineConfig& config)
+    : model_(model), expert_(expert), config_(config), pool_(num_pages(config)) {
+  config_.max_sequences = std::min(config_.max_sequences, config_.max_rows);
+  require(pool_.size() * config_.page_size >= config_.max_length, ExitCode::kUsage,
+          "a cache of {} tokens does not hold a sequence of {}; raise rollout.cache_tokens",
+          pool_.size() * config_.page_size, config_.max_length);
+  cache_ = model_.make_pages(
+      {.pages = pool_.size(), .page_size = config_.page_size, .max_length = config_.max_length});
+}
+
+int64_t Engine::longest(const Active& a) const {
+  return std::min(config_.max_length, a.samples.front().prompt_length + config_.max_new_tokens);
+}
+
+int64_t Engine::pages_to_come(const Active& a) const {
+  const int64_t samples = int64_t(a.samples.size()), shared = a.length() / config_.page_size;
+  return samples * divide_up(longest(a), config_.page_size) - (samples - 1) * shared -
+         int64_t(a.pages.size());
+}
+
+int64_t Engine::waiting_samples() const {
+  int64_t count = 0;
+  for (const Active& a : waiting_) count += int64_t(a.samples.size());
+  return count;
+}
+
+void Engine::add(std::vector<Rollout> samples) {
+  Active active{.samples = std::move(samples), .pages = {}};
+  const Rollout& first = active.samples.front();
+  require(active.length() > 0 && active.length() < longest(active), ExitCode::kData,
+          "a prompt of {} tokens leaves no room for a response: sequences have at most {} (data.seq_len)",
+          first.prompt_length, config_.max_length);
+  // Rather one prompt fed twice than one that never fits.
+  const bool fits =
+      int64_t(active.samples.size()) <= config_.max_sequences && pages_to_come(active) <= pool_.size();
+  if (fits) return waiting_.push_back(std::move(active));
+  for (Rollout& r : active.samples) {
+    std::vector<Rollout> one;
+    one.push_back(std::move(r));
+    waiting_.push_back({.samples = std::move(one), .pages = {}});
+  }
+}
+
+void Engine::admit() {
+  int64_t reserved = 0;
+  for (const Active& a : active_) reserved += pages_to_come(a);
+  while (!waiting_.empty()) {
+    Active& next = waiting_.front();
+    const int64_t samples = int64_t(next.samples.size()), pages = pages_to_come(next);
+    if (running_ + samples > config_.max_sequences || reserved + pages > pool_.free()) return;
+    reserved += pages;
+    running_ += samples;
+    active_.push_back(std::move(next));
+    waiting_.pop_front();
+  }
+}
+
+void Engine::feed(Active& a, int64_t owner, int64_t rows, DecodeBatch& batch) {
+  a.fed = rows;
+  const Rollout& first = a.samples.front();
+  for (int64_t i = a.cached; i < a.cached + rows; ++i) {
+    batch.token.push_back(first.tokens[size_t(i)]);
+    batch.position.push_back(int32_t(i));
+    batch.owner.push_back(int32_t(owner));
+  }
+  while (int64_t(a.pages.size()) * config_.page_size < a.cached + rows) a.pages.push_back(pool_.take());
+  if (a.cached + rows < a.length()) return;
+  for (const Rollout& r : a.samples) {
+    batch.drawn.push_back(int32_t(batch.token.size()) - 1);
+    const base::Philox rng(base::mix(base::mix(config_.seed, base::hash_name("rollout")), r.group));
+    batch.uniform.push_back(rng.uniform(uint64_t(r.response_length()), uint64_t(r.sample)));
+  }
+}
+
+// Sequences that wait for one token go first: a long prompt must not hold them up.
+DecodeBatch Engine::plan() {
+  DecodeBatch batch;
+  batch.pages_per_row = divide_up(config_.max_length, config_.page_size);
+  const auto left = [](const Active& a) { return a.length() - a.cached; };
+  int64_t room = config_.max_rows;
+  for (Active& a : active_) room -= left(a) == 1 ? 1 : 0;
+  for (size_t i = 0; i < active_.size(); ++i) {
+    Active& a = active_[i];
+    const int64_t rows = left(a) == 1 ? 1 : std::min(left(a), room);
+    if (left(a) > 1) room -= rows;
+    a.fed = 0;
+    if (rows > 0) feed(a, int64_t(i), rows, batch);
+    std::vector<int32_t> table = a.pages;
+    table.resize(size_t(batch.pages_per_row), 0);
+    batch.page_table.insert(batch.page_table.end(), table.begin(), table.end());
+  }
+  return batch;
+}
+
+bool Engine::step() {
+  admit();
+  DecodeBatch batch = plan();
+  const int64_t own = batch.num_rows();
+  const bool any =
+      expert_.size() == 1 ? own > 0 : expert_.all_reduce(own, comm::ReduceOp::kMax, "rollout step") > 0;
+  if (!any) return false;
+  if (own == 0) {
+    batch.token.push_back(0);
+    batch.position.push_back(0);
+    batch.owner.push_back(-1);
+  }
+  const Decoded<float> decoded = model_.decode(*cache_, batch, config_.shape);
+  ++passes_;
+  rows_fed_ += own;
+  if (config_.routing) record_routing(batch.num_rows());
+  take(decoded);
+  return true;
+}
+
+void Engine::record_routing(int64_t rows) {
+  const std::vector<uint8_t> all = model_.last_routing();
+  const int64_t width = int64_t(all.size()) / rows;
+  auto row = all.begin();
+  for (Active& a : active_) {
+    for (Rollout& r : a.samples) r.routing.insert(r.routing.end(), row, row + a.fed * width);
+    row += a.fed * width;
+  }
+}
+
+bool Engine::finish(Rollout& r, int32_t token) const {
+  r.tokens.push_back(token);
+  const auto response = std::span<const int32_t>(r.tokens).subspan(size_t(r.prompt_length));
+  const bool stop = token == config_.eos || (config_.stops && config_.stops(response));
+  const bool full =
+      r.response_length() >= config_.max_new_tokens || int64_t(r.tokens.size()) >= config_.max_length;
+  r.finish = stop ? Finish::kStop : full ? Finish::kLength : Finish::kNone;
+  return r.finish != Finish::kNone;
+}
+
+void Engine::take(const Decoded<float>& decoded) {
+  size_t draw = 0;
+  std::vector<Active> next;
+  for (Active& a : active_) {
+    a.cached += a.fed;
+    if (a.cached < a.length()) {
+      next.push_back(std::move(a));
+      continue;
+    }
+    std::vector<Rollout> going_on;
+    for (Rollout& r : a.samples) {
+      const float logp = decoded.logp[draw];
+      require(std::isfinite(logp), ExitCode::kNumeric,
+              "a sampled token has log-probability {}: the model's logits are not finite", logp);
+      r.logp.push_back(logp);
+      r.version.push_back(version_);
+      const bool done = finish(r, decoded.token[draw++]);
+      if (done) --running_;
+      (done ? finished_ : going_on).push_back(std::move(r));
+    }
+    a.samples = std::move(going_on);
+    split(std::move(a), next);
+  }
+  active_ = std::move(next);
+}
+
+void Engine::split(Active a, std::vector<Active>& next) {
+  if (a.samples.empty()) return drop(a);
+  const size_t full = size_t(a.cached / config_.page_size);
+  const bool partial = a.cached % config_.page_size != 0;
+  std::vector<Rollout> samples = std::move(a.samples);
+  for (size_t i = 1; i < samples.size(); ++i) {
+    Active child{.samples = {}, .pages = {a.pages.begin(), a.pages.begin() + long(full)}, .cached = a.cached};
+    for (const int32_t page : child.pages) pool_.share(page);
+    if (partial) {
+      child.pages.push_back(pool_.take());
+      model_.copy_page(*cache_, a.pages[full], child.pages.back());
+    }
+    child.samples.push_back(std::move(samples[i]));
+    next.push_back(std::move(child));
+  }
+  a.samples.clear();
+  a.samples.push_back(std::move(samples.front()));
+  next.push_back(std::move(a));
+}
+
+void Engine::drop(Active& a) {
+  for (const int32_t page : a.pages) pool_.drop(page);
+  a.pages.clear();
+}
+
+std::vector<Rollout> Engine::interrupt() {
+  std::vector<Rollout> all;
+  const auto move_out = [&](Active& a) {
+    drop(a);
+    for (Rollout& r : a.samples) {
+      r.routing.clear();  // made again when it is fed again
+      all.push_back(std::move(r));
+    }
+  };
+  for (Active& a : active_) move_out(a);
+  for (Active& a : waiting_) move_out(a);
+  active_.clear();
+  waiting_.clear();
+  running_ = 0;
+  return all;
+}
+
+}  // namespace cadre::trainer
