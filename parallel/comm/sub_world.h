@@ -14,6 +14,7 @@ class SubWorld final : public World {
   int rank() const override { return whole_.rank() - first_; }
   int size() const override { return count_; }
   int local_size() const override { return whole_.local_size(); }
+  int local_rank() const override { return whole_.local_rank(); }
   std::unique_ptr<Communicator> split(int color, const std::string& name) override {
     return whole_.split(part_ * whole_.size() + color, name);  // colors are below the number of ranks
   }

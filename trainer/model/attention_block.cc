@@ -127,13 +127,13 @@ void AttentionBlock<T>::extend(View<const T, 2> x, const MicroBatch<T>& batch, K
 
 template <class T>
 void AttentionBlock<T>::decode(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows,
-                               View<T, 2> y) {
+                               View<const T, 2> plus, View<T, 2> y) {
   const int64_t tokens = x.dim(0);
   project(x, batch);
   context_.kernels->store_kv(*context_.queue, heads(k_, tokens), heads(v_, tokens), rows.place, rows.pages);
   context_.kernels->paged_attention(*context_.queue, heads(q_, tokens), rows.pages, rows.page_table,
                                     rows.owner, rows.length, heads(out_, tokens));
-  wo_.forward(context_, matrix(out_, tokens), y, 1);
+  wo_.forward_onto(context_, matrix(out_, tokens), plus, y);
 }
 
 template <class T>

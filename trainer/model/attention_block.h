@@ -39,7 +39,8 @@ class AttentionBlock {
               View<T, 2> y);
 
   // The same for rows of many sequences whose keys and values are in pages; puts these rows' there first.
-  void decode(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows, View<T, 2> y);
+  void decode(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows, View<const T, 2> plus,
+              View<T, 2> y);
 
  private:
   device::AttentionShape shape(const MicroBatch<T>& batch) const;

@@ -123,7 +123,7 @@ template <class T>
 device::View<T, 2> Block<T>::decode(View<const T, 2> x, const MicroBatch<T>& batch,
                                     const PagedRows<T>& rows) {
   const View<T, 2> in = normed_input(x);
-  attention_.decode(in, batch, rows, middle_.rows(0, x.dim(0)));
+  attention_.decode(in, batch, rows, x, middle_.rows(0, x.dim(0)));
   return feed_forward(batch, false);
 }
 

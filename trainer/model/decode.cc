@@ -85,6 +85,7 @@ Decoded<device::wide_t<T>> Decoder<T>::decode(Cache& any, const DecodeBatch& bat
   device::upload(queue, lengths(batch), m.length);
   device::upload(queue, places(batch, cache.shape.page_size), m.place);
   PagedRows<T> rows{{}, table, m.owner.rows(0, count), m.length.rows(0, count), m.place.rows(0, count)};
+  for (int bucket = 0; bucket < m.table->num_buckets(); ++bucket) this->before_bucket(bucket);
   View<T, 2> x = m.embed();
   for (size_t i = 0; i < m.blocks.size(); ++i) {
     rows.pages = cache.layer(int(i));
