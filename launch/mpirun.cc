@@ -47,8 +47,9 @@ namespace {
 std::vector<std::string> srun_command(const StartOptions& start) {
   require(in_path("srun"), ExitCode::kUsage, "srun is not in PATH; use --starter mpirun");
   std::vector<std::string> command = {
-      "srun",           "--ntasks", std::to_string(start.ranks), "--mpi=pmix", "--kill-on-bad-exit=1",
-      "--cpu-bind=none"};
+      "srun", "--ntasks", std::to_string(start.ranks), "--mpi=pmix", "--cpu-bind=none",
+      // Not at once: ranks that end with code 75 after their checkpoint do not end in the same instant.
+      "--kill-on-bad-exit=0", "--wait=10"};
   // Since Slurm 22.05 a step does not take this over from its job.
   const char* const cores = std::getenv("SLURM_CPUS_PER_TASK");
   if (cores != nullptr) command.push_back(std::string("--cpus-per-task=") + cores);
