@@ -10,9 +10,10 @@ namespace {
 
 // One layer with experts; embedding and head share a matrix.
 RunConfig small_run() {
-  return testing::tiny_run({"model={vocab: 1000, dim: 64, layers: 1, heads: 4, kv_heads: 4, first_dense_layers: 0}",
-                            "moe.num_experts=8", "moe.width=32", "data.seq_len=128", "train.micro_batch=4",
-                            "train.global_batch=4"});
+  return testing::tiny_run(
+      {"model={vocab: 1000, dim: 64, layers: 1, heads: 4, kv_heads: 4, first_dense_layers: 0}",
+       "moe.num_experts=8", "moe.width=32", "data.seq_len=128", "train.micro_batch=4",
+       "train.global_batch=4"});
 }
 const Estimate& with_ep(const std::vector<Estimate>& all, int ep) {
   return *std::find_if(all.begin(), all.end(),
