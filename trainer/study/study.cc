@@ -149,8 +149,9 @@ class Study {
 
   void write_averages(const StudyRun& run) {
     for (const auto& [word, reference] : run.references) {
-      const auto before = std::find_if(study_.runs.begin(), study_.runs.end(),
-                                       [&](const StudyRun& r) { return r.name == reference.run; });
+      const auto before =
+          std::find_if(study_.runs.begin(), study_.runs.end(),
+                       [&, &reference = reference](const StudyRun& r) { return r.name == reference.run; });
       const auto result = load_result(study_, *before);
       require(result && result->error.empty(), ExitCode::kData, "needs run '{}', which failed",
               reference.run);

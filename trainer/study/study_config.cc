@@ -151,7 +151,7 @@ void each_scalar(YAML::Node node, const std::function<void(YAML::Node)>& body) {
 void find_references(const std::vector<Axis>& axes, const std::vector<size_t>& at,
                      const std::vector<StudyRun>& before, StudyRun& run) {
   for (const auto& [key, value] : run.overrides) {
-    each_scalar(YAML::Load(value), [&](const YAML::Node& scalar) {
+    each_scalar(YAML::Load(value), [&, &key = key](const YAML::Node& scalar) {
       const std::string& word = scalar.Scalar();
       const bool average = word.starts_with("average:");
       if (!average && !word.starts_with("run:")) return;
