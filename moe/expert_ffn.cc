@@ -34,10 +34,11 @@ void ExpertFfn<T>::bind(device::ParamStore<T>& store) {
   w_gate_ = store.template value<3>(gate_row_);
   w_up_ = store.template value<3>(up_row_);
   w_down_ = store.template value<3>(down_row_);
+  add_ = &store.adds();
+  if (store.grads(device::Group::kDense).data() == nullptr) return;
   dw_gate_ = store.template grad<3>(gate_row_);
   dw_up_ = store.template grad<3>(up_row_);
   dw_down_ = store.template grad<3>(down_row_);
-  add_ = &store.adds();
 }
 
 template <class T>
@@ -131,10 +132,11 @@ void SharedFfn<T>::bind(device::ParamStore<T>& store) {
   w_gate_ = store.template value<2>(gate_row_);
   w_up_ = store.template value<2>(up_row_);
   w_down_ = store.template value<2>(down_row_);
+  add_ = &store.adds();
+  if (store.grads(device::Group::kDense).data() == nullptr) return;
   dw_gate_ = store.template grad<2>(gate_row_);
   dw_up_ = store.template grad<2>(up_row_);
   dw_down_ = store.template grad<2>(down_row_);
-  add_ = &store.adds();
 }
 
 template <class T>

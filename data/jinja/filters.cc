@@ -49,7 +49,9 @@ Value join(const Value& value, const Arguments& arguments) {
   for (const Value& item : items_of(value))
     texts.emplace_back(attribute ? item_of(item, *attribute).str() : item.str());
   const Value separator = between ? *between : Value("");
-  return (*find_method(separator.str(), "join").function())({{texts}, {}});
+  Arguments all;  // not {{texts}, {}}: compilers differ in whether that is one list or all its items
+  all.positional.push_back(Value(std::move(texts)));
+  return (*find_method(separator.str(), "join").function())(all);
 }
 
 Value end_of(const Value& value, bool first) {

@@ -34,7 +34,8 @@ class Autonomy final : public ScoredRouter<T> {
   void bind(device::ParamStore<T>& store) override {
     const std::array<int64_t, 2> flat = {this->shape_.num_experts * config_.rank, this->shape_.dim};
     weight_ = store.template value<3>(row_).template reshape<2>(flat);
-    dweight_ = store.template grad<3>(row_).template reshape<2>(flat);
+    if (store.grads(device::Group::kDense).data() != nullptr)
+      dweight_ = store.template grad<3>(row_).template reshape<2>(flat);
   }
   void reserve(device::Arena& saved, device::Arena& scratch) override {
     ScoredRouter<T>::reserve(saved, scratch);

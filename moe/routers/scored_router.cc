@@ -100,7 +100,7 @@ void LinearRouter<T>::declare(device::ParamTable& table, const std::string& pref
 template <class T>
 void LinearRouter<T>::bind(device::ParamStore<T>& store) {
   weight_ = store.template value<2>(row_);
-  dweight_ = store.template grad<2>(row_);
+  if (store.grads(device::Group::kDense).data() != nullptr) dweight_ = store.template grad<2>(row_);
 }
 
 template <class T>

@@ -47,7 +47,7 @@ class Unpacker {
   void copy(T* to, size_t count) {
     require(count * sizeof(T) <= bytes_.size() - at_, ExitCode::kCheckpoint,
             "buffered rollouts are damaged: they end too early");
-    std::memcpy(to, bytes_.data() + at_, count * sizeof(T));
+    if (count > 0) std::memcpy(to, bytes_.data() + at_, count * sizeof(T));
     at_ += count * sizeof(T);
   }
   const std::string& bytes_;

@@ -5,10 +5,13 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <set>
+#include <string>
 
 #include "parallel/base/rng.h"
 #include "parallel/device/cuda/accelerator_cuda.h"
@@ -201,8 +204,12 @@ TEST(CudaOwnAttention, EqualsTheCpuInDouble) {
   }
 }
 
+// Rows that CUDA does not have yet are null.
 TEST(CudaKernelCases, CoverEveryRowOfTheTable) {
-  EXPECT_EQ(entries().size() * sizeof(void*), sizeof(DeviceKernels<float>));
+  std::array<void*, sizeof(DeviceKernels<float>) / sizeof(void*)> rows;
+  static_assert(sizeof(rows) == sizeof(DeviceKernels<float>));
+  std::memcpy(rows.data(), &cuda_kernels<float>(), sizeof(rows));
+  EXPECT_EQ(entries().size(), rows.size() - size_t(std::count(rows.begin(), rows.end(), nullptr)));
 }
 
 }  // namespace
