@@ -112,8 +112,8 @@ void GradReducer<T>::progress() {
 }
 
 template <class T>
-void GradReducer<T>::finish() {
-  for (Request& request : pending_) request.wait();
+void GradReducer<T>::finish(device::Queue& queue) {
+  for (Request& request : pending_) request.then(queue);
   pending_.clear();
   first_pending_ = 0;
   std::vector<Request> requests;
@@ -125,7 +125,7 @@ void GradReducer<T>::finish() {
       requests.push_back(sums.empty() ? gather(store_.grads(group), group, b, "gradients")
                                       : gather(sums, group, b, "gradients"));
   }
-  for (Request& request : requests) request.wait();
+  for (Request& request : requests) request.then(queue);
 }
 
 template <class T>

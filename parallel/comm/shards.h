@@ -52,9 +52,9 @@ class Reducer {
   // The bucket's gradients are final on this rank. Buckets are added in the same order on all ranks.
   virtual void add(int bucket) = 0;
   virtual void progress() = 0;  // lets the transport move data; cheap
-  // Waits; now this rank's slices of the gradients hold the sums (its other slices are unspecified; with zero
+  // On `queue`, from now on, this rank's slices of the gradients hold the sums (its other slices are unspecified; with zero
   // = 0 all hold them).
-  virtual void finish() = 0;
+  virtual void finish(device::Queue& queue) = 0;
   // After the optimizer step: every rank's slice of the values goes to all ranks, bucket by bucket, while the next
   // forward pass begins.
   virtual void all_gather_values() = 0;
@@ -72,7 +72,7 @@ class GradReducer final : public Reducer {
   ~GradReducer() override;  // values that are on their way still have a place to go to
   void add(int bucket) override;
   void progress() override;
-  void finish() override;
+  void finish(device::Queue& queue) override;
   void all_gather_values() override;
   // The same for any buffer in the layout of a group's values, of which each rank has its own slices.
   void all_gather(device::Group group, device::View<T, 1> flat, const char* label);

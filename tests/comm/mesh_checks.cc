@@ -65,7 +65,8 @@ class GradientCheck {
       reducer_.add(bucket);
       reducer_.progress();
     }
-    reducer_.finish();
+    device::CpuQueue queue(1);
+    reducer_.finish(queue);
     for (const Piece& piece : dense_.pieces(mesh_.data().rank())) {
       check_sums(piece, mesh_.data(), 0, 1, round);
     }
@@ -74,7 +75,6 @@ class GradientCheck {
     }
     update_own_slices();
     reducer_.all_gather_values();
-    device::CpuQueue queue(1);
     for (int bucket = 0; bucket < table_.num_buckets(); ++bucket) reducer_.need_values(bucket, queue);
     check_values();
   }

@@ -76,7 +76,7 @@ double step_on(trainer::TrainState& state, const Batch& batch) {
   const device::View<float, 1> gradient(dlogp.data(), {batch.num_tokens()});
   const double loss = state.objective->loss_and_grad(logp, batch, counts, gradient);
   state.model.decoder.backward(gradient, counts, [&](int bucket) { state.reducer.add(bucket); });
-  state.reducer.finish();
+  state.reducer.finish(state.model.queue);
   double squares = 0;
   state.start_norm(squares);
   state.model.queue.wait();

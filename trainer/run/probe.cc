@@ -82,7 +82,7 @@ void Probe::measure(size_t target, double keep) {
                            [&](int bucket) { model.store.collect_grads(model.queue, bucket, i == 0); });
   }
   for (int bucket = 0; bucket < model.table.num_buckets(); ++bucket) context_.reducer->add(bucket);
-  context_.reducer->finish();
+  context_.reducer->finish(model.queue);
   for_pieces(*context_.slices, [&](Group group, const comm::Piece& piece) {
     kernels_.blend(model.queue, keep, model.store.grads(group).rows(piece.group_offset, piece.count),
                    gradient(target, group).rows(piece.state_offset, piece.count));

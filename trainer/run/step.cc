@@ -112,7 +112,7 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch, device::Tap<
   }
   base::enter(base::Phase::kReduce);
   const Clock::time_point wait_start = Clock::now();
-  state.reducer.finish();
+  state.reducer.finish(state.model.queue);
   result.comm_exposed_ms = ms_since(wait_start) + state.reducer.take_waited_ms();
   // One wait for all that the host needs to know before the update.
   double squares = 0;
