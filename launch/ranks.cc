@@ -1,6 +1,7 @@
 #include "launch/ranks.h"
 
 #include <chrono>
+#include <filesystem>
 #include <new>
 #include <string>
 #include <thread>
@@ -27,6 +28,11 @@ int report_failure(int rank, int num_ranks) {
     fmt::print(stderr, "cadre: {}{}\n", who, error.what());
     base::remember(error.what());
     return int(error.code());
+  } catch (const std::filesystem::filesystem_error& error) {
+    const std::string line = fmt::format("{}: {}", error.path1().string(), error.code().message());
+    fmt::print(stderr, "cadre: {}{}\n", who, line);
+    base::remember(line);
+    return int(ExitCode::kData);
   } catch (const std::bad_alloc&) {
     fmt::print(stderr,
                "cadre: {}out of memory: make the model or train.micro_batch smaller, or use fewer ranks\n",

@@ -22,6 +22,7 @@ constexpr Row kTargets[] = {
     {"checkpoint_index", checkpoint_index_target},
     {"json_line", json_line_target},
     {"manifest", manifest_target},
+    {"published_model", published_model_target},
     {"run_file", run_file_target},
     {"run_folder", run_folder_target},
     {"safetensors", safetensors_target},

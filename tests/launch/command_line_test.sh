@@ -30,6 +30,10 @@ ends_with 2 "$cadre" train --bogus
 ends_with 2 "$cadre" train "$work/none.yaml"
 says '^cadre: '
 
+# A name that no file system takes is answered in one line too.
+ends_with 3 "$cadre" inspect "$(printf 'n%.0s' {1..300})"
+says '^cadre: n*: File name too long$'
+
 # A GPU is asked for where none can be used: one line, whatever is missing.
 cat >"$work/gpu.yaml" <<'END'
 device: cuda

@@ -90,6 +90,7 @@ TEST(Task, MistakesAreNamedWithTheirLine) {
   EXPECT_NE(error("data_files: {", "data_files: {, ").find("expected a name before each file"),
             std::string::npos)
       << "a key that is nothing";
+  EXPECT_EQ(error("test.jsonl", std::string(300, 'n')), "no error") << "a name too long is not there";
   EXPECT_NE(error("task: sums", "task: [").find("no YAML"), std::string::npos);
   f.write("test.jsonl", "{\"q\": 1}\n[2]\n");
   EXPECT_THROW(read_documents(f.task(kChoice), "test", 0), Error);

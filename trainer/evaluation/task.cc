@@ -48,7 +48,8 @@ const NamedOutput& read_output(TaskFields& fields) {
 // Beside the task file, else where the program was started.
 fs::path resolve(const fs::path& folder, const std::string& name) {
   const fs::path beside = folder / name;
-  return fs::exists(beside) ? beside : fs::path(name);
+  std::error_code refused;  // a name that the file system will not hear is not there
+  return fs::exists(beside, refused) ? beside : fs::path(name);
 }
 
 void read_files(TaskFields& fields, TaskConfig& task) {
