@@ -12,7 +12,8 @@ namespace {
 // Offsets, domains and lengths stay in the shards' own arrays: 14 bytes a document in all.
 class ShardCorpus : public Corpus {
  public:
-  ShardCorpus(const Manifest& manifest, const Split& split, Verify verify) : kind_(manifest.kind) {
+  ShardCorpus(const Manifest& manifest, const Split& split, Verify verify)
+      : manifest_(manifest), split_(split), kind_(manifest.kind) {
     for (const DomainInfo& d : split.domains) domains_.push_back(d.name);
     for (const ShardInfo& info : split.shards) {
       shards_.push_back(std::make_unique<ShardReader>(manifest, info, verify));
@@ -49,6 +50,7 @@ class ShardCorpus : public Corpus {
     const auto [shard, d] = locate(document);
     return {shard->answer(d), shard->level(d)};
   }
+  Scores scores(const std::string& name) const override { return load_scores(manifest_, split_, name); }
 
  private:
   // The shard of a document, and where its token `begin` stands there.
@@ -89,6 +91,8 @@ class ShardCorpus : public Corpus {
     }
   }
 
+  const Manifest manifest_;
+  const Split split_;
   SetKind kind_;
   std::vector<std::string> domains_;
   std::vector<std::unique_ptr<ShardReader>> shards_;
@@ -97,8 +101,12 @@ class ShardCorpus : public Corpus {
 
 class MemoryCorpus : public Corpus {
  public:
-  MemoryCorpus(std::vector<std::string> domains, std::vector<MemoryDocument> documents, SetKind kind)
-      : domains_(std::move(domains)), documents_(std::move(documents)), kind_(kind) {}
+  MemoryCorpus(std::vector<std::string> domains, std::vector<MemoryDocument> documents, SetKind kind,
+               std::map<std::string, Scores> scores)
+      : domains_(std::move(domains)),
+        documents_(std::move(documents)),
+        kind_(kind),
+        scores_(std::move(scores)) {}
   SetKind kind() const override { return kind_; }
   void read_mask(int64_t document, int64_t begin, std::span<uint8_t> out) const override {
     const std::vector<uint8_t>& mask = documents_.at(static_cast<size_t>(document)).loss_mask;
@@ -121,14 +129,24 @@ class MemoryCorpus : public Corpus {
             document, tokens.size());
     std::copy_n(tokens.begin() + begin, out.size(), out.begin());
   }
+  Scores scores(const std::string& name) const override {
+    const auto found = scores_.find(name);
+    return found == scores_.end() ? Corpus::scores(name) : found->second;
+  }
 
  private:
   std::vector<std::string> domains_;
   std::vector<MemoryDocument> documents_;
   SetKind kind_;
+  std::map<std::string, Scores> scores_;
 };
 
 }  // namespace
+
+Scores Corpus::scores(const std::string& name) const {
+  fail(ExitCode::kData, "this data has no scores called '{}'; make them with `cadre score --name {}`", name,
+       name);
+}
 
 void Corpus::read_mask(int64_t document, int64_t begin, std::span<uint8_t> out) const {
   (void)document, (void)begin;
@@ -145,8 +163,9 @@ std::unique_ptr<Corpus> open_corpus(const Manifest& manifest, const std::string&
 }
 
 std::unique_ptr<Corpus> make_memory_corpus(std::vector<std::string> domains,
-                                           std::vector<MemoryDocument> documents, SetKind kind) {
-  return std::make_unique<MemoryCorpus>(std::move(domains), std::move(documents), kind);
+                                           std::vector<MemoryDocument> documents, SetKind kind,
+                                           std::map<std::string, Scores> scores) {
+  return std::make_unique<MemoryCorpus>(std::move(domains), std::move(documents), kind, std::move(scores));
 }
 
 }  // namespace cadre::data

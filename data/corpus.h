@@ -2,12 +2,14 @@
 // shards. A document's tokens start with bos and end with eos.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "data/manifest.h"
+#include "data/scores.h"
 
 namespace cadre::data {
 
@@ -37,6 +39,11 @@ class Corpus {
   virtual void read_mask(int64_t document, int64_t begin, std::span<uint8_t> out) const;
   // Throws Error(kData) unless this is a set of prompts.
   virtual PromptInfo prompt(int64_t document) const;
+  // What `cadre score --name` said about every document. Throws Error(kData) when there is nothing of that name, or it
+  // belongs to other data.
+  virtual Scores scores(const std::string& name) const;
+  // Which documents of the data these are: a digest, empty for all of them. A plan is bound to it.
+  virtual std::string selection() const { return ""; }
 };
 
 // Opens every shard of the split after checking it; throws Error(kData) naming the first bad one and what differs.
@@ -51,6 +58,7 @@ struct MemoryDocument {
 };
 std::unique_ptr<Corpus> make_memory_corpus(std::vector<std::string> domains,
                                            std::vector<MemoryDocument> documents,
-                                           SetKind kind = SetKind::kText);
+                                           SetKind kind = SetKind::kText,
+                                           std::map<std::string, Scores> scores = {});
 
 }  // namespace cadre::data

@@ -1,5 +1,7 @@
 // Curricula order documents within a domain: each document belongs to a bucket, and quota() says which share of the
-// domain's tokens each bucket gets now. One file a curriculum in curricula/, one row in curricula/table.cc.
+// domain's tokens each bucket gets now. How many sequences a batch takes of each domain stays the mixer's business, so
+// that every global batch is as diverse over domains as without a curriculum. One file a curriculum in curricula/, one
+// row in curricula/table.cc.
 #pragma once
 
 #include <memory>
@@ -10,6 +12,8 @@
 #include "parallel/base/table.h"
 
 namespace cadre::data {
+
+class Corpus;
 
 class Curriculum {
  public:
@@ -24,8 +28,10 @@ class Curriculum {
   virtual void load(const nlohmann::json& state) { (void)state; }
 };
 
-using CurriculumMaker = std::unique_ptr<Curriculum> (*)(base::Section);
+// units: what is planned, a corpus or the view of its pairs; read while the curriculum is made. Null: only the section is
+// being checked, and the curriculum has one bucket.
+using CurriculumMaker = std::unique_ptr<Curriculum> (*)(base::Section, const Corpus* units);
 const std::vector<base::Entry<CurriculumMaker>>& curriculum_table();
-std::unique_ptr<Curriculum> make_curriculum(base::Section section);
+std::unique_ptr<Curriculum> make_curriculum(base::Section section, const Corpus* units);
 
 }  // namespace cadre::data

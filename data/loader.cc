@@ -107,6 +107,7 @@ double ms_since(std::chrono::steady_clock::time_point begin) {
 
 LoadedBatch build_batch(const BatchPlan& plan, const Corpus& corpus, const LoaderConfig& config) {
   LoadedBatch out;
+  out.plan = plan;
   out.domain_tokens = plan.domain_tokens;
   out.counts = global_counts(plan, corpus, out.domain_tokens);
   for (const PlanSequence& s : plan.sequences)

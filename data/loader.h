@@ -30,6 +30,7 @@ struct LoadedBatch {
   std::vector<int64_t> documents =
       {};                       // (B) the first of each sequence, global: of prompts, all that a plan says
   nlohmann::json metrics = {};  // what made the batch says of it, for metrics.jsonl; null: nothing
+  BatchPlan plan;               // what it was made from
 };
 
 // Builds the part of `plan` that belongs to a rank. Pure. micro-batches per rank: ceil(ceil(B / R) / micro_batch).

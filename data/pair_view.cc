@@ -19,6 +19,15 @@ class PairView final : public Corpus {
   void read(int64_t document, int64_t, std::span<int32_t>) const override {
     fail(ExitCode::kData, "pair {} was read as one document", document);
   }
+  Scores scores(const std::string& name) const override {
+    Scores all = pairs_.scores(name);
+    for (std::vector<double>& column : all.values) {
+      for (size_t p = 0; 2 * p < column.size(); ++p) column[p] = column[2 * p];
+      column.resize(column.size() / 2);
+    }
+    return all;
+  }
+  std::string selection() const override { return pairs_.selection(); }
 
  private:
   const Corpus& pairs_;

@@ -29,6 +29,7 @@ void add_verbs(CLI::App& app, Run& run) {
   add_objective(app, run);
   add_rollout(app, run);
   add_import(app, run);
+  add_score(app, run);
   add_export(app, run);
 }
 

@@ -10,7 +10,9 @@
 #include "data/curriculum.h"
 #include "data/manifest.h"
 #include "data/mixer.h"
+#include "data/pair_view.h"
 #include "data/planner.h"
+#include "data/selector.h"
 #include "launch/verbs.h"
 #include "trainer/run/initial_model.h"
 #include "trainer/run/run_config.h"
@@ -53,20 +55,26 @@ struct PlannedRun {
 PlannedRun plan_run(const trainer::RunConfig& run, int64_t steps) {
   const data::Manifest manifest = data::load_manifest(run.data.manifest);
   const auto verify = run.data.verify == "size" ? data::Verify::kSize : data::Verify::kAlways;
-  const auto corpus = data::open_corpus(manifest, "train", verify);
+  const auto selector = data::make_selector(trainer::kind(run, run.selector, "selector"));
+  const auto corpus =
+      data::select_documents(*selector, data::open_corpus(manifest, "train", verify), run.seed);
+  const auto pairs = corpus->kind() == data::SetKind::kPreference
+                         ? data::make_pair_view(*corpus, run.data.seq_len)
+                         : nullptr;
+  const data::Corpus& units = pairs ? *pairs : *corpus;
   PlannedRun out{data::mixer_context(*corpus, run.train.steps * run.train.global_batch * run.data.seq_len),
                  run.train.global_batch,
                  run.data.seq_len,
                  {}};
   const auto mixer = data::make_mixer(trainer::kind(run, run.mixer, "mixer"), out.mix);
-  const auto curriculum = data::make_curriculum(trainer::kind(run, run.curriculum, "curriculum"));
+  const auto curriculum = data::make_curriculum(trainer::kind(run, run.curriculum, "curriculum"), &units);
   data::Planner planner({.seed = run.seed,
                          .global_batch = run.train.global_batch,
                          .seq_len = run.data.seq_len,
                          .pack = run.data.pack,
                          .max_epochs = mixer->max_epochs(),
                          .total_tokens = out.mix.total_tokens},
-                        *corpus, *curriculum);
+                        units, *curriculum);
   Progress progress{.total_steps = uint64_t(run.train.steps), .total_tokens = uint64_t(out.mix.total_tokens)};
   for (; progress.step < uint64_t(steps); ++progress.step) {
     const std::vector<double> weights = mixer->weights(progress);

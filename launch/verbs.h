@@ -25,6 +25,7 @@ void add_top(CLI::App& app, Run& run);
 void add_objective(CLI::App& app, Run& run);
 void add_rollout(CLI::App& app, Run& run);
 void add_import(CLI::App& app, Run& run);
+void add_score(CLI::App& app, Run& run);
 void add_export(CLI::App& app, Run& run);
 
 }  // namespace cadre::launch

@@ -45,6 +45,7 @@ struct Planner::Impl {
   size_t domains, buckets;
   std::vector<std::string> names;
   int64_t documents;
+  std::string selection;
   std::vector<Stream> streams;       // (K * buckets), bucket fastest
   uint64_t batches = 0;              // planned so far
   Counts error;                      // (K) carried, units of 2^-32 sequences
@@ -54,6 +55,7 @@ struct Planner::Impl {
     domains = static_cast<size_t>(corpus.num_domains());
     buckets = static_cast<size_t>(curriculum.num_buckets());
     documents = corpus.num_documents();
+    selection = corpus.selection();
     require(documents > 0 && domains > 0, ExitCode::kData, "the corpus has no documents; prepare some data");
     require(documents <= int64_t(std::numeric_limits<uint32_t>::max()), ExitCode::kData,
             "the corpus has {} documents, the planner takes at most 2^32 - 1; join short documents",
@@ -161,9 +163,9 @@ nlohmann::json Planner::save() const {
     const StreamState& t = stream.state();
     streams.push_back({t.epoch, t.cursor, t.offset, t.tokens, t.sequences});
   }
-  return {{"seed", s.config.seed},          {"seq_len", s.config.seq_len},  {"pack", s.config.pack},
-          {"documents", s.documents},       {"batches", s.batches},         {"error", s.error},
-          {"bucket_error", s.bucket_error}, {"streams", std::move(streams)}};
+  return {{"seed", s.config.seed},          {"seq_len", s.config.seq_len},   {"pack", s.config.pack},
+          {"documents", s.documents},       {"batches", s.batches},          {"error", s.error},
+          {"bucket_error", s.bucket_error}, {"streams", std::move(streams)}, {"selection", s.selection}};
 }
 
 void Planner::load(const nlohmann::json& state) try {
@@ -178,6 +180,7 @@ void Planner::load(const nlohmann::json& state) try {
   same("seq_len", s.config.seq_len);
   same("pack", s.config.pack);
   same("documents", s.documents);
+  if (state.contains("selection")) same("selection", s.selection);
   const auto counts = [](const json& list) { return base::wholes<int64_t>(list, ExitCode::kCheckpoint); };
   const Counts error = counts(state.at("error"));
   std::vector<Counts> bucket_error;

@@ -91,7 +91,7 @@ TEST_F(ChatSetTest, KeepsPairsTogetherFromTheFileToTheBatch) {
 
   const auto mixer =
       make_mixer(base::parse_run_text("name: natural", "run.yaml", {}), mixer_context(*corpus, 1000));
-  const auto order = make_curriculum(base::parse_run_text("name: none", "run.yaml", {}));
+  const auto order = make_curriculum(base::parse_run_text("name: none", "run.yaml", {}), corpus.get());
   const PlannerConfig plan{.seed = 2, .global_batch = 2, .seq_len = 90, .pack = false};
   DataFeed feed(plan, {.micro_batch = 2, .seq_len = 90, .prefetch = 0}, *corpus, *mixer, *order);
   const LoadedBatch batch = feed.next({});

@@ -129,7 +129,8 @@ TEST(CurriculumTable, EveryRowsQuotaSumsToOne) {
   for (const auto& row : curriculum_table()) {
     const auto c = make_curriculum(
         base::parse_run_text(fmt::format("curriculum: {{name: {}}}", row.name), "test.yaml", {})
-            .section("curriculum"));
+            .section("curriculum"),
+        nullptr);
     for (const double u : {0.0, 0.3, 1.0}) {
       const auto q = c->quota(u, 0);
       ASSERT_EQ(int(q.size()), c->num_buckets()) << row.name;

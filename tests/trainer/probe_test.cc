@@ -122,6 +122,75 @@ TEST(Probe, MayBeginAtARestartAndIsForgottenByACheckpointWithoutIt) {
   });
 }
 
+// Windows go round all of a target's text, and in each every domain keeps its weight.
+TEST(TargetWindows, ReadAllOfTheTextInTurnWithTheSameWeights) {
+  const auto corpus = tiny_corpus(2, 60);
+  RunConfig config = tiny_run({"influence.tokens_per_probe=32"});
+  InfluenceTarget target{"mean", {}, {0.001, 0, 0.004}};
+  for (int64_t d = 0; d < 60; ++d) target.documents.push_back(d);
+  const TargetWindows windows(*corpus, target, config);
+  double all[3] = {0, 0, 0};
+  for (int64_t d = 0; d < 60; ++d) all[d % 3] += double(corpus->document(d).length - 1);
+  std::map<std::pair<int64_t, int32_t>, int> seen;
+  for (int64_t probe = 0; probe < 40; ++probe) {
+    const auto [rows, weight] = windows.at(probe);
+    EXPECT_LE(rows.num_rows(), 4) << "two sequences of 16 tokens for each of two domains";
+    double mass[3] = {0, 0, 0};
+    for (int64_t i = 0; i < rows.micro_batches(2, 1); ++i) {
+      const Batch batch = rows.micro_batch(i, 2, 0, 1);
+      for (size_t t = 0; t < batch.tokens.size(); ++t) {
+        if (batch.loss_mask[t] == 0) continue;
+        mass[batch.domain[t]] += weight[size_t(batch.domain[t])];
+        ++seen[{batch.document[t], batch.position[t]}];
+      }
+    }
+    EXPECT_NEAR(mass[0], 0.001 * all[0], 1e-9);
+    EXPECT_EQ(mass[1], 0);
+    EXPECT_NEAR(mass[2], 0.004 * all[2], 1e-9);
+  }
+  int64_t documents = 0;
+  for (int64_t d = 0; d < 60; ++d) documents += seen.contains({d, 0});
+  EXPECT_EQ(documents, 40) << "all documents of the two domains with weight";
+  config.influence.tokens_per_probe = 0;
+  const TargetWindows whole(*corpus, target, config);
+  EXPECT_EQ(whole.at(0).rows.num_rows(), whole.at(7).rows.num_rows());
+  EXPECT_EQ(whole.at(0).rows.trained_tokens(), int64_t(all[0] + all[2]));
+}
+
+TEST(Probe, CountsTheTokensOfEachDomainByExpertOnAnyLayout) {
+  std::vector<LayerDomains> expected;
+  for (const auto& [ranks, layout] : {std::pair{1, "mesh.ep=1"}, {2, "mesh.ep=2"}, {4, "mesh.ep=2"}}) {
+    // Step 1 has a line with counts; a probe is under way in step 11, the next that has.
+    const auto reports = run_steps(ranks,
+                                   {layout, "influence.period=10", "influence.tokens_per_domain=60",
+                                    "eval.tokens_per_domain=60", "influence.micro_batches=4"},
+                                   11);
+    ASSERT_EQ(reports[0].domain_experts.size(), 2u);
+    EXPECT_TRUE(reports[1].domain_experts.empty());
+    ASSERT_TRUE(reports[10].probe) << "both taps at once";
+    ASSERT_EQ(reports[10].domain_experts.size(), 2u);
+    for (const StepReport* r : {&reports[0], &reports[10]}) {
+      for (size_t layer = 0; layer < 2; ++layer) {
+        std::vector<double> by_expert(4, 0.0);
+        for (size_t k = 0; k < 3; ++k) {
+          double tokens = 0;
+          for (size_t e = 0; e < 4; ++e) {
+            tokens += r->domain_experts[layer].tokens[k][e];
+            by_expert[e] += r->domain_experts[layer].tokens[k][e];
+          }
+          EXPECT_EQ(tokens, 2 * r->domain_tokens[k]) << "two experts a token";
+        }
+        EXPECT_EQ(by_expert, r->expert_tokens[layer]);
+      }
+    }
+    if (expected.empty()) expected = reports[0].domain_experts;
+    for (size_t layer = 0; layer < 2; ++layer) {
+      EXPECT_EQ(reports[0].domain_experts[layer].layer, int(layer) + 1);
+      EXPECT_EQ(reports[0].domain_experts[layer].tokens, expected[layer].tokens) << ranks << " ranks";
+    }
+  }
+}
+
 // Same text in training and target: training on a domain must help that domain most.
 TEST(Probe, FindsTheDomainThatTheTargetIsMadeOf) {
   const auto overrides = probing({"influence.targets=domains", "train.steps=200",

@@ -41,7 +41,16 @@ class Report : public testing::Test {
                    {"domain_loss", {{"<b>&'a", 3.5}, {"plain", 3.0}}},
                    {"domain_weight", {{"<b>&'a", 0.25}, {"plain", 0.75}}}};
       if (step % 10 == 0) line["expert_load"] = {{"1", {10, 30}}, {"2", {20, 20}}};
+      if (step % 10 == 0) line["domain_experts"] = {{"1", {{"plain", {30, 10}}, {"<b>&'a", {5, 5}}}}};
       metrics << line.dump() << "\n";
+      if (step % 20 == 0) {
+        metrics << json({{"kind", "probe"},
+                         {"step", step},
+                         {"influence", {{"mean", {{"plain", 0.5}, {"<b>&'a", -0.25}}}}},
+                         {"influence_se", {{"mean", {{"plain", 0.125}}}}}})
+                       .dump()
+                << "\n";
+      }
     }
     metrics << R"({"kind":"eval","step":40,"eval_loss":{"plain":2.5},"eval_bpb":{"plain":1.5}})"
             << "\n";
@@ -195,6 +204,25 @@ TEST_F(Report, ReadsARunAndLeavesOutWhatCannotBeRead) {
       << R"({"host": )" << std::string(300000, '[') << std::string(300000, ']') << '}';
   EXPECT_TRUE(read_run_folder(folder_).environment.is_null()) << "the page would call itself once a level";
   EXPECT_THROW(read_run_folder(folder_ / "none"), Error);
+}
+
+TEST_F(Report, ShowsInfluenceWithErrorsAndDomainsByExpert) {
+  const RunData run = small_run();
+  const Influence& plain = run.influence.at("mean").at("plain");
+  ASSERT_EQ(plain.value.size(), 2u);
+  EXPECT_EQ(plain.value[1].x, 40);
+  EXPECT_EQ(plain.value[1].y, 0.5);
+  EXPECT_EQ(plain.error[1], 0.125);
+  EXPECT_TRUE(std::isnan(run.influence.at("mean").at("<b>&'a").error[0]));
+  EXPECT_EQ(run.domain_experts.at(1).at("plain"), (std::vector<double>{30, 10}));
+  const std::string page = html_page({run});
+  EXPECT_NE(page.find("influence on mean"), std::string::npos);
+  EXPECT_NE(page.find("layer 1: share of each domain&#39;s tokens"), std::string::npos);
+  // A bar of 0.125 up and down on a scale on which the range with its bars fills the chart.
+  const std::string with = line_chart({}, {{"a", 0, {{0, 1}, {1, 2}}, false, {0.5, 0.5}}});
+  const std::string without = line_chart({}, {{"a", 0, {{0, 1}, {1, 2}}}});
+  EXPECT_NE(with.find("class='line raw s0' d='M"), std::string::npos);
+  EXPECT_EQ(without.find("class='line raw s0'"), std::string::npos);
 }
 
 TEST_F(Report, ThePageStandsAlone) {

@@ -27,13 +27,15 @@ bool drawable(const Point& p, bool log_y) {
 bool find_range(const std::vector<Line>& lines, const ChartOptions& options, Frame& f) {
   double x0 = INFINITY, x1 = -INFINITY, y0 = INFINITY, y1 = -INFINITY;
   for (const Line& line : lines) {
-    for (const Point& p : line.points) {
+    for (size_t i = 0; i < line.points.size(); ++i) {
+      const Point& p = line.points[i];
       if (!drawable(p, options.log_y)) continue;
       x0 = std::min(x0, p.x);
       x1 = std::max(x1, p.x);
       if (line.raw) continue;
-      y0 = std::min(y0, p.y);
-      y1 = std::max(y1, p.y);
+      const double bar = i < line.errors.size() && std::isfinite(line.errors[i]) ? line.errors[i] : 0;
+      y0 = std::min(y0, p.y - bar);
+      y1 = std::max(y1, p.y + bar);
     }
   }
   if (x0 > x1 || y0 > y1) return false;
@@ -102,6 +104,18 @@ std::string path_of(const Series& points, const Frame& f) {
     if (!drawable(p, f.log_y)) continue;
     const double y = std::clamp(f.y(p.y), f.top - 1, f.bottom + 1);
     d += fmt::format("{}{:.1f} {:.1f}", d.empty() ? "M" : "L", f.x(p.x), y);
+  }
+  return d;
+}
+
+// Error bars as one path of strokes.
+std::string bars_of(const Line& line, const Frame& f) {
+  std::string d;
+  for (size_t i = 0; i < std::min(line.points.size(), line.errors.size()); ++i) {
+    const Point& p = line.points[i];
+    const double e = line.errors[i];
+    if (!drawable(p, f.log_y) || !std::isfinite(e) || (f.log_y && p.y <= e)) continue;
+    d += fmt::format("M{:.1f} {:.1f}V{:.1f}", f.x(p.x), f.y(p.y - e), f.y(p.y + e));
   }
   return d;
 }
@@ -233,6 +247,8 @@ std::string line_chart(const ChartOptions& options, const std::vector<Line>& lin
       if (d.empty()) continue;
       svg += fmt::format("<path class='line{} s{}' d='{}'><title>{}</title></path>", raw ? " raw" : "",
                          line.colour % kPaletteSize, d, escaped(line.name));
+      if (const std::string bars = bars_of(line, f); !bars.empty())
+        svg += fmt::format("<path class='line raw s{}' d='{}'/>", line.colour % kPaletteSize, bars);
     }
   }
   return figure(options, svg, options.legend ? legend_of(lines) : "");

@@ -26,6 +26,7 @@ struct Line {
   int colour = 0;    // index of the palette
   Series points;     // at most one x a step; not finite values are left out
   bool raw = false;  // drawn thin and pale, without a legend: what a smoothed line was made from
+  std::vector<double> errors = {};  // half the length of each point's error bar; empty: none
 };
 struct ChartOptions {
   std::string title, y_label = {};  // y_label: the unit

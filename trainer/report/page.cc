@@ -9,6 +9,7 @@
 #include <set>
 
 #include "trainer/report/chart.h"
+#include "trainer/report/page_experts.h"
 #include "trainer/report/style.h"
 
 namespace cadre::report {
@@ -136,108 +137,21 @@ std::string stacked(const std::vector<RunData>& runs, const std::string& name, c
   return out;
 }
 
-// Columns are at most this many averages over neighbouring samples.
-constexpr size_t kColumns = 72;
-
-std::vector<std::vector<const LoadSample*>> columns_of(const std::vector<LoadSample>& loads,
-                                                       std::vector<double>& xs) {
-  const size_t count = std::min(kColumns, loads.size());
-  std::vector<std::vector<const LoadSample*>> columns(count);
-  for (size_t c = 0; c < count; ++c) {
-    for (size_t i = loads.size() * c / count; i < loads.size() * (c + 1) / count; ++i)
-      columns[c].push_back(&loads[i]);
-    xs.push_back(double(columns[c].front()->step));
-  }
-  return columns;
-}
-
-// Tokens by expert of one layer over the mean, averaged over the samples; empty when the layer is not there.
-std::vector<double> relative_load(const std::vector<const LoadSample*>& samples, int layer) {
-  std::vector<double> sum;
-  double total = 0;
-  for (const LoadSample* sample : samples) {
-    const auto it = sample->layers.find(layer);
-    if (it == sample->layers.end()) continue;
-    sum.resize(std::max(sum.size(), it->second.size()), 0);
-    for (size_t e = 0; e < it->second.size(); ++e) sum[e] += it->second[e], total += it->second[e];
-  }
-  for (double& s : sum) s = total > 0 ? s / (total / double(sum.size())) : NAN;
-  return sum;
-}
-
-HeatMap overview_map(const RunData& run, const std::vector<std::vector<const LoadSample*>>& columns,
-                     const std::vector<double>& xs, const std::vector<int>& layers) {
-  HeatMap map{.title = run.name + ": fullest expert over the mean, by layer",
-              .x_label = "step",
-              .y_label = "layer",
-              .xs = xs,
-              .rows = {},
-              .cells = {},
-              .low = 1,
-              .high = 2,
-              .low_text = "1 (even)",
-              .high_text = "",
-              .width = 760};
-  double worst = 1.5;
-  for (const int layer : layers) {
-    map.rows.push_back(std::to_string(layer));
-    std::vector<double>& row = map.cells.emplace_back();
-    for (const auto& column : columns) {
-      const std::vector<double> load = relative_load(column, layer);
-      row.push_back(load.empty() ? NAN : *std::max_element(load.begin(), load.end()));
-      if (std::isfinite(row.back())) worst = std::max(worst, row.back());
+// For each target a line with error bars for every domain of the training text.
+std::string influence(const std::vector<RunData>& runs) {
+  std::string out;
+  for (const RunData& run : runs) {
+    for (const auto& [target, domains] : run.influence) {
+      std::vector<Line> lines;
+      for (const auto& [domain, all] : domains)
+        lines.push_back({domain, int(lines.size()), all.value, false, all.error});
+      const std::string title = "influence on " + target;
+      out += line_chart({.title = runs.size() > 1 ? run.name + ": " + title : title,
+                         .y_label = "per token and unit of learning rate; bars: standard errors"},
+                        lines);
     }
   }
-  map.high = worst;
-  map.high_text = fmt::format("{:.2g}", worst);
-  return map;
-}
-
-HeatMap layer_map(const std::vector<std::vector<const LoadSample*>>& columns, const std::vector<double>& xs,
-                  int layer) {
-  HeatMap map{.title = fmt::format("layer {}: load of each expert over the mean", layer),
-              .x_label = "step",
-              .y_label = "expert",
-              .xs = xs,
-              .rows = {},
-              .cells = {},
-              .low = 0,
-              .high = 2,
-              .low_text = "0",
-              .high_text = "2 and more",
-              .width = 360};
-  std::vector<std::vector<double>> loads;
-  size_t experts = 0;
-  for (const auto& column : columns)
-    experts = std::max(experts, loads.emplace_back(relative_load(column, layer)).size());
-  for (size_t e = 0; e < experts; ++e) {
-    map.rows.push_back(std::to_string(e));
-    std::vector<double>& row = map.cells.emplace_back();
-    for (const auto& load : loads) row.push_back(e < load.size() ? load[e] : NAN);
-  }
-  return map;
-}
-
-std::string expert_load(const RunData& run) {
-  std::set<int> all;
-  for (const LoadSample& sample : run.loads) {
-    for (const auto& [layer, tokens] : sample.layers) all.insert(layer);
-  }
-  if (all.empty()) return "";
-  const std::vector<int> layers(all.begin(), all.end());
-  std::vector<double> xs;
-  const auto columns = columns_of(run.loads, xs);
-  std::string out = heat_map(overview_map(run, columns, xs, layers)), details;
-  constexpr size_t kMostLayers = 8;  // spread over the depth; the page would be too large with all of them
-  const size_t shown = std::min(kMostLayers, layers.size());
-  for (size_t i = 0; i < shown; ++i) {
-    const size_t at = shown > 1 ? i * (layers.size() - 1) / (shown - 1) : 0;
-    details += heat_map(layer_map(columns, xs, layers[at]));
-  }
-  return out +
-         fmt::format(
-             "<details><summary>{} of {} layers, by expert</summary><div class='grid3'>{}</div></details>",
-             shown, layers.size(), details);
+  return out;
 }
 
 // Of runs that train on samples; empty for others.
@@ -286,10 +200,11 @@ std::string section(const std::string& title, const std::string& note, const cha
 }  // namespace
 
 std::string html_page(const std::vector<RunData>& runs) {
-  std::string names, loads, environments;
+  std::string names, loads, environments, by_expert;
   for (const RunData& run : runs) {
     names += (names.empty() ? "" : ", ") + run.name;
     loads += expert_load(run);
+    by_expert += domain_experts(run);
     environments += environment_of(run);
   }
   std::tm now{};
@@ -321,6 +236,7 @@ std::string html_page(const std::vector<RunData>& runs) {
       section("Training loss by domain", "", "grid3", by_domain(runs, false, "domain_loss", nats.c_str()));
   page += section("Domain weights", "", "grid2",
                   stacked(runs, "domain_weight", "share of each domain in the batch"));
+  page += section("Influence of the training text", "", "grid2", influence(runs));
   page += section(
       "Speed and memory", "", "grid2",
       over_runs(runs, "tokens_per_s", {.title = "tokens per second", .y_label = "1/s", .from_zero = true},
@@ -347,6 +263,7 @@ std::string html_page(const std::vector<RunData>& runs) {
                              .from_zero = true},
                             true) +
                       loads);
+  page += section("Domains and experts", "The newest counts of each run.", "grid3", by_expert);
   page += section("Configuration and environment", "", "stack", environments);
   return page + "</main></body></html>\n";
 }

@@ -23,11 +23,19 @@ struct LoadSample {  // one line with expert_load
   std::map<int, std::vector<double>> layers;  // tokens by expert
 };
 
+struct Influence {  // of one training domain on one target, by probe
+  Series value;
+  std::vector<double> error;
+};
+
 struct RunData {
   std::string name;                                                        // the folder's
   std::map<std::string, Series> train, eval;                               // "loss"; by step
   std::map<std::string, std::map<std::string, Series>> train_by, eval_by;  // "domain_loss" -> domain
   std::vector<LoadSample> loads;
+  std::map<std::string, std::map<std::string, Influence>> influence;  // target -> domain
+  // Tokens by expert, layer and domain of the newest line that has them.
+  std::map<int, std::map<std::string, std::vector<double>>> domain_experts;
   std::vector<Event> events;
   std::string config;          // config.resolved.yaml, empty when missing
   nlohmann::json environment;  // environment.json, null when missing

@@ -218,6 +218,21 @@ void restore_both(ModelState& model, TensorReader& reader, const char* state,
   model.decoder.load_state(reader.index().state.at(state).get<moe::StateDict>());
 }
 
+// The optimizer's, and what else lies in its slices.
+void restore_states(TrainState& state, TensorReader& reader) {
+  for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row, const comm::Piece& piece,
+                            const auto& data) {
+    std::vector<Real> values(size_t(data.size()));
+    reader.read(tensor, row.shape, state.model.layout.at(piece.row).global_begin + piece.row_begin, values);
+    using Element = std::remove_reference_t<decltype(data[0])>;
+    const std::vector<Element> stored(values.begin(), values.end());
+    device::upload(state.model.queue, stored, data);
+  });
+  state.optimizer->set_updates(
+      base::whole<int64_t>(reader.index().state.at("optimizer").at("updates"), ExitCode::kCheckpoint));
+  state.optimizer->restore_values();
+}
+
 std::string own_tensor(const std::string& row) {
   return row;
 }
@@ -246,6 +261,19 @@ void start_from(ModelState& model, TensorReader& reader, const std::string& fold
   }
 }
 
+void restore_optimizer(TrainState& state, TensorReader& reader) {
+  const CheckpointIndex& index = reader.index();
+  try {
+    const json saved = index.state.value("optimizer", json());
+    if (!saved.is_object()) return;
+    require_same_optimizer(state, saved);
+    restore_states(state, reader);
+  } catch (const json::exception& error) {
+    fail(ExitCode::kCheckpoint, "{}: its state cannot be read: {}", checkpoint_name(index.step),
+         error.what());
+  }
+}
+
 void restore(TrainState& state, TensorReader& reader) {
   const CheckpointIndex& index = reader.index();
   try {
@@ -256,17 +284,7 @@ void restore(TrainState& state, TensorReader& reader) {
     restore_model(state.model, reader);
     if (state.reference) restore_both(*state.reference, reader, "reference", reference_tensor);
     restore_probe(state, index.state.value("influence", json()));
-    for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row,
-                              const comm::Piece& piece, const auto& data) {
-      std::vector<Real> values(size_t(data.size()));
-      reader.read(tensor, row.shape, state.model.layout.at(piece.row).global_begin + piece.row_begin, values);
-      using Element = std::remove_reference_t<decltype(data[0])>;
-      const std::vector<Element> stored(values.begin(), values.end());
-      device::upload(state.model.queue, stored, data);
-    });
-    state.optimizer->set_updates(
-        base::whole<int64_t>(index.state.at("optimizer").at("updates"), ExitCode::kCheckpoint));
-    state.optimizer->restore_values();
+    restore_states(state, reader);
     restore_progress(state, index.state.at("progress"));
     state.feed.load(index.state.at("feed"));
     if (state.rollouts) {

@@ -35,6 +35,8 @@ void restore(TrainState& state, TensorReader& reader);
 // Values of the checkpoint in `folder` for a new run. Balancing state comes along where the run has the same.
 // Throws Error(kUsage) when the run file's model is another one; rotary positions may differ.
 void start_from(ModelState& model, TensorReader& reader, const std::string& folder);
+// The optimizer's states alone, for scores; they stay as they are when the checkpoint holds none (an imported model).
+void restore_optimizer(TrainState& state, TensorReader& reader);
 // Only the model, for evaluation and generation.
 void restore_model(ModelState& model, TensorReader& reader);
 // The run file that a checkpoint was trained with.

@@ -1,5 +1,6 @@
 #include "trainer/run/dataset.h"
 
+#include "data/selector.h"
 #include "parallel/base/files.h"
 #include "trainer/run/checkpoint_folder.h"
 #include "trainer/run/checkpoint_index.h"
@@ -32,9 +33,12 @@ Dataset make_task_dataset(const RunConfig& config) {
   Dataset set;
   set.tokenizer_file = task_tokenizer(config);
   set.tokenizer = data::load_tokenizer(set.tokenizer_file);
-  const data::SetKind kind = config.rollout ? data::SetKind::kPrompts : data::SetKind::kInstruction;
-  set.train = data::make_task_corpus(*config.tasks, data::TaskSplit::kTrain, *set.tokenizer, kind);
-  set.valid = data::make_task_corpus(*config.tasks, data::TaskSplit::kHeldOut, *set.tokenizer, kind);
+  const data::SetKind set_kind = config.rollout ? data::SetKind::kPrompts : data::SetKind::kInstruction;
+  const auto selector = data::make_selector(kind(config, config.selector, "selector"));
+  set.train = data::select_documents(
+      *selector, data::make_task_corpus(*config.tasks, data::TaskSplit::kTrain, *set.tokenizer, set_kind),
+      config.seed);
+  set.valid = data::make_task_corpus(*config.tasks, data::TaskSplit::kHeldOut, *set.tokenizer, set_kind);
   set.vocab = set.tokenizer->vocab_size();
   set.manifest_hash = base::sha256_text(YAML::Dump(config.tasks_node));
   return set;
@@ -49,7 +53,8 @@ Dataset open_dataset(const RunConfig& config) {
   const data::Manifest manifest = data::load_manifest(config.data.manifest);
   const data::Verify verify = config.data.verify == "size" ? data::Verify::kSize : data::Verify::kAlways;
   Dataset set;
-  set.train = data::open_corpus(manifest, "train", verify);
+  const auto selector = data::make_selector(kind(config, config.selector, "selector"));
+  set.train = data::select_documents(*selector, data::open_corpus(manifest, "train", verify), config.seed);
   for (const data::Split& split : manifest.splits) {
     if (split.name == "valid") set.valid = data::open_corpus(manifest, "valid", verify);
   }

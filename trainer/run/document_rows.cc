@@ -40,6 +40,30 @@ DocumentRows::DocumentRows(const data::Corpus& corpus, const std::vector<int64_t
   }
 }
 
+int64_t DocumentRows::trained_tokens() const {
+  int64_t sum = 0;
+  std::vector<uint8_t> mask;
+  for (const Row& row : rows_) {
+    for (const Piece& piece : row) {
+      mask.resize(size_t(piece.count));
+      corpus_.read_mask(piece.document, piece.begin + 1, mask);
+      sum += std::count(mask.begin(), mask.end(), 1);
+    }
+  }
+  return sum;
+}
+
+DocumentRows DocumentRows::window(int64_t first, int64_t count) const {
+  DocumentRows out(corpus_, {}, seq_len_, true);
+  const int64_t begin = std::min(first, num_rows()), end = std::min(first + count, num_rows());
+  out.rows_.assign(rows_.begin() + begin, rows_.begin() + end);
+  return out;
+}
+
+void DocumentRows::append(const DocumentRows& other) {
+  rows_.insert(rows_.end(), other.rows_.begin(), other.rows_.end());
+}
+
 int64_t DocumentRows::micro_batches(int64_t sequences, int ranks) const {
   return (rows_per_rank(ranks) + sequences - 1) / sequences;
 }

@@ -17,6 +17,10 @@ class DocumentRows {
   DocumentRows(const data::Corpus& corpus, const std::vector<int64_t>& documents, int64_t seq_len, bool pack);
 
   int64_t num_rows() const { return int64_t(rows_.size()); }
+  int64_t trained_tokens() const;
+  // Rows [first, first + count), as far as there are; and other rows of the same corpus behind these.
+  DocumentRows window(int64_t first, int64_t count) const;
+  void append(const DocumentRows& other);
   // Row r belongs to rank r % ranks. Every rank has the same number of micro-batches, since forward passes are
   // collective over expert groups; the last ones may hold padding only.
   int64_t micro_batches(int64_t sequences, int ranks) const;

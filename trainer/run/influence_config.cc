@@ -9,6 +9,7 @@ InfluenceConfig read_influence(base::Section s) {
   c.period = s.integer("period", c.period, {.min = 0});
   c.micro_batches = s.integer("micro_batches", c.micro_batches, {.min = 1});
   c.tokens_per_domain = s.integer("tokens_per_domain", c.tokens_per_domain, {.min = 1});
+  c.tokens_per_probe = s.integer("tokens_per_probe", c.tokens_per_probe, {.min = 0});
   c.targets = s.choice("targets", c.targets, {"mean", "domains"});
   c.manifest = s.text("manifest", c.manifest);
   c.split = s.text("split", c.split);
@@ -23,6 +24,7 @@ YAML::Node influence_node(const InfluenceConfig& c) {
   n["period"] = c.period;
   n["micro_batches"] = c.micro_batches;
   n["tokens_per_domain"] = c.tokens_per_domain;
+  n["tokens_per_probe"] = c.tokens_per_probe;
   n["targets"] = c.targets;
   n["manifest"] = c.manifest;
   n["split"] = c.split;

@@ -123,6 +123,11 @@ json train_line(const TrainState& state, const StepReport& report, const StepTim
   if (report.expert_tokens.empty()) return line;
   line["expert_load_max_over_mean"] = rounded(load.max_over_mean);
   line["expert_load_cv"] = rounded(load.cv);
+  for (const LayerDomains& layer : report.domain_experts) {
+    json& out = line["domain_experts"][std::to_string(layer.layer)];
+    for (size_t k = 0; k < layer.tokens.size(); ++k)
+      out[state.dataset.train->domain_name(int(k))] = layer.tokens[k];
+  }
   if (!expert_load) return line;
   size_t moe_layer = 0;
   const ModelConfig& model = state.config().model;

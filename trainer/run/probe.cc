@@ -47,7 +47,7 @@ Probe::Probe(const RunConfig& config, const Dataset& dataset, const ProbeContext
       steps_(scored_steps(config, targets_.size())) {
   for (const InfluenceTarget& target : targets_) {
     names_.push_back(target.name);
-    rows_.emplace_back(corpus_, target.documents, config.data.seq_len, config.data.mask_documents);
+    windows_.emplace_back(corpus_, target, config);
     auto& slices = gradients_.emplace_back();
     for (int g = 0; g < device::kNumGroups; ++g) {
       slices[size_t(g)] =
@@ -69,13 +69,14 @@ void Probe::measure(size_t target, double keep) {
   const int64_t sequences = model.config.train.micro_batch;
   std::vector<W> dlogp;
   model.decoder.begin_step();
-  for (int64_t i = 0; i < rows_[target].micro_batches(sequences, data.size()); ++i) {
-    const Batch batch = rows_[target].micro_batch(i, sequences, data.rank(), data.size());
+  const auto [rows, token_weight] = windows_[target].at(probes_);
+  for (int64_t i = 0; i < rows.micro_batches(sequences, data.size()); ++i) {
+    const Batch batch = rows.micro_batch(i, sequences, data.rank(), data.size());
     model.store.start_grads(model.queue, i == 0);
     model.decoder.forward(batch, true);
     dlogp.assign(size_t(batch.num_tokens()), 0);
     for (size_t t = 0; t < dlogp.size(); ++t) {
-      if (batch.loss_mask[t] != 0) dlogp[t] = W(-targets_[target].token_weight[size_t(batch.domain[t])]);
+      if (batch.loss_mask[t] != 0) dlogp[t] = W(-token_weight[size_t(batch.domain[t])]);
     }
     // Without counts the layers' own losses stay out: the target is the text.
     model.decoder.backward({dlogp.data(), {batch.num_tokens()}}, {},
@@ -116,7 +117,7 @@ void Probe::begin_step(bool due) {
   if (left_ == 0) {
     if (!due) return;
     for (size_t target = 0; target < targets_.size(); ++target) {
-      measure(target, probes_ > 0 ? config_.ema : 0);
+      measure(target, std::min(config_.ema, double(probes_) / double(probes_ + 1)));
     }
     ++probes_;
     left_ = steps_;

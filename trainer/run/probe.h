@@ -2,9 +2,10 @@
 // D in which the optimizer would move, and scores the documents of the next few ordinary batches along it while
 // they are trained on (trainer/influence/score_tap.h). It changes nothing that training computes.
 //
-// With M targets the scored steps go round them, one direction a step: a direction costs one GEMM a layer. The
-// gradient of a target is a moving average over probes and kept in the optimizer's slices; D is made again for
-// every scored step, from the optimizer's state of that moment. Scores are multiplied by the batch's trained
+// With M targets the scored steps go round them, one direction a step: a direction costs one GEMM a layer. A probe reads
+// a part of a target's text (target_windows.h); the gradient of a target is a moving average over probes, at first the
+// plain mean, and kept in the optimizer's slices; D is made again for every scored step, from the optimizer's state of
+// that moment. Scores are multiplied by the batch's trained
 // tokens, so that they do not depend on the size of the batch: influence per token is their sum over tokens.
 #pragma once
 
@@ -18,9 +19,9 @@
 #include "optim/optimizer.h"
 #include "parallel/base/batch.h"
 #include "trainer/influence/score_tap.h"
-#include "trainer/run/document_rows.h"
 #include "trainer/run/influence_targets.h"
 #include "trainer/run/model_state.h"
+#include "trainer/run/target_windows.h"
 
 namespace cadre::trainer {
 
@@ -72,7 +73,7 @@ class Probe {
   const InfluenceKernels<Real>& kernels_;
   std::vector<InfluenceTarget> targets_;
   std::vector<std::string> names_;
-  std::vector<DocumentRows> rows_;                                         // by target
+  std::vector<TargetWindows> windows_;                                     // by target
   std::vector<std::array<device::Buffer, device::kNumGroups>> gradients_;  // by target: this rank's slices
   device::ParamStore<Real> direction_;
   ScoreTap<Real> tap_;

@@ -6,6 +6,7 @@
 #include "data/curriculum.h"
 #include "data/mixer.h"
 #include "data/reward.h"
+#include "data/selector.h"
 #include "optim/objective.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
@@ -100,7 +101,8 @@ void validate(const RunConfig& c) {
   data::make_reward(kind(c, c.reward, "reward"));
   optim::make_schedule(kind(c, c.schedule, "schedule"));
   optim::make_optimizer<float>(kind(c, c.optim, "optim"), {});
-  data::make_curriculum(kind(c, c.curriculum, "curriculum"));
+  data::make_curriculum(kind(c, c.curriculum, "curriculum"), nullptr);
+  data::make_selector(kind(c, c.selector, "selector"));
   data::make_mixer(kind(c, c.mixer, "mixer"), {{"a", "b"}, {int64_t(1) << 40, int64_t(1) << 40}, 1, 0, true});
 }
 
@@ -181,6 +183,7 @@ RunConfig read_run(base::Section root) {
   c.influence = read_influence(root.section("influence"));
   read_kind(root, "mixer", c.mixer);
   read_kind(root, "curriculum", c.curriculum);
+  read_kind(root, "selector", c.selector);
   read_kind(root, "objective", c.objective);
   read_kind(root, "optim", c.optim);
   read_kind(root, "schedule", c.schedule);
@@ -217,6 +220,7 @@ std::string resolved_yaml(const RunConfig& c) {
   n["data"]["verify"] = c.data.verify;
   n["mixer"] = kind_node(c.mixer, "natural");
   n["curriculum"] = kind_node(c.curriculum, "none");
+  n["selector"] = kind_node(c.selector, "none");
   n["model"] = model_node(c.model);
   if (c.moe) n["moe"] = moe_node(*c.moe);
   n["mesh"]["ep"] = c.mesh.ep;

@@ -78,7 +78,7 @@ struct RunConfig {
   InfluenceConfig influence;
   std::optional<RolloutConfig> rollout;      // runs that train on what they sample
   std::optional<data::TaskSetConfig> tasks;  // problems in place of data.manifest
-  YAML::Node mixer, curriculum, objective, optim, schedule, reward;
+  YAML::Node mixer, curriculum, selector, objective, optim, schedule, reward;
   YAML::Node rollout_node, tasks_node;  // as they stand in the run file
   std::string source;                   // file name, for messages
 };

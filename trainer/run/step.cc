@@ -107,7 +107,8 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch, device::Tap<
       if (last) state.reducer.add(bucket);
       state.reducer.progress();
     };
-    model.backward({dlogp.data(), {micro.num_tokens()}}, batch.counts, on_bucket_done, tap);
+    model.backward({dlogp.data(), {micro.num_tokens()}}, batch.counts, on_bucket_done,
+                   state.expert_domains.around(tap, micro));
     if (tap != nullptr) state.probe->add(micro);
   }
   base::enter(base::Phase::kReduce);
@@ -178,6 +179,12 @@ bool probe_due(const TrainState& state) {
   return asked || (period > 0 && state.progress.step > 0 && state.progress.step % uint64_t(period) == 0);
 }
 
+// With the first line of metrics and every tenth from there, as expert_load.
+bool domain_experts_due(const TrainState& state) {
+  const auto every = uint64_t(state.config().log.every);
+  return (state.progress.step + 1) % (10 * every) == every;
+}
+
 }  // namespace
 
 StepReport train_step(TrainState& state, const StepSignals& signals) {
@@ -189,8 +196,9 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
 
   base::enter(base::Phase::kData);
   data::LoadedBatch batch = state.next_batch();
-  if (state.on_batch) state.on_batch(batch);
   report.data_wait_ms = state.feed.last_wait_ms();
+  if (state.online) state.online->apply(state.config().train.global_batch, batch);
+  if (state.on_batch) state.on_batch(batch);
   report.counts = batch.counts;
   report.source = batch.metrics;
   report.domain_weight = batch.weights;
@@ -199,7 +207,9 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   if (state.reference) score_reference(state, batch.micro);
   const std::vector<double> valid_loss = probe_evaluation(state);
   if (state.probe) state.probe->begin_step(probe_due(state));
+  state.expert_domains.begin_step(domain_experts_due(state));
   Computed computed = compute(state, batch, state.probe ? state.probe->tap() : nullptr);
+  report.domain_experts = state.expert_domains.finish();
   report.comm_exposed_ms = computed.comm_exposed_ms;
   const optim::GradNorm& norm = computed.norm;
   report.loss = norm.loss;

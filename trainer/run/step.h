@@ -29,6 +29,7 @@ struct StepReport {
   std::vector<double> domain_loss, domain_tokens;  // (K) mean nats (NaN without tokens); trained tokens
   std::vector<double> domain_weight;               // (K) the mixer's, for this batch
   std::vector<std::vector<double>> expert_tokens;  // by MoE layer, (E)
+  std::vector<LayerDomains> domain_experts;        // now and then: tokens by domain and expert
   double dropped_tokens = 0;                       // slots that capacity removed, over layers
   optim::NamedValues objective;                    // metrics of pairs or sampled sequences; else empty
   std::optional<ProbeReport> probe;                // in the last step of an influence probe

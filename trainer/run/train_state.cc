@@ -1,6 +1,7 @@
 #include "trainer/run/train_state.h"
 
 #include "data/mixer.h"
+#include "data/pair_view.h"
 #include "trainer/run/evaluate.h"
 #include "trainer/run/influence_targets.h"
 #include "trainer/run/rollout_setup.h"
@@ -75,15 +76,39 @@ int64_t planned_tokens(const RunConfig& config, const data::Corpus& corpus) {
   return int64_t(prompts * positions / double(std::max<int64_t>(1, corpus.num_documents())));
 }
 
+// Sequences to plan a step, and the tokens that a run draws: more than it trains on where a selector takes some away.
+int64_t planned_batch(const RunConfig& config) {
+  const auto selector = data::make_selector(kind(config, config.selector, "selector"));
+  return OnlineSelector::candidates(*selector, config.train.global_batch);
+}
+int64_t drawn_tokens(const RunConfig& config, const data::Corpus& corpus) {
+  if (config.rollout) return planned_tokens(config, corpus);
+  return config.train.steps * planned_batch(config) * config.data.seq_len;
+}
+
 data::MixerContext mixer_context(const RunConfig& config, const Dataset& set) {
-  data::MixerContext context = data::mixer_context(*set.train, planned_tokens(config, *set.train));
+  data::MixerContext context = data::mixer_context(*set.train, drawn_tokens(config, *set.train));
   context.delay = config.data.prefetch;
   return context;
 }
 
+// A batch in which a domain's text comes twice is more likely a mistake than a wish.
+void require_enough_text(const RunConfig& config, const Dataset& set) {
+  const data::MixerContext context = mixer_context(config, set);
+  const auto weights = data::make_mixer(kind(config, config.mixer, "mixer"), context)->weights({});
+  const double batch = double(planned_batch(config) * config.data.seq_len);
+  for (size_t k = 0; k < weights.size(); ++k) {
+    require(weights[k] * batch <= double(context.domain_tokens[k]), ExitCode::kData,
+            "{}: domain '{}' has {} tokens, and one batch needs {:.0f} of it ({:.3f} of {:.0f}). Lower "
+            "train.global_batch or the domain's weight, or prepare more of its text",
+            config.source, context.domains[k], context.domain_tokens[k], weights[k] * batch, weights[k],
+            batch);
+  }
+}
+
 data::PlannerConfig planner_config(const RunConfig& config, const data::Mixer& mixer,
                                    const data::Corpus& corpus) {
-  const int64_t samples = config.train.global_batch;
+  const int64_t samples = planned_batch(config);
   const auto& rollout = config.rollout;
   return {.seed = config.seed,
           .global_batch = rollout ? samples / rollout->group * rollout->mini_batches : samples,
@@ -91,7 +116,7 @@ data::PlannerConfig planner_config(const RunConfig& config, const data::Mixer& m
           .pack = config.data.pack && !rollout,
           .whole = corpus.kind() == data::SetKind::kInstruction,
           .max_epochs = mixer.max_epochs(),
-          .total_tokens = planned_tokens(config, corpus)};
+          .total_tokens = drawn_tokens(config, corpus)};
 }
 
 data::LoaderConfig loader_config(const RunConfig& config, const comm::Communicator& data) {
@@ -101,6 +126,13 @@ data::LoaderConfig loader_config(const RunConfig& config, const comm::Communicat
           .prefetch = config.data.prefetch,
           .data_rank = data.rank(),
           .data_ranks = data.size()};
+}
+
+std::unique_ptr<data::Curriculum> make_curriculum(const RunConfig& config, const Dataset& set) {
+  const bool pairs = set.train->kind() == data::SetKind::kPreference;
+  const auto view = pairs ? data::make_pair_view(*set.train) : nullptr;
+  return data::make_curriculum(kind(config, config.curriculum, "curriculum"),
+                               view ? view.get() : set.train.get());
 }
 
 RunConfig with_vocab(RunConfig config, int64_t vocab) {
@@ -132,13 +164,15 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
       schedule(optim::make_schedule(kind(run, run.schedule, "schedule"))),
       peak_lr(optim::read_peak_lr(kind(run, run.optim, "optim"))),
       mixer(data::make_mixer(kind(run, run.mixer, "mixer"), mixer_context(run, set))),
-      curriculum(data::make_curriculum(kind(run, run.curriculum, "curriculum"))),
+      curriculum(make_curriculum(run, set)),
       feed(planner_config(run, *mixer, *set.train), loader_config(run, model.mesh.data()), *set.train, *mixer,
            *curriculum),
+      expert_domains(model, set.train->num_domains()),
       dataset(set),
       spikes(run.spikes) {
   check_rollout(run, *set.train, objective->inputs());
   if (run.rollout) rollouts = make_rollouts(*this, all);
+  if (run.data.pack && !run.rollout) require_enough_text(run, set);
   const bool pairs = objective->inputs().pairs, has_pairs = set.train->kind() == data::SetKind::kPreference;
   require(pairs == has_pairs, ExitCode::kUsage, "{}: objective.name and data.manifest: {}", run.source,
           pairs ? "this objective trains on pairs, and the data holds none; prepare it with --kind preference"
@@ -146,6 +180,14 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
   model.bf16() ? make_updates<bf16>(*this, run) : make_updates<Real>(*this, run);
   model.decoder.set_before_bucket([this](int bucket) { reducer.need_values(bucket, model.queue); });
   if (run.influence.period > 0 || mixer->needs() == data::Needs::kInfluence) probe = make_probe(*this, run);
+  if (const auto selection = data::make_selector(kind(run, run.selector, "selector"))->online()) {
+    require(
+        !run.rollout, ExitCode::kUsage,
+        "{}: selector.name: this one selects from text that stands, and this run samples its own; leave it "
+        "out, or use gumbel with scores of prompts",
+        run.source);
+    online = std::make_unique<OnlineSelector>(*selection, set, loader_config(run, model.mesh.data()), model);
+  }
   if (mixer->needs() == data::Needs::kProbeEvaluation) {
     require(set.valid != nullptr, ExitCode::kData,
             "{}: this mixer needs held-out text, but the data has no valid split; prepare with --valid",

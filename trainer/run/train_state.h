@@ -17,7 +17,9 @@
 #include "parallel/comm/shards.h"
 #include "trainer/rollout/rollout_source.h"
 #include "trainer/run/dataset.h"
+#include "trainer/run/expert_domains.h"
 #include "trainer/run/model_state.h"
+#include "trainer/run/online_selection.h"
 #include "trainer/run/probe.h"
 
 namespace cadre::trainer {
@@ -60,7 +62,9 @@ class TrainState {
   std::unique_ptr<RolloutSource> rollouts;  // null: the data is trained on as it is
   // Sees each batch before it is trained on; may be empty.
   std::function<void(const data::LoadedBatch&)> on_batch;
-  std::unique_ptr<Probe> probe;  // null when nobody asks for influence
+  std::unique_ptr<Probe> probe;            // null when nobody asks for influence
+  std::unique_ptr<OnlineSelector> online;  // null when every batch is trained on whole
+  ExpertDomains expert_domains;
   const Dataset& dataset;
   Progress progress;
   RunCounters counters;

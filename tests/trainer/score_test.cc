@@ -1,0 +1,252 @@
+// `cadre score`: sketches, losses and gradients of documents against plain computations, over ranks and restarts.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <mutex>
+
+#include "data/manifest.h"
+#include "data/shard.h"
+#include "tests/trainer/run_fixture.h"
+#include "trainer/run/document_rows.h"
+#include "trainer/selection/gradient_model.h"
+#include "trainer/selection/score_job.h"
+#include "trainer/selection/sketch.h"
+
+namespace cadre::trainer {
+namespace {
+
+using namespace testing;
+using Columns = std::vector<std::vector<double>>;
+
+std::vector<float> normals(size_t n, uint64_t seed) {
+  const base::Philox random(seed);
+  std::vector<float> x;
+  for (size_t i = 0; i < n; ++i) x.push_back(float(random.normal(i)));
+  return x;
+}
+
+TEST(Sketch, KeepsDotProductsWithoutBiasAndWithTheVarianceOfADenseProjection) {
+  const size_t n = 300;
+  const int64_t size = 64;
+  const std::vector<float> x = normals(n, 1), y = normals(n, 2);
+  double exact = 0, xx = 0, yy = 0;
+  for (size_t i = 0; i < n; ++i)
+    exact += double(x[i] * y[i]), xx += double(x[i] * x[i]), yy += double(y[i] * y[i]);
+  const int trials = 4000;
+  double mean = 0, squares = 0;
+  for (int seed = 0; seed < trials; ++seed) {
+    const Sketcher sketcher(size, uint64_t(seed));
+    std::vector<double> sx(size_t(size), 0.0), sy = sx;
+    sketcher.add("w", 0, x, sx);
+    sketcher.add("w", 0, y, sy);
+    const double found = dot(sx, sy);
+    mean += found / trials;
+    squares += found * found / trials;
+  }
+  const double variance = squares - mean * mean, bound = (xx * yy + exact * exact) / double(size);
+  EXPECT_NEAR(mean, exact, 4 * std::sqrt(bound / trials));
+  EXPECT_LT(variance, 1.1 * bound);
+  EXPECT_GT(variance, 0.8 * bound);
+}
+
+TEST(Sketch, DoesNotDependOnHowATensorIsCut) {
+  const std::vector<float> x = normals(100, 3);
+  const Sketcher sketcher(32, 5);
+  std::vector<double> whole(32, 0.0), parts(32, 0.0), other(32, 0.0);
+  sketcher.add("a", 0, x, whole);
+  sketcher.add("a", 0, std::span(x).first(37), parts);
+  sketcher.add("a", 37, std::span(x).subspan(37), parts);
+  sketcher.add("b", 0, x, other);
+  EXPECT_EQ(whole, parts);
+  EXPECT_NE(whole, other) << "another tensor goes elsewhere";
+}
+
+// Shards of the tiny corpora, and a run of some steps saved beside them.
+class ScoreTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    run_steps(1, {"moe.balance=none"}, 12, folder_.path() / "run" / "checkpoints");
+    manifest_.folder = folder_.path() / "data";
+    std::filesystem::create_directories(manifest_.folder);
+    manifest_.tokenizer_file = "tokenizer.model";
+    manifest_.tokenizer_kind = "bytes";
+    manifest_.tokenizer_sha256 = std::string(64, 'a');
+    manifest_.vocab_size = kVocab;
+    manifest_.eos = 1;
+    add_split("train", 1, {20, 33});
+    add_split("valid", 2, {24});
+    data::save_manifest(manifest_, manifest_.folder / "manifest.json");
+  }
+
+  void add_split(const std::string& name, uint64_t seed, const std::vector<int>& shards) {
+    int all = 0;
+    for (const int n : shards) all += n;
+    const auto corpus = tiny_corpus(seed, all);
+    data::Split split{name, {}, {{"alpha"}, {"beta"}, {"gamma"}}};
+    data::ShardWriter writer({manifest_.tokenizer_sha256, kVocab, {"alpha", "beta", "gamma"}, name});
+    int64_t d = 0;
+    for (const int n : shards) {
+      for (int i = 0; i < n; ++i, ++d) {
+        const data::DocumentInfo info = corpus->document(d);
+        std::vector<int32_t> tokens(size_t(info.length));
+        corpus->read(d, 0, tokens);
+        writer.add(tokens, info.domain, uint32_t(info.bytes), {});
+        data::DomainInfo& domain = split.domains[size_t(info.domain)];
+        domain.documents += 1, domain.tokens += info.length, domain.bytes += info.bytes;
+      }
+      split.shards.push_back(
+          writer.finish(manifest_.folder, fmt::format("{}-{}.h5", name, split.shards.size())));
+    }
+    manifest_.splits.push_back(split);
+  }
+
+  ScoreSummary score(int ranks, const ScoreOptions& options, const std::string& name) {
+    const ScoreJob job{.checkpoint = (folder_.path() / "run").string(),
+                       .manifest = (manifest_.folder / "manifest.json").string(),
+                       .name = name,
+                       .options = options};
+    ScoreSummary summary;
+    std::mutex mutex;
+    comm::run_threads(ranks, [&](comm::World& world) {
+      const ScoreSummary own = score_documents(job, world, [](const std::string&) {});
+      const std::lock_guard lock(mutex);
+      summary = own;
+    });
+    return summary;
+  }
+  Columns values(const std::string& name) const {
+    return data::load_scores(manifest_, manifest_.split("train"), name).values;
+  }
+
+  // What a kind of scores works with, for computing the same by hand.
+  void with_inputs(const std::function<void(const ScoreInputs&, GradientModel&)>& body) {
+    TensorReader reader(find_checkpoint(folder_.path() / "run"));
+    RunConfig config = checkpoint_config(reader.index(), "test");
+    const auto train = data::open_corpus(manifest_, "train", data::Verify::kAlways);
+    const auto valid = data::open_corpus(manifest_, "valid", data::Verify::kAlways);
+    const ScoreOptions options{.target_tokens = 100};
+    comm::run_threads(1, [&](comm::World& world) {
+      const ScoreInputs in{&options, &config, &reader, train.get(), valid.get(), "", &world};
+      GradientModel model(in);
+      body(in, model);
+    });
+  }
+  static std::vector<double> gradient(GradientModel& model, const data::Corpus& corpus, int64_t d,
+                                      bool moved) {
+    const double tokens = GradientModel::tokens(corpus, d);
+    model.differentiate(corpus, {d}, [&](int64_t) { return 1 / tokens; });
+    std::vector<double> out;
+    model.visit(moved, [&](const device::ParamRow&, int64_t, std::span<const float> v) {
+      out.insert(out.end(), v.begin(), v.end());
+    });
+    return out;
+  }
+
+  TempFolder folder_;
+  data::Manifest manifest_;
+};
+
+TEST_F(ScoreTest, LossIsThatOfEachDocumentAlone) {
+  EXPECT_EQ(score(1, {}, "").shards, 2);
+  const Columns found = values("loss");
+  with_inputs([&](const ScoreInputs& in, GradientModel& model) {
+    for (int64_t d = 0; d < in.corpus->num_documents(); ++d) {
+      const DocumentRows rows(*in.corpus, {d}, 16, false);
+      double nats = 0;
+      for (int64_t i = 0; i < rows.micro_batches(1, 1); ++i) {
+        const Batch batch = rows.micro_batch(i, 1, 0, 1);
+        const auto logp = model.state().model.decoder.forward(batch, false);
+        for (int64_t t = 0; t < batch.num_tokens(); ++t)
+          nats -= batch.loss_mask[size_t(t)] != 0 ? double(logp[t]) : 0;
+      }
+      EXPECT_NEAR(found[0][size_t(d)], nats, 1e-5 * nats);
+      EXPECT_EQ(found[1][size_t(d)], double(in.corpus->document(d).length - 1));
+    }
+  });
+}
+
+TEST_F(ScoreTest, AreBitEqualForAnyRanksAndGoOnShardByShard) {
+  for (const char* kind : {"loss", "influence", "less"}) {
+    const ScoreOptions options{.kind = kind, .target_tokens = 60, .sketch = 256};
+    const ScoreSummary one = score(1, options, "one"), three = score(3, options, "three");
+    EXPECT_EQ(values("one"), values("three")) << kind;
+    EXPECT_EQ(one.mean, three.mean);
+    EXPECT_EQ(three.documents, 53);
+    const Columns before = values("one");
+    std::filesystem::remove(data::score_file(manifest_, "one", "train-0.h5"));
+    const ScoreSummary rest = score(2, options, "one");
+    EXPECT_EQ(rest.shards, 1);
+    EXPECT_EQ(rest.skipped, 1);
+    EXPECT_EQ(values("one"), before) << kind;
+    EXPECT_EQ(score(1, options, "one").shards, 0);
+    std::filesystem::remove_all(manifest_.folder / "scores");
+  }
+}
+
+TEST_F(ScoreTest, OfAnotherModelOrOtherSettingsAreNotContinued) {
+  score(1, {}, "ref");
+  const auto message = [&](const ScoreOptions& options) {
+    try {
+      score(1, options, "ref");
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::kUsage);
+      return std::string(e.what());
+    }
+    return std::string("continued");
+  };
+  EXPECT_NE(message({.kind = "influence"}).find("another set of options"), std::string::npos);
+  run_steps(1, {"moe.balance=none"}, 14, folder_.path() / "run" / "checkpoints");
+  EXPECT_NE(message({}).find("another model; give another --name"), std::string::npos);
+  EXPECT_NE(message({.kind = "los"}).find("known: loss, influence, less, pass_rate"), std::string::npos);
+  EXPECT_NE(message({.kind = "pass_rate"}).find("another set of options"), std::string::npos);
+}
+
+TEST_F(ScoreTest, InfluenceIsTheGradientAlongTheDirection) {
+  score(1, {.kind = "influence", .target_tokens = 100}, "influence");
+  const Columns found = values("influence");
+  with_inputs([&](const ScoreInputs& in, GradientModel& model) {
+    const auto domains = target_domains(in.targets, 100);
+    ASSERT_EQ(domains.size(), 3u);
+    for (size_t j = 0; j < domains.size(); ++j) {
+      model.differentiate(*in.targets, domains[j].documents, [&](int64_t) { return 1 / domains[j].tokens; });
+      std::vector<double> direction;
+      model.visit(true, [&](const device::ParamRow&, int64_t, std::span<const float> v) {
+        direction.insert(direction.end(), v.begin(), v.end());
+      });
+      double scale = 0;
+      for (const double s : found[j]) scale = std::max(scale, std::abs(s));
+      for (int64_t d = 0; d < in.corpus->num_documents(); d += 5) {
+        EXPECT_NEAR(found[j][size_t(d)], dot(direction, gradient(model, *in.corpus, d, false)), 1e-4 * scale);
+      }
+    }
+  });
+}
+
+TEST_F(ScoreTest, LessIsTheMeanCosineAndSketchesComeClose) {
+  score(1, {.kind = "less", .target_tokens = 100, .sketch = 0}, "exact");
+  score(1, {.kind = "less", .target_tokens = 100, .sketch = 4096}, "sketched");
+  const Columns exact = values("exact"), sketched = values("sketched");
+  double error = 0, size = 0;
+  with_inputs([&](const ScoreInputs& in, GradientModel& model) {
+    const auto domains = target_domains(in.targets, 100);
+    for (size_t j = 0; j < domains.size(); ++j) {
+      std::vector<std::vector<double>> targets;
+      for (const int64_t v : domains[j].documents) targets.push_back(gradient(model, *in.targets, v, false));
+      for (int64_t d = 0; d < in.corpus->num_documents(); d += 7) {
+        const auto z = gradient(model, *in.corpus, d, true);
+        double mean = 0;
+        for (const auto& v : targets)
+          mean += dot(v, z) / std::sqrt(dot(v, v) * dot(z, z)) / double(targets.size());
+        EXPECT_NEAR(exact[j][size_t(d)], mean, 1e-5);
+      }
+      for (size_t d = 0; d < exact[j].size(); ++d) {
+        error += std::pow(exact[j][d] - sketched[j][d], 2);
+        size += std::pow(exact[j][d], 2);
+      }
+    }
+  });
+  EXPECT_LT(std::sqrt(error / size), 0.15);
+}
+
+}  // namespace
+}  // namespace cadre::trainer
