@@ -5,6 +5,8 @@
 #include <cmath>
 #include <set>
 
+#include "data/curriculum.h"
+#include "data/planner.h"
 #include "data/selector.h"
 #include "data/selectors/online.h"
 #include "data/selectors/take.h"
