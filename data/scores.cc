@@ -70,6 +70,12 @@ void check_origin(const ScoreHeader& header, const ScoreHeader& first, const Man
           fmt::join(header.columns, ", "), fmt::join(first.columns, ", "));
 }
 
+// Without throwing: a name from a manifest may be longer than the system takes.
+bool is_there(const std::filesystem::path& file) {
+  std::error_code code;
+  return std::filesystem::exists(file, code);
+}
+
 }  // namespace
 
 const std::vector<double>& Scores::column(const std::string& name) const {
@@ -104,7 +110,7 @@ void write_scores(const std::filesystem::path& file, const ScoreHeader& header,
 }
 
 std::optional<ScoreHeader> read_score_header(const std::filesystem::path& file) {
-  if (!std::filesystem::exists(file)) return std::nullopt;
+  if (!is_there(file)) return std::nullopt;
   const Hdf5Lock lock;
   return read_header(open_hdf5(file.string(), "the scores"), file.string());
 }
@@ -114,7 +120,7 @@ Scores load_scores(const Manifest& manifest, const Split& split, const std::stri
   std::optional<ScoreHeader> first;
   for (const ShardInfo& shard : split.shards) {
     const std::string path = score_file(manifest, name, shard.file).string();
-    require(std::filesystem::exists(path), ExitCode::kData,
+    require(is_there(path), ExitCode::kData,
             "{}: no such file. Make the scores of split '{}' with `cadre score --name {}`", path, split.name,
             name);
     const Hdf5Lock lock;
