@@ -1,11 +1,11 @@
 """Cadre's MoE layer and grouped products beside PyTorch's on one GPU: the same activations, weights and so the
 same routing, one run, a line of JSON for each figure and a table of ratios at the end.
 
-    python3 moe_layer.py BENCH_MOE [--trace FOLDER] [--shapes olmoe,sonic-7b] [--no-gemm] [--no-compile]
+    python3 moe_layer.py BENCH_MOE [--trace FILE] [--shapes olmoe,sonic-7b] [--no-gemm] [--no-compile]
 
 BENCH_MOE is the program of tests/bench. Inputs go to it as files, and its y, dx and router gradient are compared
-with PyTorch's in fp32. A trace is a folder with x.bf16 and router.bf16 of a shape, recorded from a trained model;
-without one both are normal, which makes the load of the experts nearly even."""
+with PyTorch's in fp32. Activations and router are normal, which makes the load of the experts nearly even; with a
+routing trace (routing_trace.py) of the shape's experts and tokens they give the trace's logits."""
 import argparse
 import json
 import subprocess
@@ -13,6 +13,8 @@ import tempfile
 
 import torch
 import torch.nn.functional as F
+
+import routing_trace
 
 BF16 = torch.bfloat16
 SHAPES = {  # tokens, dim, width, experts, top_k
@@ -96,14 +98,22 @@ def difference(a, b):
     return ((a.float() - b.float()).norm() / b.float().norm()).item()
 
 
+def trace_shape(path):
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return tuple(file.get_slice("logits").get_shape()[1:])
+
+
 def bench_layer(args, name):
     tokens, dim, width, experts, top_k = SHAPES[name]
     torch.manual_seed(1)
     normal = lambda *shape, scale=1.0: (torch.randn(*shape, device="cuda") * scale).to(BF16)
     x, dy = normal(tokens, dim), normal(tokens, dim)
     router = normal(experts, dim, scale=0.02)
-    if args.trace:
-        x, router = load(args.trace, "x", (tokens, dim)), load(args.trace, "router", (experts, dim))
+    traced = bool(args.trace) and trace_shape(args.trace) == (tokens, experts)
+    if traced:
+        x, router = routing_trace.inputs(args.trace, -1, dim)
     gate, up = normal(experts, width, dim, scale=0.02), normal(experts, width, dim, scale=0.02)
     down = normal(experts, dim, width, scale=0.02)
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +131,7 @@ def bench_layer(args, name):
     errors = {"y": difference(got["y"], y), "dx": difference(got["dx"], dx), "drouter": difference(got["drouter"], drouter)}
     del exact, y, dx, drouter
     torch.cuda.empty_cache()
-    print(json.dumps(dict(shape=name, peer="cadre", **ours, relative_error={k: round(v, 5) for k, v in errors.items()})), flush=True)
+    print(json.dumps(dict(shape=name, peer="cadre", traced=traced, **ours, relative_error={k: round(v, 5) for k, v in errors.items()})), flush=True)
 
     leaves = [t.requires_grad_() for t in (x, router, gate_up, down)]
     flops, best = 18 * tokens * top_k * dim * width, 1e9

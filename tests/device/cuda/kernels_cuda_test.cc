@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "parallel/base/rng.h"
 #include "parallel/device/cuda/accelerator_cuda.h"
@@ -130,8 +132,20 @@ double worst_ratio(const ArraySpec& spec, const std::vector<std::byte>& exact,
   return norm_ratio <= worst ? worst : norm_ratio;
 }
 
+// CADRE_TEST_CASES=short: small cases only, once each. For tools that make kernels a thousand times slower.
+bool short_runs() {
+  const char* cases = std::getenv("CADRE_TEST_CASES");
+  return cases != nullptr && std::string(cases) == "short";
+}
+bool too_long(const std::vector<ArraySpec>& arrays) {
+  int64_t elements = 0;
+  for (const ArraySpec& spec : arrays) elements += spec.size;
+  return short_runs() && elements > 250000;
+}
+
 template <class T>
 void run_case(cuda::CudaQueue& queue, const DeviceKernels<T>& kernels, const KernelCase<T>& c) {
+  if (too_long(c.arrays)) return;
   CpuQueue cpu_queue(2);
   const std::string name = c.entry + " " + c.shape;
   auto exact = host_arrays<double, T>(c.arrays);
@@ -140,7 +154,8 @@ void run_case(cuda::CudaQueue& queue, const DeviceKernels<T>& kernels, const Ker
   c.reference(cpu_kernels<double>(), cpu_queue, reference);
   const auto host = host_arrays<T, T>(c.arrays);
   std::vector<std::vector<std::byte>> first;
-  for (const size_t shift : {size_t(0), size_t(0), sizeof(wide_t<T>)}) {
+  for (const size_t shift :
+       short_runs() ? std::vector<size_t>{0} : std::vector<size_t>{0, 0, sizeof(wide_t<T>)}) {
     DeviceArrays arrays(host, shift);
     c.call(kernels, queue, Arrays<T>{arrays.data()});
     queue.wait();
