@@ -3,6 +3,7 @@
 
 #include "parallel/device/transfer.h"
 #include "trainer/model/decoder_impl.h"
+#include "trainer/model/padded_rows.h"
 
 namespace cadre::trainer {
 
@@ -47,6 +48,14 @@ std::vector<int32_t> places(const DecodeBatch& batch, int64_t page_size) {
   return place;
 }
 
+// The same with more rows of padding.
+DecodeBatch with_rows(DecodeBatch batch, int64_t rows) {
+  batch.token.resize(size_t(rows), 0);
+  batch.position.resize(size_t(rows), 0);
+  batch.owner.resize(size_t(rows), -1);
+  return batch;
+}
+
 std::vector<int32_t> lengths(const DecodeBatch& batch) {
   std::vector<int32_t> length(batch.token.size(), 0);
   for (size_t t = 0; t < length.size(); ++t) {
@@ -58,15 +67,19 @@ std::vector<int32_t> lengths(const DecodeBatch& batch) {
 }  // namespace
 
 template <class T>
-Decoded<device::wide_t<T>> Decoder<T>::decode(Cache& any, const DecodeBatch& batch,
+Decoded<device::wide_t<T>> Decoder<T>::decode(Cache& any, const DecodeBatch& given,
                                               const device::SampleShape& shape) {
   Impl& m = *impl_;
   auto& cache = static_cast<PagedCache<T>&>(any);
   device::Queue& queue = *m.context.queue;
-  const int64_t count = batch.num_rows(), limit = m.context.max_tokens();
-  require(count > 0 && count <= limit && int64_t(batch.drawn.size()) <= limit, ExitCode::kUsage,
-          "{} rows and {} draws in one pass, the model was made for {} (sequences x length)", count,
-          batch.drawn.size(), limit);
+  const int64_t limit = m.context.max_tokens();
+  require(given.num_rows() > 0 && given.num_rows() <= limit && int64_t(given.drawn.size()) <= limit,
+          ExitCode::kUsage,
+          "{} rows and {} draws in one pass, the model was made for {} (sequences x length)",
+          given.num_rows(), given.drawn.size(), limit);
+  const bool padded = queue.kind() != device::DeviceKind::kCpu;
+  const int64_t count = padded ? padded_rows(given.num_rows(), limit) : given.num_rows();
+  const DecodeBatch batch = with_rows(given, count);
   m.rope.cover(cache.shape.max_length, queue);
   const size_t table_bytes = std::max<size_t>(1, batch.page_table.size()) * sizeof(int32_t);
   if (m.page_table.bytes() < table_bytes) {
@@ -80,6 +93,7 @@ Decoded<device::wide_t<T>> Decoder<T>::decode(Cache& any, const DecodeBatch& bat
   m.micro.num_sequences = 1;
   m.micro.seq_len = count;
   m.take_in(batch.token, segment, batch.position);
+  m.rows_taken_in = given.num_rows();
   device::upload(queue, batch.page_table, table.template reshape<1>({table.size()}));
   device::upload(queue, batch.owner, m.owner);
   device::upload(queue, lengths(batch), m.length);
@@ -100,11 +114,10 @@ Decoded<device::wide_t<T>> Decoder<T>::decode(Cache& any, const DecodeBatch& bat
 template <class T>
 std::vector<uint8_t> Decoder<T>::last_routing() const {
   std::vector<std::vector<int32_t>> layers;
-  int64_t rows = 0;
+  const int64_t rows = impl_->rows_taken_in;
   for (const auto& block : impl_->blocks) {
     if (block->moe() == nullptr) continue;
-    const View<const int32_t, 2> choice = block->moe()->choice();
-    rows = choice.dim(0);
+    const View<const int32_t, 2> choice = block->moe()->choice().rows(0, rows);
     layers.emplace_back(size_t(choice.size()));
     device::download<int32_t>(*impl_->context.queue, choice.template reshape<1>({choice.size()}),
                               layers.back());

@@ -45,6 +45,7 @@ template <class T>
 void Decoder<T>::Impl::take_in(std::span<const int32_t> tokens, std::span<const int32_t> segments,
                                std::span<const int32_t> positions) {
   const int64_t count = int64_t(tokens.size());
+  rows_taken_in = count;
   device::upload<int32_t>(*context.queue, tokens, token);
   device::upload<int32_t>(*context.queue, segments, segment);
   device::upload<int32_t>(*context.queue, positions, position);

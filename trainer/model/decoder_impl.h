@@ -60,6 +60,7 @@ struct Decoder<T>::Impl {
   MicroBatch<T> micro;
   std::vector<device::View<T, 2>> inputs;  // of each block
   device::View<T, 2> last;                 // output of the last block
+  int64_t rows_taken_in = 0;               // that the caller gave; decode() may have added padding
   bool trained = false;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "parallel/device/transfer.h"
+#include "trainer/model/padded_rows.h"
 
 namespace cadre::trainer {
 
@@ -126,13 +127,17 @@ Decoded<device::wide_t<T>> Head<T>::sample(View<const T, 2> x, const DecodeBatch
   const int64_t count = int64_t(batch.drawn.size());
   Decoded<W> result{std::vector<int32_t>(batch.drawn.size()), std::vector<W>(batch.drawn.size())};
   device::Queue& queue = *context_.queue;
-  device::upload(queue, batch.drawn, index_);
+  const bool padded = queue.kind() != device::DeviceKind::kCpu;
+  const int64_t most = padded ? padded_rows(count, context_.max_tokens()) : count;
+  std::vector<int32_t> index = batch.drawn;
+  index.resize(size_t(most), 0);
+  device::upload(queue, index, index_);
   device::upload(queue, batch.uniform, uniform_);
-  const View<T, 2> rows = compact_.rows(0, count);
-  context_.kernels->embed(queue, x, index_.rows(0, count), rows);
+  const View<T, 2> rows = compact_.rows(0, most);
+  context_.kernels->embed(queue, x, index_.rows(0, most), rows);
   for (int64_t begin = 0; begin < count; begin += chunk_) {
     const int64_t size = std::min(chunk_, count - begin);
-    make_logits(rows, begin, size);
+    make_logits(rows, begin, std::min(chunk_, most - begin));
     context_.kernels->sample(queue, logits_.rows(0, size), shape, uniform_.rows(begin, size),
                              target_.rows(begin, size), logp_.rows(begin, size));
   }

@@ -33,6 +33,10 @@ struct CudaKernels {
                                  View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> segment,
                                  View<const T, 3> out, View<const W, 2> lse, View<T, 3> dq, View<T, 3> dk,
                                  View<T, 3> dv);
+  static void store_kv(Queue&, View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> place,
+                       KvPages<T> pages);
+  static void paged_attention(Queue&, View<const T, 3> q, KvPages<T> pages, View<const int32_t, 2> page_table,
+                              View<const int32_t, 1> owner, View<const int32_t, 1> length, View<T, 3> out);
   static void swiglu(Queue&, View<const T, 2> gate, View<const T, 2> up, View<T, 2> y);
   static void swiglu_backward(Queue&, View<const T, 2> dy, View<const T, 2> gate, View<const T, 2> up,
                               View<T, 2> dgate, View<T, 2> dup, View<T, 2> y);
@@ -44,6 +48,8 @@ struct CudaKernels {
                                 View<const W, 1> lse, View<const W, 1> dlogp);
   static void log_prob_and_grad(Queue&, View<T, 2> logits, View<const int32_t, 1> target,
                                 View<const W, 1> dlogp, View<W, 1> logp, View<W, 1> lse);
+  static void sample(Queue&, View<const T, 2> logits, SampleShape shape, View<const double, 1> uniform,
+                     View<int32_t, 1> token, View<W, 1> logp);
   static void add(Queue&, View<const T, 1> x, View<T, 1> y);
   static void copy(Queue&, View<const T, 1> x, View<T, 1> y);
   static void fill(Queue&, View<T, 1> x, double value);

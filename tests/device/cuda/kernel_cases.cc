@@ -245,6 +245,7 @@ void attention(Cases<T>& cases, const AttentionShape& s, int64_t document) {
 template <class T>
 std::vector<KernelCase<T>> kernel_cases() {
   Cases<T> cases;
+  cases.list = generation_cases<T>();
   const std::array<int64_t, 3> shapes[] = {{1, 1, 1},      {1, 300, 65}, {33, 7, 129}, {200, 3, 64},
                                            {128, 256, 64}, {0, 5, 3},    {4, 6, 0},    {520, 264, 1000}};
   for (const auto& [m, n, k] : shapes) {

@@ -11,8 +11,8 @@
 
 namespace cadre::device {
 
-// Stored as T, as wide_t<T>, or as int32_t.
-enum class Kind { kNarrow, kWide, kInt };
+// Stored as T, as wide_t<T>, as int32_t, or as double on every side.
+enum class Kind { kNarrow, kWide, kInt, kDouble };
 
 struct ArraySpec {
   Kind kind = Kind::kNarrow;
@@ -25,7 +25,8 @@ struct ArraySpec {
   double terms = 0;
   int roundings = 1;
   double inner = 0;
-  std::vector<int32_t> ints = {};  // of kInt
+  std::vector<int32_t> ints = {};    // of kInt
+  std::vector<double> doubles = {};  // of kDouble
 };
 
 // The arrays of a call, of storage type X.
@@ -42,6 +43,10 @@ struct Arrays {
   }
   View<const int32_t, 1> ints(int i, int64_t n) const {
     return {static_cast<const int32_t*>(data[size_t(i)]), {n}};
+  }
+  View<int32_t, 1> ints_out(int i, int64_t n) const { return {static_cast<int32_t*>(data[size_t(i)]), {n}}; }
+  View<const double, 1> doubles(int i, int64_t n) const {
+    return {static_cast<const double*>(data[size_t(i)]), {n}};
   }
 };
 
@@ -60,5 +65,8 @@ struct KernelCase {
 // Every entry of the table at odd and even sizes.
 template <class T>
 std::vector<KernelCase<T>> kernel_cases();
+// Of these the kernels of generation.
+template <class T>
+std::vector<KernelCase<T>> generation_cases();
 
 }  // namespace cadre::device

@@ -30,7 +30,8 @@ using cuda::check;
 constexpr size_t kGuard = 64;  // bytes of a known pattern behind each array
 
 size_t bytes_of(const ArraySpec& spec, size_t narrow, size_t wide) {
-  return size_t(spec.size) * (spec.kind == Kind::kInt ? 4 : spec.kind == Kind::kWide ? wide : narrow);
+  const size_t sizes[] = {narrow, wide, sizeof(int32_t), sizeof(double)};
+  return size_t(spec.size) * sizes[int(spec.kind)];
 }
 
 // The arrays of a case in host memory, element type X; the random numbers are those that T can hold.
@@ -46,6 +47,8 @@ std::vector<std::vector<std::byte>> host_arrays(const std::vector<ArraySpec>& sp
           spec.scale == 0 ? std::nan("") : spec.offset + spec.scale * rng.normal(uint64_t(i));
       if (spec.kind == Kind::kInt) {
         reinterpret_cast<int32_t*>(memory.data())[i] = spec.ints[size_t(i)];
+      } else if (spec.kind == Kind::kDouble) {
+        reinterpret_cast<double*>(memory.data())[i] = spec.doubles[size_t(i)];
       } else if (spec.kind == Kind::kWide) {
         reinterpret_cast<wide_t<X>*>(memory.data())[i] = wide_t<X>(wide_t<T>(value));
       } else {
@@ -57,15 +60,19 @@ std::vector<std::vector<std::byte>> host_arrays(const std::vector<ArraySpec>& sp
   return result;
 }
 
-// Device copies of host arrays, each `shift` bytes behind a 256-byte boundary, with a guard behind.
+// Device copies of host arrays, each `shift` bytes behind a 256-byte boundary (doubles none), with a guard behind.
 class DeviceArrays {
  public:
-  DeviceArrays(const std::vector<std::vector<std::byte>>& host, size_t shift) : host_(host), shift_(shift) {
-    for (const auto& memory : host) {
+  DeviceArrays(const std::vector<ArraySpec>& specs, const std::vector<std::vector<std::byte>>& host,
+               size_t shift)
+      : host_(host) {
+    for (size_t i = 0; i < host.size(); ++i) {
+      const auto& memory = host[i];
+      shifts_.push_back(specs[i].kind == Kind::kDouble ? 0 : shift);
       void* block = nullptr;
-      check(cudaMalloc(&block, shift + memory.size() + kGuard));
-      check(cudaMemset(block, 0x5a, shift + memory.size() + kGuard));
-      std::byte* data = static_cast<std::byte*>(block) + shift;
+      check(cudaMalloc(&block, shifts_[i] + memory.size() + kGuard));
+      check(cudaMemset(block, 0x5a, shifts_[i] + memory.size() + kGuard));
+      std::byte* data = static_cast<std::byte*>(block) + shifts_[i];
       check(cudaMemcpy(data, memory.data(), memory.size(), cudaMemcpyHostToDevice));
       blocks_.push_back(block);
       data_.push_back(data);
@@ -83,9 +90,9 @@ class DeviceArrays {
   }
   bool guards_hold() const {
     for (size_t i = 0; i < blocks_.size(); ++i) {
-      std::vector<unsigned char> guard(shift_ + kGuard);
-      check(cudaMemcpy(guard.data(), blocks_[i], shift_, cudaMemcpyDeviceToHost));
-      check(cudaMemcpy(guard.data() + shift_, static_cast<std::byte*>(data_[i]) + host_[i].size(), kGuard,
+      std::vector<unsigned char> guard(shifts_[i] + kGuard);
+      check(cudaMemcpy(guard.data(), blocks_[i], shifts_[i], cudaMemcpyDeviceToHost));
+      check(cudaMemcpy(guard.data() + shifts_[i], static_cast<std::byte*>(data_[i]) + host_[i].size(), kGuard,
                        cudaMemcpyDeviceToHost));
       for (const unsigned char c : guard) {
         if (c != 0x5a) return false;
@@ -96,7 +103,7 @@ class DeviceArrays {
 
  private:
   const std::vector<std::vector<std::byte>>& host_;
-  size_t shift_;
+  std::vector<size_t> shifts_;
   std::vector<void*> blocks_, data_;
 };
 
@@ -156,7 +163,7 @@ void run_case(cuda::CudaQueue& queue, const DeviceKernels<T>& kernels, const Ker
   std::vector<std::vector<std::byte>> first;
   for (const size_t shift :
        short_runs() ? std::vector<size_t>{0} : std::vector<size_t>{0, 0, sizeof(wide_t<T>)}) {
-    DeviceArrays arrays(host, shift);
+    DeviceArrays arrays(c.arrays, host, shift);
     c.call(kernels, queue, Arrays<T>{arrays.data()});
     queue.wait();
     EXPECT_TRUE(arrays.guards_hold()) << name << " wrote past the end of an array, shift " << shift;
@@ -168,6 +175,10 @@ void run_case(cuda::CudaQueue& queue, const DeviceKernels<T>& kernels, const Ker
       }
       if (!c.arrays[i].output) {
         EXPECT_EQ(found, host[i]) << name << " changed its input " << i;
+        continue;
+      }
+      if (c.arrays[i].kind == Kind::kInt) {
+        EXPECT_EQ(found, exact[i]) << name << " array " << i << " shift " << shift;
         continue;
       }
       EXPECT_LT(worst_ratio<T>(c.arrays[i], exact[i], found), 1)

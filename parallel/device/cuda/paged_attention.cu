@@ -1,0 +1,183 @@
+// Keys and values in pages, and attention of single queries over them. A block takes one query and one of its heads; its
+// warps share out the keys, four at a time each, keep a softmax of their own with a running maximum, and merge at the end
+// in a fixed order. What bounds it is memory: each key and value is read once for every query head that sees it.
+#include <cfloat>
+#include <cmath>
+#include <stdexcept>
+
+#include "parallel/device/cuda/kernels_cuda.h"
+#include "parallel/device/cuda/vec.cuh"
+
+namespace cadre::device::cuda {
+namespace {
+
+constexpr int kWarps = 4, kAhead = 4;
+constexpr float kLog2E = 1.4426950408889634f;
+
+// As KvPages, for device code. U may be const.
+template <class U>
+struct Pages {
+  U *k, *v;
+  int64_t page_stride;
+  int page_size, kv_heads, head_dim;
+  __device__ int64_t at(int page, int row) const {
+    return int64_t(page) * page_stride + int64_t(row) * kv_heads * head_dim;
+  }
+};
+template <class U, class T>
+Pages<U> device_pages(const KvPages<T>& p) {
+  return {reinterpret_cast<U*>(p.k), reinterpret_cast<U*>(p.v), p.page_stride,
+          int(p.page_size),          int(p.num_kv_heads),       int(p.head_dim)};
+}
+
+template <class T>
+__global__ void store_kernel(int width, const T* __restrict__ k, const T* __restrict__ v,
+                             const int32_t* __restrict__ place, Pages<T> pages) {
+  const int64_t row = blockIdx.x;
+  const int to = place[row];
+  if (to < 0) return;
+  const int64_t at = pages.at(to / pages.page_size, to % pages.page_size);
+  for (int i = int(threadIdx.x); i < width; i += int(blockDim.x)) {
+    pages.k[at + i] = k[row * width + i];
+    pages.v[at + i] = v[row * width + i];
+  }
+}
+
+template <int kBytes>
+struct WordOf;
+template <>
+struct WordOf<4> {
+  using type = uint32_t;
+};
+template <>
+struct WordOf<8> {
+  using type = uint2;
+};
+template <>
+struct WordOf<16> {
+  using type = uint4;
+};
+
+// E: elements of a head that a lane holds, next to each other; those at head_dim and beyond are 0.
+template <class T, int E>
+__device__ void load_lane(const T* row, int head_dim, float (&out)[E]) {
+  constexpr int kBytes = E * int(sizeof(T));
+  const int first = int(threadIdx.x) * E;
+  if constexpr (kBytes == 4 || kBytes == 8 || kBytes == 16) {
+    using Word = typename WordOf<kBytes>::type;
+    if (head_dim == 32 * E && reinterpret_cast<uintptr_t>(row) % kBytes == 0) {
+      const Word word = *reinterpret_cast<const Word*>(row + first);
+      const T* e = reinterpret_cast<const T*>(&word);
+#pragma unroll
+      for (int i = 0; i < E; ++i) out[i] = to_float(e[i]);
+      return;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < E; ++i) out[i] = first + i < head_dim ? to_float(row[first + i]) : 0.0f;
+}
+
+// out and sum are relative to 2^largest; scores are in units of log2 e.
+template <int E>
+struct Softmax {
+  float largest = -FLT_MAX, sum = 0, out[E] = {};
+  __device__ void add(float score, const float (&v)[E]) {
+    const float now = fmaxf(largest, score), old = exp2f(largest - now), weight = exp2f(score - now);
+    sum = sum * old + weight;
+#pragma unroll
+    for (int i = 0; i < E; ++i) out[i] = out[i] * old + weight * v[i];
+    largest = now;
+  }
+};
+
+template <class T, int E>
+__global__ void __launch_bounds__(32 * kWarps)
+    paged_attention_kernel(const T* __restrict__ q, Pages<const T> pages, int pages_per_row,
+                           const int32_t* __restrict__ page_table, const int32_t* __restrict__ owner,
+                           const int32_t* __restrict__ length, float scale, T* __restrict__ out) {
+  __shared__ float shared_out[kWarps][32 * E], shared_largest[kWarps], shared_sum[kWarps];
+  const int64_t row = blockIdx.x;
+  const int head = int(blockIdx.y), heads = int(gridDim.y), h = pages.head_dim;
+  const int warp = int(threadIdx.y), lane = int(threadIdx.x);
+  const int kv_head = head / (heads / pages.kv_heads), count = length[row];
+  const int32_t* table = page_table + int64_t(count > 0 ? owner[row] : 0) * pages_per_row;
+  float query[E];
+  load_lane<T, E>(q + (row * heads + head) * h, h, query);
+#pragma unroll
+  for (int i = 0; i < E; ++i) query[i] *= scale * kLog2E;
+  Softmax<E> own;
+  for (int begin = warp * kAhead; begin < count; begin += kWarps * kAhead) {
+    float key[kAhead][E], value[kAhead][E], score[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int t = min(begin + j, count - 1);  // the last one again where there is no other
+      const int64_t at = pages.at(table[t / pages.page_size], t % pages.page_size) + int64_t(kv_head) * h;
+      load_lane<T, E>(pages.k + at, h, key[j]);
+      load_lane<T, E>(pages.v + at, h, value[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      score[j] = 0;
+#pragma unroll
+      for (int i = 0; i < E; ++i) score[j] = fmaf(query[i], key[j][i], score[j]);
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) score[j] += __shfl_xor_sync(0xffffffffu, score[j], offset);
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (begin + j < count) own.add(score[j], value[j]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < E; ++i) shared_out[warp][lane * E + i] = own.out[i];
+  if (lane == 0) shared_largest[warp] = own.largest, shared_sum[warp] = own.sum;
+  __syncthreads();
+  float largest = -FLT_MAX, sum = 0;
+  for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, shared_largest[w]);
+  for (int w = 0; w < kWarps; ++w) sum += shared_sum[w] * exp2f(shared_largest[w] - largest);
+  for (int d = warp * 32 + lane; d < h; d += 32 * kWarps) {
+    float total = 0;
+    for (int w = 0; w < kWarps; ++w) total += shared_out[w][d] * exp2f(shared_largest[w] - largest);
+    out[(row * heads + head) * h + d] = from_float<T>(count > 0 ? total / sum : 0.0f);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void CudaKernels<T>::store_kv(Queue& queue, View<const T, 3> k, View<const T, 3> v,
+                              View<const int32_t, 1> place, KvPages<T> pages) {
+  if (place.size() == 0) return;
+  using N = native_t<T>;
+  const int width = int(k.dim(1) * k.dim(2));
+  store_kernel<N><<<unsigned(place.dim(0)), 128, 0, stream(queue)>>>(width, raw(k), raw(v), place.data(),
+                                                                     device_pages<N>(pages));
+  launched();
+}
+
+template <class T>
+void CudaKernels<T>::paged_attention(Queue& queue, View<const T, 3> q, KvPages<T> pages,
+                                     View<const int32_t, 2> page_table, View<const int32_t, 1> owner,
+                                     View<const int32_t, 1> length, View<T, 3> out) {
+  if (q.size() == 0) return;
+  using N = native_t<T>;
+  const int64_t h = q.dim(2);
+  if (h > 512) throw std::invalid_argument("generation on CUDA has heads of at most 512 elements");
+  const auto kernel = h <= 32    ? paged_attention_kernel<N, 1>
+                      : h <= 64  ? paged_attention_kernel<N, 2>
+                      : h <= 128 ? paged_attention_kernel<N, 4>
+                      : h <= 256 ? paged_attention_kernel<N, 8>
+                                 : paged_attention_kernel<N, 16>;
+  kernel<<<dim3(unsigned(q.dim(0)), unsigned(q.dim(1))), dim3(32, kWarps), 0, stream(queue)>>>(
+      raw(q), device_pages<const N>(pages), int(page_table.dim(1)), page_table.data(), owner.data(),
+      length.data(), 1 / std::sqrt(float(h)), raw(out));
+  launched();
+}
+
+template struct CudaKernels<float>;  // the members defined above
+template struct CudaKernels<bf16>;
+
+}  // namespace cadre::device::cuda

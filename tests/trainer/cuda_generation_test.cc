@@ -1,0 +1,164 @@
+// Generation on a GPU: in fp32 the CPU's tokens, and in both types the log-probabilities of the trainer's own forward
+// pass. Skipped where there is no GPU.
+#include <cmath>
+
+#include "tests/trainer/cuda_fixture.h"
+#include "trainer/rollout/engine.h"
+
+namespace cadre::trainer {
+namespace {
+
+using testing::kBf16;
+using testing::kCpu;
+using testing::kFp32;
+using testing::Overrides;
+using testing::with;
+
+constexpr int64_t kLength = 64, kSequences = 8;
+
+// Large enough initial values for every layer to matter.
+const Overrides kModel = {
+    "model.dim=64", "model.heads=4",      "model.kv_heads=2",   "model.ffn_width=96", "moe.num_experts=8",
+    "moe.width=48", "model.qk_norm=head", "model.init_std=0.1", "data.seq_len=64",    "model.tie_head=false"};
+
+std::vector<std::vector<Rollout>> requests(int groups, int samples) {
+  const base::Philox rng(11);
+  std::vector<std::vector<Rollout>> all;
+  for (int g = 0; g < groups; ++g) {
+    Rollout r;
+    r.group = uint64_t(g);
+    r.prompt_length = 1 + int64_t(rng.bits(uint64_t(g)) % 30);
+    for (int64_t i = 0; i < r.prompt_length; ++i)
+      r.tokens.push_back(int32_t(2 + rng.bits(uint64_t(i), uint64_t(g + 1)) % (testing::kVocab - 2)));
+    std::vector<Rollout>& group = all.emplace_back();
+    for (r.sample = 0; r.sample < samples; ++r.sample) group.push_back(r);
+  }
+  return all;
+}
+
+EngineConfig engine_config() {
+  return {.max_sequences = 20,
+          .page_size = 16,
+          .max_length = kLength,
+          .max_new_tokens = 30,
+          .max_rows = kLength * kSequences,
+          .shape = {},
+          .seed = 3,
+          .eos = 1,
+          .routing = true};
+}
+
+std::vector<Rollout> sample(Network<float>& model, comm::Communicator& expert, const EngineConfig& config) {
+  Engine engine(model, expert, config);
+  for (auto& group : requests(7, 4)) engine.add(std::move(group));
+  while (engine.step()) {
+  }
+  std::vector<Rollout> all = engine.take_finished();
+  std::sort(all.begin(), all.end(), [](const Rollout& a, const Rollout& b) {
+    return std::pair(a.group, a.sample) < std::pair(b.group, b.sample);
+  });
+  return all;
+}
+
+void with_model(const Overrides& device, const std::function<void(ModelState&)>& body) {
+  comm::run_threads(1, [&](comm::World& world) {
+    RunConfig config = testing::tiny_run(with(kModel, device));
+    set_vocab(config, testing::kVocab);
+    ModelState model(config, world, kSequences, false);
+    body(model);
+  });
+}
+
+std::vector<Rollout> samples(const Overrides& device, const EngineConfig& config) {
+  std::vector<Rollout> all;
+  with_model(device, [&](ModelState& m) { all = sample(m.decoder, m.mesh.expert(), config); });
+  return all;
+}
+
+void expect_same(const std::vector<Rollout>& got, const std::vector<Rollout>& expected,
+                 const std::string& what) {
+  ASSERT_EQ(got.size(), expected.size()) << what;
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_EQ(got[i].tokens, expected[i].tokens)
+        << what << ", group " << got[i].group << " sample " << got[i].sample;
+    EXPECT_EQ(got[i].finish, expected[i].finish) << what;
+    EXPECT_EQ(got[i].routing, expected[i].routing) << what;
+    for (size_t t = 0; t < got[i].logp.size(); ++t)
+      ASSERT_NEAR(got[i].logp[t], expected[i].logp[t], 1e-4) << what;
+  }
+}
+
+class CudaGeneration : public testing::CudaTest {};
+
+TEST_F(CudaGeneration, Fp32SamplesTheTokensOfTheCpu) {
+  for (const device::SampleShape& shape :
+       {device::SampleShape{}, device::SampleShape{.temperature = 0}, device::SampleShape{.temperature = 0.7},
+        device::SampleShape{.top_k = 5}, device::SampleShape{.top_p = 0.8}}) {
+    EngineConfig config = engine_config();
+    config.shape = shape;
+    expect_same(samples(kFp32, config), samples(kCpu, config),
+                fmt::format("temperature {} top_k {} top_p {}", shape.temperature, shape.top_k, shape.top_p));
+  }
+}
+
+// Other numbers of rows in a pass, other places in memory.
+TEST_F(CudaGeneration, BatchingAndPagesDoNotChangeWhatFp32Samples) {
+  const auto expected = samples(kCpu, engine_config());
+  for (const int64_t page_size : {1, 5, 64}) {
+    EngineConfig config = engine_config();
+    config.page_size = page_size;
+    config.max_sequences = 3;
+    config.max_rows = 21;
+    expect_same(samples(kFp32, config), expected, fmt::format("pages of {}", page_size));
+  }
+}
+
+Batch trained_row(const Rollout& r) {
+  Batch b;
+  b.num_sequences = 1;
+  b.seq_len = int64_t(r.tokens.size()) - 1;
+  b.tokens.assign(r.tokens.begin(), r.tokens.end() - 1);
+  b.targets.assign(r.tokens.begin() + 1, r.tokens.end());
+  for (int64_t i = 0; i < b.seq_len; ++i) {
+    b.loss_mask.push_back(i + 1 >= r.prompt_length);
+    b.segment.push_back(0);
+    b.position.push_back(int32_t(i));
+  }
+  return b;
+}
+
+TEST_F(CudaGeneration, LogProbabilitiesAreThoseOfTheTrainersForward) {
+  for (const Overrides& device : {kFp32, kBf16}) {
+    with_model(device, [&](ModelState& m) {
+      double mean = 0, largest = 0, squares = 0, tokens = 0;
+      const auto rollouts = sample(m.decoder, m.mesh.expert(), engine_config());
+      for (const Rollout& r : rollouts) {
+        const auto logp = m.decoder.forward(trained_row(r), false);
+        for (int64_t t = 0; t < r.response_length(); ++t, ++tokens) {
+          const double difference = double(r.logp[size_t(t)]) - double(logp[r.prompt_length - 1 + t]);
+          mean += std::abs(difference);
+          squares += difference * difference;
+          largest = std::max(largest, std::abs(difference));
+        }
+      }
+      std::printf("%s: |behaviour - trainer| mean %.2e largest %.2e; std(log W) at length 400 %.3f\n",
+                  m.bf16() ? "bf16" : "fp32", mean / tokens, largest, std::sqrt(400 * squares / tokens));
+      EXPECT_LE(mean / tokens, 0.01);
+      if (!m.bf16()) {
+        EXPECT_LE(largest, 1e-4);
+      }
+    });
+  }
+}
+
+TEST_F(CudaGeneration, Bf16RepeatsBitByBit) {
+  const auto first = samples(kBf16, engine_config()), second = samples(kBf16, engine_config());
+  ASSERT_EQ(first.size(), second.size());
+  for (size_t i = 0; i < first.size(); ++i) {
+    EXPECT_EQ(first[i].tokens, second[i].tokens);
+    EXPECT_EQ(first[i].logp, second[i].logp);
+  }
+}
+
+}  // namespace
+}  // namespace cadre::trainer
