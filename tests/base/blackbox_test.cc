@@ -12,19 +12,16 @@
 
 #include "parallel/base/files.h"
 #include "parallel/base/log.h"
+#include "tests/temp_folder.h"
 
 namespace cadre::base {
 namespace {
 
 class Box : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "cadre-box-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { fs::remove_all(folder_); }
   fs::path file() const { return folder_ / box_name(3); }
-  fs::path folder_;
+  const test::TempFolder temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(Box, OutlivesAProcessThatIsKilled) {

@@ -9,24 +9,19 @@
 
 #include "parallel/base/json_depth.h"
 #include "parallel/base/log.h"
+#include "tests/temp_folder.h"
 
 namespace cadre::base {
 namespace {
 
 class Files : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "cadre-files-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override {
-    testing::fail_writes("", 0, 0);
-    fs::remove_all(folder_);
-  }
+  void TearDown() override { testing::fail_writes("", 0, 0); }
   size_t entries() const {
     return size_t(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()));
   }
-  fs::path folder_;
+  const test::TempFolder temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 template <class Body>

@@ -15,6 +15,7 @@
 #include "data/tokenizers/tokenizer_json.h"
 #include "parallel/base/errors.h"
 #include "parallel/base/files.h"
+#include "tests/temp_folder.h"
 
 namespace cadre::data {
 
@@ -39,18 +40,13 @@ inline Ids encode_with_specials(const BpeTokenizer& tokenizer, std::string_view 
   return ids;
 }
 
-// A folder of this test alone, gone with it.
-class Scratch {
+class Scratch : test::TempFolder {
  public:
-  Scratch() : path(fs::temp_directory_path() / ("cadre_bpe_" + std::to_string(getpid()))) {
-    fs::create_directories(path);
-  }
-  ~Scratch() { fs::remove_all(path); }
   fs::path write(const std::string& name, const std::string& text) const {
     std::ofstream(path / name, std::ios::binary) << text;
     return path / name;
   }
-  const fs::path path;
+  const fs::path path = TempFolder::path();
 };
 
 }  // namespace cadre::data

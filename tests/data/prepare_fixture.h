@@ -18,6 +18,7 @@
 #include "data/tokenizer.h"
 #include "parallel/base/files.h"
 #include "parallel/base/rng.h"
+#include "tests/temp_folder.h"
 
 namespace cadre::data {
 
@@ -26,10 +27,6 @@ namespace fs = std::filesystem;
 class PrepareTest : public testing::Test {
  protected:
   PrepareTest() {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    root_ = fs::temp_directory_path() / fmt::format("cadre_prepare_{}_{}", getpid(), info->name());
-    fs::remove_all(root_);
-    fs::create_directories(root_);
     options_.out = root_ / "out";
     options_.tokenizer = "bytes";
     options_.threads = 1;
@@ -37,10 +34,7 @@ class PrepareTest : public testing::Test {
     options_.shard_tokens = 30000;
     options_.valid_fraction = 0.05;
   }
-  ~PrepareTest() override {
-    base::testing::fail_writes("", 0, 0);
-    fs::remove_all(root_);
-  }
+  ~PrepareTest() override { base::testing::fail_writes("", 0, 0); }
 
   fs::path write(const fs::path& name, const std::string& bytes) const {
     fs::create_directories((root_ / name).parent_path());
@@ -100,7 +94,8 @@ class PrepareTest : public testing::Test {
     return all;
   }
 
-  fs::path root_;
+  const test::TempFolder temporary_;
+  const fs::path root_ = temporary_.path();
   PrepareOptions options_;
 };
 

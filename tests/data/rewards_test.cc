@@ -10,6 +10,7 @@
 
 #include "data/reward.h"
 #include "parallel/base/errors.h"
+#include "tests/temp_folder.h"
 
 namespace cadre::data {
 namespace {
@@ -140,17 +141,9 @@ TEST(Rewards, StopAPatternThatBacktracksWithoutEnd) {
   EXPECT_NE(result.failure.find("steps"), std::string::npos);
 }
 
-// A folder that is removed at the end.
-class Folder {
- public:
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "cadre-rewards-XXXXXX").string();
-    path_ = mkdtemp(name.data());
-    std::filesystem::permissions(path_,
-                                 std::filesystem::perms::all);  // the program runs without a user's name
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  std::filesystem::path path_;
+// The program runs without a user's name.
+struct Folder : test::TempFolder {
+  Folder() { std::filesystem::permissions(path(), std::filesystem::perms::all); }
 };
 
 TEST(ProgramReward, FailsCleanlyOnHangsGarbageFloodsAndCrashes) {
@@ -180,7 +173,7 @@ TEST(ProgramReward, LimitsMemory) {
 // The child would write a second time after half a second; it holds standard output open all the time.
 TEST(ProgramReward, KillsWhatTheProgramLeavesBehind) {
   Folder folder;
-  const std::string file = (folder.path_ / "alive").string();
+  const std::string file = (folder.path() / "alive").string();
   for (const std::string start : {"", "setsid "}) {
     if (!start.empty() && namespaces_refused())
       continue;  // nothing but a namespace holds what leaves the group

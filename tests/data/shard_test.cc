@@ -14,6 +14,7 @@
 #include "data/hdf5_handles.h"
 #include "parallel/base/files.h"
 #include "parallel/base/rng.h"
+#include "tests/temp_folder.h"
 
 namespace cadre::data {
 namespace {
@@ -29,14 +30,7 @@ struct Document {
 
 class ShardTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    folder_ = fs::temp_directory_path() / fmt::format("cadre_shard_test_{}", getpid());
-    fs::create_directories(folder_);
-  }
-  void TearDown() override {
-    base::testing::fail_writes("", 0, 0);
-    fs::remove_all(folder_);
-  }
+  void TearDown() override { base::testing::fail_writes("", 0, 0); }
 
   static ShardHeader header(int vocab_size) {
     return {std::string(64, 'a'), vocab_size, {"web", "code", "law"}, "train"};
@@ -118,7 +112,8 @@ class ShardTest : public ::testing::Test {
     return info;
   }
 
-  fs::path folder_;
+  const test::TempFolder temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(ShardTest, EveryFieldComesBackForNarrowAndWideTokens) {

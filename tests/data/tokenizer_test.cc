@@ -13,6 +13,7 @@
 #include "data/tokenizers/utf8.h"
 #include "parallel/base/files.h"
 #include "parallel/base/rng.h"
+#include "tests/temp_folder.h"
 
 namespace cadre::data {
 namespace {
@@ -163,12 +164,9 @@ TEST_P(EveryTokenizer, GivesBackRandomBytes) {
 }
 
 TEST_P(EveryTokenizer, IsTheSameAfterSaveAndLoad) {
-  const auto folder =
-      std::filesystem::temp_directory_path() / ("cadre_tokenizer_" + std::to_string(getpid()));
-  std::filesystem::create_directory(folder);
-  save_tokenizer(*tokenizer_, folder);
+  const test::TempFolder folder;
+  save_tokenizer(*tokenizer_, folder.path());
   const auto loaded = load_tokenizer(folder / tokenizer_->file_name());
-  std::filesystem::remove_all(folder);
   EXPECT_EQ(loaded->definition(), tokenizer_->definition());
   EXPECT_EQ(loaded->kind(), tokenizer_->kind());
   EXPECT_EQ(loaded->vocab_size(), tokenizer_->vocab_size());

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "parallel/base/files.h"
+#include "tests/temp_folder.h"
 #include "trainer/interop/hf_folder.h"
 #include "trainer/interop/transfer.h"
 #include "trainer/run/checkpoint.h"
@@ -30,19 +31,7 @@ inline std::vector<std::string> golden_names() {
   return names;
 }
 
-class TempFolder {
- public:
-  TempFolder() {
-    std::string pattern = (fs::temp_directory_path() / "cadre-interop-XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TempFolder() { fs::remove_all(path_); }
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
+using test::TempFolder;
 
 // A tensor of a golden file.
 inline std::vector<float> golden_tensor(SafetensorsFile& file, const std::string& name) {

@@ -13,6 +13,7 @@
 #include "launch/restarts.h"
 #include "launch/slurm.h"
 #include "parallel/base/errors.h"
+#include "tests/temp_folder.h"
 
 namespace cadre::launch {
 namespace {
@@ -22,11 +23,6 @@ using namespace std::chrono_literals;
 
 class Jobs : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "cadre-jobs-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { fs::remove_all(folder_); }
   // A rank's box as a process leaves it: `steps` steps of `busy` each.
   void rank(int rank, int ranks, uint64_t steps, std::chrono::milliseconds busy = 0ms,
             const char* open_collective = nullptr) {
@@ -46,7 +42,8 @@ class Jobs : public testing::Test {
   Monitor monitor(WatchOptions options) {
     return {folder_, options, [this](const std::string& line) { told_.push_back(line); }};
   }
-  fs::path folder_;
+  const test::TempFolder temporary_;
+  const fs::path folder_ = temporary_.path();
   std::vector<std::string> told_;
 };
 

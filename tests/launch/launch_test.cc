@@ -12,6 +12,7 @@
 #include "launch/mpirun.h"
 #include "launch/supervise.h"
 #include "parallel/base/errors.h"
+#include "tests/temp_folder.h"
 
 namespace cadre::launch {
 namespace {
@@ -21,12 +22,6 @@ using namespace std::chrono_literals;
 
 class Launch : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "cadre-launch-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   // A launcher in a process of its own, as in real life. The script starts when it makes the file `ready`.
   pid_t launch(Supervised job) {
     const pid_t pid = fork();
@@ -73,7 +68,8 @@ class Launch : public testing::Test {
     return false;
   }
 
-  fs::path folder_;
+  const test::TempFolder temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 constexpr const char* kLoop =

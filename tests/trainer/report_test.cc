@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "parallel/base/files.h"
+#include "tests/temp_folder.h"
 #include "trainer/report/chart.h"
 #include "trainer/report/endpoint.h"
 #include "trainer/report/event_file.h"
@@ -24,12 +25,6 @@ using nlohmann::json;
 
 class Report : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "cadre-report-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   // A run of two domains and two MoE layers with hostile names.
   RunData small_run() {
     std::ofstream metrics(folder_ / "metrics.jsonl");
@@ -66,7 +61,8 @@ class Report : public testing::Test {
     return read_run_folder(folder_);
   }
 
-  fs::path folder_;
+  const test::TempFolder temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 uint32_t u32(std::string_view bytes) {

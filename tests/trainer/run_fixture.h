@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "parallel/base/rng.h"
+#include "tests/temp_folder.h"
 #include "trainer/run/checkpoint.h"
 #include "trainer/run/checkpoint_folder.h"
 #include "trainer/run/checkpoint_writer.h"
@@ -51,19 +52,7 @@ inline Dataset tiny_dataset() {
   return set;
 }
 
-// A folder of its own that goes away with the test.
-class TempFolder {
- public:
-  TempFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "cadre-run-XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TempFolder() { std::filesystem::remove_all(path_); }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
+using test::TempFolder;
 
 inline constexpr const char* kTinyRun = R"(
 seed: 7
