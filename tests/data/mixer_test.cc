@@ -49,6 +49,17 @@ TEST(MixerTable, EveryRowGivesWeightsAndComesBackFromItsState) {
   }
 }
 
+// What the planner enforces (planner_test.cc) is the mixer's own key, the same for all.
+TEST(MixerTable, EveryRowTakesACapOnEpochs) {
+  const MixerContext context{{"a", "b"}, {1000, 2000}, 1500};
+  const testing::TempFile file("equal.yaml", "{a: 1, b: 1}");
+  for (const auto& row : mixer_table()) {
+    const std::string path = row.name == std::string("file") ? ", path: " + file.path() : "";
+    const auto mixer = make(fmt::format("{{name: {}, max_epochs: 1.5{}}}", row.name, path), context);
+    EXPECT_EQ(mixer->max_epochs(), 1.5) << row.name;
+  }
+}
+
 TEST(MixerTable, UnknownNamesAndKeysAreRefused) {
   const MixerContext context{{"a"}, {10}, 5};
   try {

@@ -121,6 +121,51 @@ TEST(Reinforcement, FirstUpdateAfterSamplingHasWeightOne) {
   EXPECT_LT(metric(run(1, {}, 1)[0], "log_w_first_max_abs"), 1e-4);
 }
 
+// Over one epoch: 15 rounds of 8 prompts.
+TEST(Reinforcement, ACurriculumOrdersPromptsAndEveryRoundHoldsEveryLevel) {
+  const std::vector<std::string> overrides = {"curriculum=length", "tasks.levels=[1, 4]", "train.steps=30",
+                                              "data.seq_len=80"};
+  const Dataset set = problems(rl_run(overrides));
+  std::vector<double> length;  // mean over the round's harder prompts
+  comm::run_threads(1, [&](comm::World& world) {
+    TrainState state(rl_run(overrides), set, world);
+    for (int round = 0; round < 15; ++round) {
+      double sum = 0, count = 0;
+      const std::vector<int64_t> drawn = state.feed.next(state.progress).documents;
+      ASSERT_EQ(drawn.size(), 8u);
+      for (const int64_t d : drawn) {
+        if (set.train->document(d).domain == 0) continue;
+        sum += double(set.train->document(d).length);
+        ++count;
+      }
+      ASSERT_GT(count, 0);
+      ASSERT_LT(count, 8);
+      length.push_back(sum / count);
+    }
+  });
+  EXPECT_LT(std::accumulate(length.begin(), length.begin() + 5, 0.0) + 0.5,
+            std::accumulate(length.end() - 5, length.end(), 0.0));
+}
+
+TEST(Reinforcement, RefusesWhatNeedsTextThatStands) {
+  const auto message = [](const std::string& override) {
+    const std::vector<std::string> overrides = {override};
+    const Dataset set = problems(rl_run(overrides));
+    std::string text;
+    comm::run_threads(1, [&](comm::World& world) {
+      try {
+        TrainState state(rl_run(overrides), set, world);
+      } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ExitCode::kUsage);
+        text = e.what();
+      }
+    });
+    return text;
+  };
+  EXPECT_NE(message("selector={name: rho1, reference: here}").find("samples its own"), std::string::npos);
+  EXPECT_NE(message("influence.period=2").find("prompts have no answers"), std::string::npos);
+}
+
 TEST(Reinforcement, VespoAtWeightOneIsReinforce) {
   const auto vespo = run(1, {}, 1)[0];
   const auto plain = run(1, {"objective={name: reinforce, tis_cap: 0}"}, 1)[0];

@@ -6,6 +6,7 @@
 
 #include "data/manifest.h"
 #include "data/shard.h"
+#include "data/tasks/task_corpus.h"
 #include "tests/trainer/run_fixture.h"
 #include "trainer/run/document_rows.h"
 #include "trainer/selection/gradient_model.h"
@@ -86,20 +87,26 @@ class ScoreTest : public ::testing::Test {
     data::save_manifest(manifest_, manifest_.folder / "manifest.json");
   }
 
+  // Of pairs, neighbouring documents stand for two answers, and all but the first four tokens are trained.
   void add_split(const std::string& name, uint64_t seed, const std::vector<int>& shards) {
+    const bool pairs = manifest_.kind == data::SetKind::kPreference;
     int all = 0;
     for (const int n : shards) all += n;
     const auto corpus = tiny_corpus(seed, all);
     data::Split split{name, {}, {{"alpha"}, {"beta"}, {"gamma"}}};
-    data::ShardWriter writer({manifest_.tokenizer_sha256, kVocab, {"alpha", "beta", "gamma"}, name});
+    data::ShardWriter writer(
+        {manifest_.tokenizer_sha256, kVocab, {"alpha", "beta", "gamma"}, name, manifest_.kind});
     int64_t d = 0;
     for (const int n : shards) {
       for (int i = 0; i < n; ++i, ++d) {
         const data::DocumentInfo info = corpus->document(d);
         std::vector<int32_t> tokens(size_t(info.length));
         corpus->read(d, 0, tokens);
-        writer.add(tokens, info.domain, uint32_t(info.bytes), {});
-        data::DomainInfo& domain = split.domains[size_t(info.domain)];
+        const int32_t k = pairs ? int32_t(d / 2 % 3) : info.domain;
+        std::vector<uint8_t> mask(pairs ? tokens.size() : 0, 1);
+        if (pairs) std::fill_n(mask.begin(), 4, uint8_t(0));
+        writer.add(tokens, k, uint32_t(info.bytes), {}, {.loss_mask = mask, .answer = {}});
+        data::DomainInfo& domain = split.domains[size_t(k)];
         domain.documents += 1, domain.tokens += info.length, domain.bytes += info.bytes;
       }
       split.shards.push_back(
@@ -171,6 +178,69 @@ TEST_F(ScoreTest, LossIsThatOfEachDocumentAlone) {
       EXPECT_NEAR(found[0][size_t(d)], nats, 1e-5 * nats);
       EXPECT_EQ(found[1][size_t(d)], double(in.corpus->document(d).length - 1));
     }
+  });
+}
+
+TEST_F(ScoreTest, OfPairsIncludeTheMargin) {
+  manifest_.kind = data::SetKind::kPreference;
+  manifest_.splits.clear();
+  add_split("train", 3, {20, 34});
+  data::save_manifest(manifest_, manifest_.folder / "manifest.json");
+  EXPECT_EQ(score(1, {}, "one").columns, (std::vector<std::string>{"nats", "tokens", "margin"}));
+  score(3, {}, "three");
+  const Columns found = values("one");
+  EXPECT_EQ(values("three"), found);
+  const auto corpus = data::open_corpus(manifest_, "train", data::Verify::kAlways);
+  for (size_t d = 0; d < found[0].size(); d += 2) {
+    EXPECT_EQ(found[1][d], double(corpus->document(int64_t(d)).length - 4));
+    EXPECT_EQ(found[2][d], found[0][d + 1] - found[0][d]) << "log p of the chosen minus the rejected answer";
+    EXPECT_EQ(found[2][d], found[2][d + 1]);
+  }
+  EXPECT_THROW(score(1, options_of("influence"), "influence"), Error) << "gradients of pairs";
+}
+
+// A random model and a reward that finds a digit or a letter now and then.
+TEST(PassRates, AreMeanRewardsOfSamplesWhateverTheGroup) {
+  TempFolder folder;
+  const auto tokenizer = data::make_byte_tokenizer();
+  data::save_tokenizer(*tokenizer, folder.path());
+  const data::TaskSetConfig tasks{
+      .task = "arithmetic", .levels = {1}, .problems = 8, .held_out = 1, .tokenizer = "bytes"};
+  Dataset set;
+  set.train = data::make_task_corpus(tasks, data::TaskSplit::kTrain, *tokenizer, data::SetKind::kInstruction);
+  set.vocab = tokenizer->vocab_size();
+  const auto prompts =
+      data::make_task_corpus(tasks, data::TaskSplit::kTrain, *tokenizer, data::SetKind::kPrompts);
+  ScoreOptions options = options_of("pass_rate");
+  options.samples = 3;
+  options.max_tokens = 8;
+  comm::run_threads(1, [&](comm::World& world) {
+    {
+      TrainState state(tiny_run({"data.seq_len=64", "train.global_batch=1", "train.micro_batch=1"}), set,
+                       world);
+      CheckpointWriter writer(folder.path() / "checkpoints", state);
+      writer.start();
+      EXPECT_EQ(writer.finish().error, "");
+    }
+    TensorReader reader(find_checkpoint(folder.path()));
+    const RunConfig config = checkpoint_config(reader.index(), "test");
+    const auto rates = [&](const std::string& reward, int64_t begin, int64_t end) {
+      options.reward = reward;
+      const ScoreInputs in{
+          &options, &config, &reader, prompts.get(), nullptr, folder.path() / tokenizer->file_name(), &world};
+      return make_pass_rates(in)->score(begin, end)[0];
+    };
+    const std::string often = "{name: regex, pattern: '[0-9a-h]'}";
+    const auto all = rates(often, 0, 8), part = rates(often, 5, 8);
+    EXPECT_EQ(part, std::vector<double>(all.begin() + 5, all.end()));
+    double sum = 0;
+    for (const double rate : all) {
+      EXPECT_NEAR(rate * 3, std::round(rate * 3), 1e-12);
+      sum += rate;
+    }
+    EXPECT_GT(sum, 0);
+    EXPECT_LT(sum, 8);
+    EXPECT_EQ(rates("{name: regex, pattern: '^'}", 0, 3), std::vector<double>(3, 1.0));
   });
 }
 

@@ -15,11 +15,14 @@ EvalSet choose_documents(const data::Corpus& corpus, int64_t tokens_per_domain, 
   const size_t domains = size_t(corpus.num_domains());
   EvalSet set{{}, std::vector<int64_t>(domains), std::vector<int64_t>(domains)};
   std::vector<uint8_t> mask;
+  const bool pairs = corpus.kind() == data::SetKind::kPreference;
+  bool taken = false;
   for (int64_t i = 0; i < corpus.num_documents(); ++i) {
     const int64_t d = from_the_end ? corpus.num_documents() - 1 - i : i;
     const data::DocumentInfo info = corpus.document(d);
     const size_t k = size_t(info.domain);
-    if (set.tokens[k] >= tokens_per_domain) continue;
+    if (!pairs || i % 2 == 0) taken = set.tokens[k] < tokens_per_domain;  // both answers of a pair, or none
+    if (!taken) continue;
     set.documents.push_back(d);
     if (corpus.kind() == data::SetKind::kText) {
       set.tokens[k] += info.length - 1;

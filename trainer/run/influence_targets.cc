@@ -41,6 +41,10 @@ const data::Corpus& target_corpus(const RunConfig& config, const Dataset& datase
 
 std::vector<InfluenceTarget> choose_targets(const RunConfig& config, const Dataset& dataset) {
   const data::Corpus& corpus = target_corpus(config, dataset);
+  require(corpus.kind() != data::SetKind::kPrompts, ExitCode::kUsage,
+          "{}: influence: prompts have no answers that could be a target; give influence.manifest, a set of "
+          "conversations or text with the same tokenizer",
+          config.source);
   const EvalSet set = dataset.target ? choose_documents(corpus, config.influence.tokens_per_domain, true)
                                      : held_out_targets(config, corpus);
   require(!set.documents.empty(), ExitCode::kData,

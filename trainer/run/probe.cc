@@ -70,13 +70,17 @@ void Probe::measure(size_t target, double keep) {
   std::vector<W> dlogp;
   model.decoder.begin_step();
   const auto [rows, token_weight] = windows_[target].at(probes_);
+  const bool pairs = corpus_.kind() == data::SetKind::kPreference;
   for (int64_t i = 0; i < rows.micro_batches(sequences, data.size()); ++i) {
     const Batch batch = rows.micro_batch(i, sequences, data.rank(), data.size());
     model.store.start_grads(model.queue, i == 0);
     model.decoder.forward(batch, true);
     dlogp.assign(size_t(batch.num_tokens()), 0);
     for (size_t t = 0; t < dlogp.size(); ++t) {
-      if (batch.loss_mask[t] != 0) dlogp[t] = W(-token_weight[size_t(batch.domain[t])]);
+      if (batch.loss_mask[t] == 0) continue;
+      // Of pairs the target is the margin: rejected answers, the odd documents, count against it.
+      const double sign = pairs && batch.document[t] % 2 == 1 ? 1 : -1;
+      dlogp[t] = W(sign * token_weight[size_t(batch.domain[t])]);
     }
     // Without counts the layers' own losses stay out: the target is the text.
     model.decoder.backward({dlogp.data(), {batch.num_tokens()}}, {},
