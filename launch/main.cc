@@ -24,6 +24,7 @@ void add_verbs(CLI::App& app, Run& run) {
   add_study(app, run);
   add_swarm(app, run);
   add_estimate(app, run);
+  add_audit(app, run);
   add_report(app, run);
   add_top(app, run);
   add_objective(app, run);

@@ -20,6 +20,7 @@ void add_bench(CLI::App& app, Run& run);
 void add_study(CLI::App& app, Run& run);
 void add_swarm(CLI::App& app, Run& run);
 void add_estimate(CLI::App& app, Run& run);
+void add_audit(CLI::App& app, Run& run);
 void add_report(CLI::App& app, Run& run);
 void add_top(CLI::App& app, Run& run);
 void add_objective(CLI::App& app, Run& run);

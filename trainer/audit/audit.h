@@ -1,0 +1,12 @@
+// `cadre audit`: checks an influence estimator on one run, part by part, and writes a report. Every measurement is kept
+// as it is made, so that an audit that was stopped goes on where it was.
+#pragma once
+
+#include "trainer/audit/audit_config.h"
+
+namespace cadre::audit {
+
+// Returns kOk or kStopped. One rank; `dataset` is for tests, null opens the run's manifest.
+ExitCode run_audit(const AuditConfig& config, comm::World& world, const trainer::Dataset* dataset = nullptr);
+
+}  // namespace cadre::audit

@@ -1,0 +1,43 @@
+// Null controls: runs of the influence mixer on text that was tampered with, for which the right outcome is known.
+//   permuted   documents have each other's labels: no domain differs, so the weights stay at the prior
+//   duplicated one domain is there twice, under two names: both get the same
+//   junk       one more domain of shuffled tokens: it ends lowest, below half of its prior
+//   target     the target is one domain's held-out text: that domain gains most
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "trainer/audit/journal.h"
+#include "trainer/audit/retrain.h"
+
+namespace cadre::audit {
+
+struct ControlsConfig {
+  std::vector<int64_t> seeds = {1, 2, 3};
+  std::string mixer = "{name: gim, period: 10}";
+  study::Overrides set;  // for these runs, beside the audit's
+  // Bounds of the first two, settled before any result. The weights are averages over the second half of a run.
+  double permuted_distance = 0.05;  // largest total variation distance from the prior
+  double duplicate_ratio = 0.15;    // largest difference of the two, over their mean
+};
+ControlsConfig read_controls(base::Section section);
+
+struct ControlRun {
+  std::string control, domain;  // the domain that was tampered with or aimed at
+  int64_t seed = 0;
+  bool passed = false;
+  std::map<std::string, double> prior, weights;  // first of the run; mean over its second half
+  double measure = 0;                            // what the bound is about
+};
+bool measure_controls(const ControlsConfig& config, const AuditContext& context, Journal& journal,
+                      std::vector<ControlRun>& result);
+// Whether the weights of a run are what the control expects; sets passed and measure. Pure.
+void judge(const ControlsConfig& config, ControlRun& run);
+
+nlohmann::ordered_json controls_json(const std::vector<ControlRun>& runs);
+std::string controls_html(const std::vector<ControlRun>& runs);
+std::string controls_markdown(const std::vector<ControlRun>& runs);
+
+}  // namespace cadre::audit
