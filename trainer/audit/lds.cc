@@ -228,7 +228,7 @@ std::vector<LdsScore> score_lds(const UnitInfluence& influence,
         double sum = 0;
         for (const size_t u : members[s]) sum += queries[q][u];
         predicted[q].push_back(sum);
-        real[q].push_back(study::summarise(outcomes[q][s]).mean);
+        real[q].push_back(study::mean(outcomes[q][s]));
       }
     }
     const auto mean_over_queries = [&](std::span<const size_t> at, std::vector<double>* each) {

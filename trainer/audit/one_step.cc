@@ -24,7 +24,11 @@ optim::AdamWConfig adamw_of(const TrainState& state) {
   require(name == "adamw", ExitCode::kUsage,
           "{}: optim.name is {}, but the audit takes AdamW steps; set optim: adamw", state.config().source,
           name);
-  return optim::read_adamw(section);
+  const optim::AdamWConfig config = optim::read_adamw(section);
+  require(!config.narrow_moments, ExitCode::kUsage,
+          "{}: the audit takes steps back, which it can with moments in fp32 only; leave them so",
+          state.config().source);
+  return config;
 }
 
 }  // namespace
