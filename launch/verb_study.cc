@@ -29,7 +29,7 @@ void print_list(const study::StudyConfig& config) {
 int study_rank(const StudyArguments& arguments, comm::World& world) {
   base::Section root = base::parse_run_file(arguments.file, arguments.overrides);
   const study::StudyConfig config = study::read_study(root.section("study"));
-  root.section("swarm");  // its verb reads it
+  for (const char* other : {"audit", "swarm"}) root.section(other);  // their verbs read them
   root.finish();
   if (arguments.list) {
     if (world.rank() == 0) print_list(config);

@@ -23,7 +23,7 @@ struct SwarmArguments {
 int swarm_rank(const SwarmArguments& arguments, comm::World& world) {
   base::Section root = base::parse_run_file(arguments.file, arguments.overrides);
   const study::SwarmConfig config = study::read_swarm(root.section("swarm"));
-  root.section("study");  // its verb reads it
+  for (const char* other : {"study", "audit"}) root.section(other);  // their verbs read them
   root.finish();
   trainer::install_stop_signals(!started_by_launcher());
   const std::filesystem::path out = config.study.out;

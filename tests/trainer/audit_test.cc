@@ -170,7 +170,7 @@ TEST_F(AuditTest, GoesOnWhereItWasStoppedAndRefusesOtherSettings) {
   const std::string parts =
       "  oracle: {sizes: [1, 4], groups: 4, background: 4, passage: 12, lr: [1]}\n"
       "  controls: {seeds: [1], mixer: {name: gim, period: 2, gate: false}, set: {train.steps: 6, "
-      "influence.micro_batches: 4, influence.tokens_per_domain: 60}}\n"
+      "influence.micro_batches: 4}}\n"
       "  mixes: {count: 3, domain_passages: 4}\n"
       "  lds: {blocks: 2, subsets: 3, seeds: [1, 2], leave_out: 3, unit_passages: 4, ekfac_passages: 6, set: "
       "{train.steps: 3}}\n";

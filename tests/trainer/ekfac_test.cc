@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 #include "tests/trainer/model_fixture.h"
 #include "trainer/study/statistics.h"
@@ -177,38 +178,46 @@ TEST_F(EkfacModel, EigenvaluesAreSquaresOfExactGradientsInTheEigenbasis) {
   }
 }
 
-// Influence by EK-FAC against the exact inverse of every layer's Fisher matrix.
+// Influence by EK-FAC against the exact inverse of every layer's Fisher matrix, among documents that neither has seen.
 TEST_F(EkfacModel, InfluenceIsCloseToThatOfTheExactInverse) {
-  fit(8);
+  fit(24);
   constexpr double kDamping = 0.1;
-  const std::vector<double>& query = gradients_.front();
-  std::vector<double> direction(query.size()), exact(query.size(), 0.0);
-  ekfac_.solve(query, kDamping, direction);
+  Matrix unseen;
+  for (uint64_t i = 0; i < 4; ++i) {
+    const Batch batch = trainer::packed_batch(2, 24, 23, 1000 + i);
+    for (int32_t segment = 0; segment < 3; ++segment) unseen.push_back(backward(batch, 0, segment, nullptr));
+  }
+  std::map<int, Matrix> fisher;
   for (const auto& [row, layer] : ekfac_.layers()) {
     Matrix of_layer;
     for (const auto& flat : gradients_) of_layer.push_back(part(flat, row));
-    const std::vector<double> x = solve(damped_fisher(of_layer, kDamping), part(query, row));
-    std::copy(x.begin(), x.end(), exact.begin() + m_.layout->at(row).offset);
+    fisher[row] = damped_fisher(of_layer, kDamping);
   }
   std::vector<double> by_ekfac, by_inverse, by_dot;
-  for (size_t d = 1; d < gradients_.size(); ++d) {
-    double sums[3] = {0, 0, 0};
-    for (const auto& [row, layer] : ekfac_.layers()) {
-      const device::Placement& at = m_.layout->at(row);
-      for (int64_t i = at.offset; i < at.offset + at.count; ++i) {
-        const double g = gradients_[d][size_t(i)];
-        sums[0] += direction[size_t(i)] * g;
-        sums[1] += exact[size_t(i)] * g;
-        sums[2] += query[size_t(i)] * g;
+  for (size_t q = 0; q < 3; ++q) {
+    const std::vector<double>& query = unseen[q];
+    std::vector<double> direction(query.size());
+    ekfac_.solve(query, kDamping, direction);
+    std::map<int, std::vector<double>> solved;
+    for (const auto& [row, of_layer] : fisher) solved[row] = solve(of_layer, part(query, row));
+    for (size_t d = 3; d < unseen.size(); ++d) {
+      double sums[3] = {0, 0, 0};
+      for (const auto& [row, exact] : solved) {
+        const std::vector<double> g = part(unseen[d], row), own = part(query, row),
+                                  mine = part(direction, row);
+        for (size_t i = 0; i < g.size(); ++i) {
+          sums[0] += mine[i] * g[i];
+          sums[1] += exact[i] * g[i];
+          sums[2] += own[i] * g[i];
+        }
       }
+      by_ekfac.push_back(sums[0]);
+      by_inverse.push_back(sums[1]);
+      by_dot.push_back(sums[2]);
     }
-    by_ekfac.push_back(sums[0]);
-    by_inverse.push_back(sums[1]);
-    by_dot.push_back(sums[2]);
   }
   const double with = study::pearson(by_ekfac, by_inverse), without = study::pearson(by_dot, by_inverse);
-  RecordProperty("documents", int(gradients_.size()));
-  EXPECT_GT(with, 0.9);
+  EXPECT_GT(with, 0.8);
   EXPECT_GT(with, without) << "the plain dot product reaches " << without;
 }
 
