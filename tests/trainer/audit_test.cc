@@ -95,7 +95,8 @@ TEST(Controls, AreJudgedByWhatIsKnownBeforehand) {
                    .passed = false,
                    .prior = std::move(prior),
                    .weights = std::move(weights),
-                   .measure = 0};
+                   .measure = 0,
+                   .deviation = 0};
     judge(config, run);
     return run.passed;
   };
@@ -109,6 +110,24 @@ TEST(Controls, AreJudgedByWhatIsKnownBeforehand) {
   EXPECT_FALSE(judged("junk", "junk", {{"a", 0.5}, {"junk", 0.5}}, {{"a", 0.7}, {"junk", 0.3}}));
   EXPECT_TRUE(judged("target", "a", {{"a", 0.2}, {"b", 0.8}}, {{"a", 0.3}, {"b", 0.7}}));
   EXPECT_FALSE(judged("target", "a", {{"a", 0.2}, {"b", 0.8}}, {{"a", 0.1}, {"b", 0.9}}));
+}
+
+// Values drawn with the errors they are given deviate by 1 of them, whatever the errors are; shared documents show.
+TEST(Controls, DeviationIsOneWhereErrorsAreHonest) {
+  const base::Philox random(5);
+  std::vector<std::pair<std::vector<double>, std::vector<double>>> honest, small;
+  for (uint64_t p = 0; p < 400; ++p) {
+    auto& [value, error] = honest.emplace_back();
+    for (uint64_t k = 0; k < 5; ++k) {
+      error.push_back(0.1 + double(k));
+      value.push_back(3 + error.back() * random.normal(p, k));
+    }
+    small.push_back(honest.back());
+    for (double& e : small.back().second) e /= 3;
+  }
+  EXPECT_NEAR(relative_deviation(honest), 1, 0.08);
+  EXPECT_NEAR(relative_deviation(small), 3, 0.24);
+  EXPECT_TRUE(std::isnan(relative_deviation({})));
 }
 
 // kTinyRun without experts.
@@ -135,7 +154,12 @@ class AuditTest : public testing::Test {
     return config;
   }
   ExitCode run(const AuditConfig& config) {
-    static const trainer::Dataset dataset = trainer::testing::tiny_dataset();
+    static const trainer::Dataset dataset = [] {
+      trainer::Dataset set = trainer::testing::tiny_dataset();
+      set.train = trainer::testing::tiny_corpus(1, 600);
+      set.valid = trainer::testing::tiny_corpus(2, 90);  // targets and evaluation are apart
+      return set;
+    }();
     ExitCode code = ExitCode::kOk;
     comm::run_threads(1, [&](comm::World& world) { code = run_audit(config, world, &dataset); });
     return code;
@@ -147,10 +171,11 @@ class AuditTest : public testing::Test {
 };
 
 // A small step does what its first order says: rank and size. The forms that leave something out do worse.
+// Groups are small beside the background: how the clip coefficient changes is taken to first order in their share.
 TEST_F(AuditTest, SmallStepsDoWhatInfluenceSaid) {
   for (const char* base : {"dense.yaml", "moe.yaml"}) {
     const AuditConfig config =
-        read(base, "  oracle: {sizes: [4], groups: 40, background: 4, passage: 0, lr: [0.02]}\n");
+        read(base, "  oracle: {sizes: [1], groups: 40, background: 240, passage: 0, lr: [0.02]}\n");
     ASSERT_EQ(run(config), ExitCode::kOk);
     const nlohmann::json oracle = results().at("oracle");
     EXPECT_LT(oracle.at("identity_error").get<double>(), 1e-5);
@@ -161,7 +186,7 @@ TEST_F(AuditTest, SmallStepsDoWhatInfluenceSaid) {
     EXPECT_NEAR(frozen.at("slope").get<double>(), 1, 0.05) << base;
     EXPECT_LT(frozen.at("spearman_without_clip_term").get<double>(), frozen.at("spearman").get<double>())
         << base;
-    EXPECT_GT(real.at("spearman").get<double>(), 0.3) << base;
+    EXPECT_GT(real.at("spearman").get<double>(), 0.9) << base;
     std::filesystem::remove_all(folder_.path() / "out");
   }
 }

@@ -179,46 +179,52 @@ TEST_F(EkfacModel, EigenvaluesAreSquaresOfExactGradientsInTheEigenbasis) {
 }
 
 // Influence by EK-FAC against the exact inverse of every layer's Fisher matrix, among documents that neither has seen.
-TEST_F(EkfacModel, InfluenceIsCloseToThatOfTheExactInverse) {
+// What EK-FAC leaves out, the rest of the Fisher matrix in its eigenbasis, has no bound of its own in a network, and 27
+// pairs of one set scatter too much (correlations of 0.53 to 0.98) for a number to be a claim. So the claim is a sign
+// test: on every one of 12 sets it is nearer to the inverse than the plain dot product, by chance 1 in 4096. Over all
+// pairs it explains at least half of the variance that the dot product leaves.
+TEST_F(EkfacModel, InfluenceIsNearerToTheExactInverseThanTheDotProduct) {
   fit(24);
   constexpr double kDamping = 0.1;
-  Matrix unseen;
-  for (uint64_t i = 0; i < 4; ++i) {
-    const Batch batch = trainer::packed_batch(2, 24, 23, 1000 + i);
-    for (int32_t segment = 0; segment < 3; ++segment) unseen.push_back(backward(batch, 0, segment, nullptr));
-  }
   std::map<int, Matrix> fisher;
   for (const auto& [row, layer] : ekfac_.layers()) {
     Matrix of_layer;
     for (const auto& flat : gradients_) of_layer.push_back(part(flat, row));
     fisher[row] = damped_fisher(of_layer, kDamping);
   }
-  std::vector<double> by_ekfac, by_inverse, by_dot;
-  for (size_t q = 0; q < 3; ++q) {
-    const std::vector<double>& query = unseen[q];
-    std::vector<double> direction(query.size());
-    ekfac_.solve(query, kDamping, direction);
-    std::map<int, std::vector<double>> solved;
-    for (const auto& [row, of_layer] : fisher) solved[row] = solve(of_layer, part(query, row));
-    for (size_t d = 3; d < unseen.size(); ++d) {
-      double sums[3] = {0, 0, 0};
-      for (const auto& [row, exact] : solved) {
-        const std::vector<double> g = part(unseen[d], row), own = part(query, row),
-                                  mine = part(direction, row);
-        for (size_t i = 0; i < g.size(); ++i) {
-          sums[0] += mine[i] * g[i];
-          sums[1] += exact[i] * g[i];
-          sums[2] += own[i] * g[i];
-        }
-      }
-      by_ekfac.push_back(sums[0]);
-      by_inverse.push_back(sums[1]);
-      by_dot.push_back(sums[2]);
+  std::vector<double> all[3];
+  for (uint64_t set = 0; set < 12; ++set) {
+    Matrix unseen;
+    for (uint64_t i = 0; i < 4; ++i) {
+      const Batch batch = trainer::packed_batch(2, 24, 23, 1000 + 10 * set + i);
+      for (int32_t segment = 0; segment < 3; ++segment)
+        unseen.push_back(backward(batch, 0, segment, nullptr));
     }
+    std::vector<double> scores[3];  // by EK-FAC, by the inverse, by the dot product
+    for (size_t q = 0; q < 3; ++q) {
+      std::vector<double> direction(unseen[q].size());
+      ekfac_.solve(unseen[q], kDamping, direction);
+      std::map<int, std::vector<double>> solved;
+      for (const auto& [row, of_layer] : fisher) solved[row] = solve(of_layer, part(unseen[q], row));
+      for (size_t d = 3; d < unseen.size(); ++d) {
+        double sums[3] = {0, 0, 0};
+        for (const auto& [row, exact] : solved) {
+          const std::vector<double> g = part(unseen[d], row), own = part(unseen[q], row),
+                                    mine = part(direction, row);
+          for (size_t i = 0; i < g.size(); ++i) {
+            sums[0] += mine[i] * g[i];
+            sums[1] += exact[i] * g[i];
+            sums[2] += own[i] * g[i];
+          }
+        }
+        for (int i = 0; i < 3; ++i) scores[i].push_back(sums[i]);
+      }
+    }
+    EXPECT_GT(study::pearson(scores[0], scores[1]), study::pearson(scores[2], scores[1])) << "set " << set;
+    for (int i = 0; i < 3; ++i) all[i].insert(all[i].end(), scores[i].begin(), scores[i].end());
   }
-  const double with = study::pearson(by_ekfac, by_inverse), without = study::pearson(by_dot, by_inverse);
-  EXPECT_GT(with, 0.8);
-  EXPECT_GT(with, without) << "the plain dot product reaches " << without;
+  const double with = study::pearson(all[0], all[1]), without = study::pearson(all[2], all[1]);
+  EXPECT_LT(1 - with * with, 0.5 * (1 - without * without)) << with << " and " << without;
 }
 
 TEST_F(EkfacModel, LabelsComeFromTheModelsOwnDistribution) {

@@ -98,7 +98,7 @@ class Audit {
     if (!config_.controls) return true;
     Journal kept = journal("controls", config_.part_settings.at("controls"));
     std::vector<ControlRun> runs;
-    const bool done = measure_controls(*config_.controls, context_, kept, runs);
+    const bool done = measure_controls(*config_.controls, checkpoint_, context_, kept, runs);
     if (runs.empty()) return done;
     json_["controls"] = controls_json(runs);
     html_ += controls_html(runs);

@@ -3,10 +3,15 @@
 //   duplicated one domain is there twice, under two names: both get the same
 //   junk       one more domain of shuffled tokens: it ends lowest, below half of its prior
 //   target     the target is one domain's held-out text: that domain gains most
+// They go on from the audited moment's values: a model that has learnt nothing yet learns the frequencies of tokens from
+// shuffled text as well as from any other. Text is cut into passages, each a document, because the mixer's error bars
+// take documents for independent, and so does giving them each other's labels: a probe of a small run that reads one
+// long document a domain sees that document's difference and not chance.
 #pragma once
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/audit/journal.h"
@@ -17,6 +22,7 @@ namespace cadre::audit {
 struct ControlsConfig {
   std::vector<int64_t> seeds = {1, 2, 3};
   std::string mixer = "{name: gim, period: 10}";
+  int64_t passage = 32;  // documents are cut into passages of so many tokens, each a document; 0: whole
   study::Overrides set;  // for these runs, beside the audit's
   // Bounds of the first two, settled before any result. The weights are averages over the second half of a run.
   double permuted_distance = 0.05;  // largest total variation distance from the prior
@@ -30,9 +36,15 @@ struct ControlRun {
   bool passed = false;
   std::map<std::string, double> prior, weights;  // first of the run; mean over its second half
   double measure = 0;                            // what the bound is about
+  // Root mean square of domains' deviations from their mean, over the standard errors of these: 1 where domains do not
+  // differ (permuted) and error bars are honest. NaN without probes.
+  double deviation = 0;
 };
-bool measure_controls(const ControlsConfig& config, const AuditContext& context, Journal& journal,
-                      std::vector<ControlRun>& result);
+// `checkpoint`: of the audited moment.
+bool measure_controls(const ControlsConfig& config, const std::filesystem::path& checkpoint,
+                      const AuditContext& context, Journal& journal, std::vector<ControlRun>& result);
+// ControlRun::deviation from each probe's influence by domain and its errors. Pure.
+double relative_deviation(const std::vector<std::pair<std::vector<double>, std::vector<double>>>& probes);
 // Whether the weights of a run are what the control expects; sets passed and measure. Pure.
 void judge(const ControlsConfig& config, ControlRun& run);
 

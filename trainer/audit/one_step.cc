@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "optim/clipping.h"
+
 namespace cadre::audit {
 namespace {
 
@@ -207,7 +209,11 @@ void OneStep::frozen_step(const Flat& gradient, double lr, double scale) {
 
 void OneStep::real_step(const Flat& gradient, double lr) {
   set_gradient(gradient);
-  const optim::GradNorm norm = state_.grad_norm(state_.config().train.clip_norm, 0);
+  double squares = 0;
+  state_.start_norm(squares);
+  state_.model.queue.wait();
+  const optim::GradNorm norm =
+      optim::finish_norm(squares, state_.model.mesh.data(), state_.config().train.clip_norm, 0);
   state_.optimizer->step(lr, norm.scale);
   state_.model.queue.wait();
 }

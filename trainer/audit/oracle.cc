@@ -144,7 +144,8 @@ OracleGroup from_json(const json& j) {
           j.at("identity")};
 }
 
-OracleCell summarise_cell(const std::vector<OracleGroup>& groups, size_t lr, double factor, bool frozen) {
+OracleCell summarise_cell(const std::vector<OracleGroup>& groups, size_t lr, double factor, double run_lr,
+                          bool frozen) {
   OracleCell cell{.groups = int64_t(groups.size()), .lr = factor, .frozen = frozen};
   std::vector<double> predicted, unclipped, gradient, after, real;
   double xx = 0, xy = 0;
@@ -162,7 +163,7 @@ OracleCell summarise_cell(const std::vector<OracleGroup>& groups, size_t lr, dou
   cell.unclipped = study::spearman(unclipped, real);
   cell.gradient = study::spearman(gradient, real);
   cell.after = study::spearman(after, real);
-  cell.slope = xx > 0 ? xy / xx : NAN;
+  cell.slope = xx > 0 ? xy / xx / (factor * run_lr) : NAN;
   const auto interval = study::bootstrap95(groups.size(), 1000, 1, [&](std::span<const size_t> at) {
     std::vector<double> x, y;
     for (const size_t i : at) x.push_back(predicted[i]), y.push_back(real[i]);
@@ -227,7 +228,7 @@ bool measure_oracle(const OracleConfig& config, trainer::TrainState& state, Jour
     }
     for (size_t l = 0; l < config.lr.size(); ++l) {
       for (const bool frozen : {false, true}) {
-        result.cells.push_back(summarise_cell(result.groups[size], l, config.lr[l], frozen));
+        result.cells.push_back(summarise_cell(result.groups[size], l, config.lr[l], result.run_lr, frozen));
         result.cells.back().size = size;
       }
     }

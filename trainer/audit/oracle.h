@@ -39,7 +39,7 @@ struct OracleCell {  // one size, one lr, v real or frozen
   int64_t size = 0, groups = 0;
   double lr = 0;
   bool frozen = false;
-  // Of the prediction against what happened. slope: real = slope * predicted, least squares.
+  // Of the prediction against what happened. slope: real = slope * lr * predicted, least squares.
   double spearman = 0, low = 0, high = 0, pearson = 0, slope = 0;
   double unclipped = 0, gradient = 0, after = 0;  // Spearman of the other forms
 };
