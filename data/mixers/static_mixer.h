@@ -37,6 +37,7 @@ std::unique_ptr<Mixer> make_doge(base::Section section, const MixerContext& cont
 std::unique_ptr<Mixer> make_tikmix(base::Section section, const MixerContext& context);
 std::unique_ptr<Mixer> make_odm(base::Section section, const MixerContext& context);
 std::unique_ptr<Mixer> make_ado(base::Section section, const MixerContext& context);
+std::unique_ptr<Mixer> make_doremi(base::Section section, const MixerContext& context);
 std::unique_ptr<Mixer> make_aioli(base::Section section, const MixerContext& context);
 std::unique_ptr<Mixer> make_learnability(base::Section section, const MixerContext& context);
 

@@ -38,6 +38,8 @@ const std::vector<base::Entry<MixerMaker>>& mixer_table() {
       {"learnability",
        "variance of the reward: prompts that are neither solved nor hopeless, {window, floor}",
        make_learnability},
+      {"doremi", "loss above a reference model's: the proxy of DoReMi, {reference, eta, smoothing}",
+       make_doremi},
       {"aioli", "short trial mixes and what they did to held-out loss, {every, rounds, steps}", make_aioli},
   };
   return table;

@@ -54,6 +54,32 @@ TEST(Simplex, SmoothMinimisationFindsTheEndOfACurvedValley) {
   EXPECT_NEAR(x[1], 1, 1e-6);
 }
 
+// Two domains, one with a constant excess x, the other with none.
+TEST(Doremi, FollowsTheUpdateInClosedForm) {
+  const double x = 0.3, eta = 0.5;
+  const MixerContext c = context_of(2);
+  const auto observe = [&](Mixer& mixer, double first, double tokens) {
+    mixer.observe({}, {.loss_sum = {first * tokens, 0}, .tokens = {tokens, 50}});
+  };
+  // Without smoothing the odds grow by exp(eta x) a step, from one; a batch without the domain keeps its last excess.
+  const auto plain = make("{name: doremi, reference: r, eta: 0.5, smoothing: 1.0e-13}", c);
+  for (int t = 1; t <= 20; ++t) {
+    observe(*plain, x, t % 4 == 3 ? 0 : 100);
+    EXPECT_NEAR(plain->weights({})[0], 1 / (1 + std::exp(-eta * x * t)), 1e-10) << t;
+  }
+  // Before its first batch it has none.
+  const auto late = make("{name: doremi, reference: r}", c);
+  observe(*late, x, 0);
+  EXPECT_NEAR(late->weights({})[0], 0.5, 1e-15);
+  // With smoothing s: a = (1 - s) a r / (1 + a (r - 1)) + s / 2 with r = exp(eta x), a quadratic in a.
+  const double s = 0.1, r = std::exp(eta * x);
+  const auto smooth = make("{name: doremi, reference: r, eta: 0.5, smoothing: 0.1}", c);
+  for (int t = 0; t < 400; ++t) observe(*smooth, x, 100);
+  const double b = 1 - (1 - s) * r - s / 2 * (r - 1);
+  EXPECT_NEAR(smooth->weights({})[0], (-b + std::sqrt(b * b + 2 * s * (r - 1))) / (2 * (r - 1)), 1e-12);
+  EXPECT_THROW(make("{name: doremi}", c), Error);
+}
+
 TEST(Utilimax, FindsTheBestPointWithinTheCaps) {
   const testing::TempFile file("utility.yaml",
                                "utility: {a: [0.9, 0.1], b: [0.2, 0.8], c: [0.4, 0.5]}\ntasks: [x, y]\n");

@@ -26,7 +26,10 @@ TEST(MixerTable, EveryRowGivesWeightsAndComesBackFromItsState) {
   const MixerContext context{{"a", "b", "c", "empty"}, {1000, 50, 200000, 0}, 30000};
   const testing::TempFile file("shares.yaml", "{a: 1, b: 2, c: 3, empty: 0}");
   for (const auto& row : mixer_table()) {
-    const std::string path = row.name == std::string("file") ? ", path: " + file.path() : "";
+    const std::string name = row.name;
+    const std::string path = name == "file"     ? ", path: " + file.path()
+                             : name == "doremi" ? ", reference: elsewhere"
+                                                : "";
     const auto mixer = make(fmt::format("{{name: {}{}}}", row.name, path), context);
     const auto twin = make(fmt::format("{{name: {}{}}}", row.name, path), context);
     for (uint64_t step = 0; step < 20; ++step) {

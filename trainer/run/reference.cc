@@ -24,7 +24,7 @@ void freeze(const ModelState& model, ModelState& reference) {
 
 void score_reference(TrainState& state, std::vector<Batch>& micro) {
   ModelState& reference = *state.reference;
-  if (state.progress.step == 0) freeze(state.model, reference);
+  if (state.progress.step == 0 && state.objective->inputs().reference) freeze(state.model, reference);
   for (Batch& batch : micro) {
     const auto logp = reference.decoder.forward(batch, false);
     batch.logp_reference.assign(logp.data(), logp.data() + logp.size());

@@ -7,7 +7,8 @@
 namespace cadre::trainer {
 
 // Writes the reference's log-probabilities of the targets into each micro-batch. Before the first step of a run the
-// reference takes the model's values; checkpoints keep them. Collective over the expert group.
+// reference of an objective takes the model's values; a mixer's was loaded with its own. Checkpoints keep them.
+// Collective over the expert group.
 void score_reference(TrainState& state, std::vector<Batch>& micro);
 
 // The objective's metrics over the global batch; empty for those that keep no records. Collective over data ranks.

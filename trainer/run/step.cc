@@ -46,10 +46,13 @@ std::vector<double> rewards(const TrainState& state, const StepReport& report) {
   return all;
 }
 
-// Sums by domain become means in the report, after the mixer has seen the sums.
-void observe(TrainState& state, const std::vector<double>& valid_loss, StepReport& report) {
+// Sums by domain become means in the report, after the mixer has seen the sums: of the loss, or of what it is above a
+// reference's where that is what the mixer needs.
+void observe(TrainState& state, const std::vector<double>& valid_loss, const std::vector<double>& excess,
+             StepReport& report) {
   if (!report.skipped) {
-    DomainStats stats{.loss_sum = report.domain_loss, .tokens = report.domain_tokens};
+    const bool above = state.mixer->needs() == data::Needs::kReferenceLoss;
+    DomainStats stats{.loss_sum = above ? excess : report.domain_loss, .tokens = report.domain_tokens};
     stats.grad_norm = report.grad_norm;
     if (report.probe) stats.influence = report.probe->sums;
     stats.valid_loss = valid_loss;
@@ -235,7 +238,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   ++state.progress.step;
   base::at_step(state.progress.step);
   state.progress.tokens += uint64_t(batch.counts.trained_tokens);
-  observe(state, valid_loss, report);
+  observe(state, valid_loss, stats.domain_excess(), report);
   return report;
 }
 

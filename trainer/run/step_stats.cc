@@ -1,5 +1,6 @@
 #include "trainer/run/step_stats.h"
 
+#include <algorithm>
 #include <limits>
 
 namespace cadre::trainer {
@@ -11,6 +12,8 @@ void StepStats::add(const Batch& batch, device::View<const device::wide_t<Real>,
     if (batch.segment[t] < 0) continue;
     if (batch.loss_mask[t] != 0)
       domain_loss_[size_t(batch.domain[t])] -= double(batch.loss_mask[t]) * double(logp[i]);
+    if (batch.loss_mask[t] != 0 && !batch.logp_reference.empty())
+      domain_excess_[size_t(batch.domain[t])] += std::max(0.0, batch.logp_reference[t] - double(logp[i]));
     const bool same = i % batch.seq_len != 0 && batch.segment[t] == batch.segment[t - 1];
     run = same ? run + 1 : 1;
     segment_squares_ += 2 * run - 1;
@@ -18,7 +21,7 @@ void StepStats::add(const Batch& batch, device::View<const device::wide_t<Real>,
   }
 }
 
-void StepStats::reduce(TrainState& state, const StepSignals& signals, StepReport& report) const {
+void StepStats::reduce(TrainState& state, const StepSignals& signals, StepReport& report) {
   const auto layers = state.model.decoder.moe_stats();
   double aux = 0, z = 0, dropped = 0;
   for (const moe::MoeStats& layer : layers) {
@@ -37,6 +40,7 @@ void StepStats::reduce(TrainState& state, const StepSignals& signals, StepReport
                               data.rank() == 0 ? signals.seconds : 0.0};
   const size_t fixed = sums.size();
   sums.insert(sums.end(), domain_loss_.begin(), domain_loss_.end());
+  sums.insert(sums.end(), domain_excess_.begin(), domain_excess_.end());
   for (const moe::MoeStats& layer : layers) {
     sums.insert(sums.end(), layer.expert_tokens.begin(), layer.expert_tokens.end());
   }
@@ -51,6 +55,8 @@ void StepStats::reduce(TrainState& state, const StepSignals& signals, StepReport
   auto next = sums.begin() + int64_t(fixed);
   report.domain_loss.assign(next, next + int64_t(domain_loss_.size()));
   next += int64_t(domain_loss_.size());
+  std::copy_n(next, domain_excess_.size(), domain_excess_.begin());
+  next += int64_t(domain_excess_.size());
   for (const moe::MoeStats& layer : layers) {
     report.expert_tokens.emplace_back(next, next + int64_t(layer.expert_tokens.size()));
     next += int64_t(layer.expert_tokens.size());

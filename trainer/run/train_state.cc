@@ -2,8 +2,11 @@
 
 #include "data/mixer.h"
 #include "data/pair_view.h"
+#include "trainer/run/checkpoint.h"
+#include "trainer/run/checkpoint_folder.h"
 #include "trainer/run/evaluate.h"
 #include "trainer/run/influence_targets.h"
+#include "trainer/run/initial_model.h"
 #include "trainer/run/rollout_setup.h"
 
 namespace cadre::trainer {
@@ -135,6 +138,25 @@ std::unique_ptr<data::Curriculum> make_curriculum(const RunConfig& config, const
                                view ? view.get() : set.train.get());
 }
 
+// The model that a mixer compares losses with.
+void load_reference(TrainState& state, const RunConfig& run) {
+  require(state.reference == nullptr && state.dataset.train->kind() == data::SetKind::kText, ExitCode::kUsage,
+          "{}: mixer.name: this one compares losses on text with those of a reference model; the objective "
+          "or the "
+          "data is for post-training, choose another mixer",
+          run.source);
+  base::Section section = kind(run, run.mixer, "mixer");
+  const std::filesystem::path folder =
+      find_checkpoint(section.text("reference", ""), state.model.mesh.data());
+  TensorReader reader(folder);
+  require(same_tokenizer(reader.index(), folder, state.dataset.tokenizer_file), ExitCode::kUsage,
+          "{}: mixer.reference {} was made with another tokenizer than the data; token losses do not compare",
+          run.source, folder.string());
+  state.reference = std::make_unique<ModelState>(state.model.config, state.model.mesh.world(),
+                                                 run.train.micro_batch, false);
+  restore_model(*state.reference, reader);
+}
+
 RunConfig with_vocab(RunConfig config, int64_t vocab) {
   set_vocab(config, vocab);
   return config;
@@ -188,6 +210,7 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
         run.source);
     online = std::make_unique<OnlineSelector>(*selection, set, loader_config(run, model.mesh.data()), model);
   }
+  if (mixer->needs() == data::Needs::kReferenceLoss) load_reference(*this, run);
   if (mixer->needs() == data::Needs::kProbeEvaluation) {
     require(set.valid != nullptr, ExitCode::kData,
             "{}: this mixer needs held-out text, but the data has no valid split; prepare with --valid",
