@@ -12,9 +12,18 @@ namespace cadre::launch {
 namespace {
 
 struct ReportOptions {
-  std::vector<std::string> runs;
+  std::vector<std::string> runs, audits;
   std::string out;
 };
+
+// The page with the sections of these audits at its end.
+std::string with_audits(std::string page, const std::vector<std::string>& audits) {
+  for (const std::string& audit : audits) {
+    const std::filesystem::path file = std::filesystem::path(audit) / "sections.html";
+    page.insert(page.rfind("</main>"), base::read_file(file, ExitCode::kUsage));
+  }
+  return page;
+}
 
 int report(const ReportOptions& options) {
   std::vector<report::RunData> runs;
@@ -22,7 +31,7 @@ int report(const ReportOptions& options) {
   const std::filesystem::path out = options.out.empty()
                                         ? std::filesystem::path(options.runs.front()) / "report.html"
                                         : std::filesystem::path(options.out);
-  base::write_file_atomic(out, report::html_page(runs), ExitCode::kUsage);
+  base::write_file_atomic(out, with_audits(report::html_page(runs), options.audits), ExitCode::kUsage);
   fmt::print("wrote {}\n", out.string());
   return int(ExitCode::kOk);
 }
@@ -34,6 +43,7 @@ void add_report(CLI::App& app, Run& run) {
   CLI::App* verb = app.add_subcommand("report", "Write one HTML file about one or more runs");
   verb->add_option("runs", options->runs, "Run folders; the first gets the file")->required();
   verb->add_option("-o,--out", options->out, "The file (default: report.html in the first run's folder)");
+  verb->add_option("--audit", options->audits, "Folders of `cadre audit`, whose tables and plots are added");
   verb->callback([options, &run] { run = [options] { return report(*options); }; });
 }
 

@@ -200,6 +200,9 @@ TEST_F(AuditTest, GoesOnWhereItWasStoppedAndRefusesOtherSettings) {
       "  lds: {blocks: 2, subsets: 3, seeds: [1, 2], leave_out: 3, unit_passages: 4, ekfac_passages: 6, set: "
       "{train.steps: 3}}\n";
   const AuditConfig config = read("dense.yaml", parts);
+  // Processes that share the parts among them leave what one that makes all gathers.
+  ASSERT_EQ(run(read("dense.yaml", "  parts: [lds, controls]\n" + parts)), ExitCode::kOk);
+  EXPECT_EQ(results().size(), 2u);
   trainer::request_stop(true);
   EXPECT_EQ(run(config), ExitCode::kStopped);
   trainer::request_stop(false);
@@ -212,7 +215,7 @@ TEST_F(AuditTest, GoesOnWhereItWasStoppedAndRefusesOtherSettings) {
   EXPECT_EQ(whole.at("mixes").at("predicted").size(), 3u);
   EXPECT_EQ(whole.at("lds").at("lds").size(), 3u);  // ekfac, gradient, optimizer
   EXPECT_EQ(whole.at("lds").at("leave_one_out").size(), 3u);
-  for (const char* file : {"report.html", "audit.md", "mixes.svg", "oracle-4-lr1-real.svg"})
+  for (const char* file : {"report.html", "sections.html", "audit.md", "mixes.svg", "oracle-4-lr1-real.svg"})
     EXPECT_TRUE(std::filesystem::exists(folder_.path() / "out" / file)) << file;
   const AuditConfig other =
       read("dense.yaml", "  oracle: {sizes: [1, 4], groups: 4, background: 4, passage: 12, lr: [2]}\n");
@@ -231,6 +234,7 @@ TEST_F(AuditTest, NamesTheKeyThatIsWrong) {
   EXPECT_NE(error("  orcle: {}\n").find("did you mean 'oracle'"), std::string::npos);
   EXPECT_NE(error("  oracle: {group: 3}\n").find("did you mean 'groups'"), std::string::npos);
   EXPECT_NE(error("  lds: {seeds: [1]}\n").find("at least two"), std::string::npos);
+  EXPECT_NE(error("  parts: [mixes]\n  oracle: {}\n").find("none of this file's: oracle"), std::string::npos);
   EXPECT_NE(error("  at: 0\n").find("above 0"), std::string::npos);
 }
 

@@ -1,5 +1,6 @@
 #include "trainer/audit/audit.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "parallel/base/files.h"
@@ -81,8 +82,12 @@ class Audit {
     return Journal(fs::path(config_.out) / (std::string(part) + ".jsonl"), config_.settings + settings);
   }
 
+  bool wanted(const char* part) const {
+    return std::find(config_.parts.begin(), config_.parts.end(), part) != config_.parts.end();
+  }
+
   bool oracle() {
-    if (!config_.oracle) return true;
+    if (!wanted("oracle")) return true;
     Journal kept = journal("oracle", config_.part_settings.at("oracle"));
     OracleResult result;
     const bool done = measure_oracle(*config_.oracle, *state_, kept, context_.keep_going, result);
@@ -95,7 +100,7 @@ class Audit {
   }
 
   bool controls() {
-    if (!config_.controls) return true;
+    if (!wanted("controls")) return true;
     Journal kept = journal("controls", config_.part_settings.at("controls"));
     std::vector<ControlRun> runs;
     const bool done = measure_controls(*config_.controls, checkpoint_, context_, kept, runs);
@@ -107,7 +112,7 @@ class Audit {
   }
 
   bool mixes() {
-    if (!config_.mixes) return true;
+    if (!wanted("mixes")) return true;
     Journal kept = journal("mixes", config_.part_settings.at("mixes"));
     MixesResult result;
     if (!measure_mixes(*config_.mixes, *state_, checkpoint_, context_, kept, result)) return false;
@@ -119,7 +124,7 @@ class Audit {
   }
 
   bool lds() {
-    if (!config_.lds) return true;
+    if (!wanted("lds")) return true;
     Journal kept = journal("lds", config_.part_settings.at("lds"));
     LdsResult result;
     if (!measure_lds(*config_.lds, *state_, context_, kept, result)) return false;
@@ -134,6 +139,7 @@ class Audit {
     const std::string name = out.filename().string();
     base::write_file_atomic(out / "audit.json", json_.dump(1) + "\n", ExitCode::kData);
     base::write_file_atomic(out / "audit.md", fmt::format("# {}\n\n{}", name, markdown_), ExitCode::kData);
+    base::write_file_atomic(out / "sections.html", html_, ExitCode::kData);  // for `cadre report --audit`
     base::write_file_atomic(
         out / "report.html",
         study::html_document(

@@ -14,8 +14,16 @@ AuditConfig read_audit(base::Section section) {
   if (section.has("controls")) c.controls = read_controls(section.section("controls"));
   if (section.has("lds")) c.lds = read_lds(section.section("lds"));
   if (section.has("mixes")) c.mixes = read_mixes(section.section("mixes"));
+  std::vector<std::string> there;
   for (const char* part : {"oracle", "controls", "lds", "mixes"}) {
-    if (section.has(part)) c.part_settings[part] = study::read_value(section, part);
+    if (!section.has(part)) continue;
+    there.push_back(part);
+    c.part_settings[part] = study::read_value(section, part);
+  }
+  c.parts = section.texts("parts", there);
+  for (const std::string& part : c.parts) {
+    if (c.part_settings.count(part) == 0)
+      section.reject("parts", fmt::format("'{}' is none of this file's: {}", part, fmt::join(there, ", ")));
   }
   section.finish();
   trainer::RunConfig run = configure(c, {});

@@ -5,6 +5,7 @@
 //     out: runs/audit
 //     set: {train.steps: 400}
 //     at: 0.5                    # share of the run's steps after which it is audited
+//     parts: [oracle, lds]       # made by this process, for several on one GPU; left out: all that follow
 //     oracle: {}                 # each of these parts is made when its key is there
 //     controls: {}
 //     lds: {}
@@ -26,6 +27,7 @@ struct AuditConfig {
   std::string out;
   study::Overrides set;
   double at = 0.5;
+  std::vector<std::string> parts;
   std::optional<OracleConfig> oracle;
   std::optional<ControlsConfig> controls;
   std::optional<LdsConfig> lds;
