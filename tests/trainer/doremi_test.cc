@@ -23,7 +23,8 @@ std::string reference() {
 }
 std::vector<std::string> with_doremi(std::vector<std::string> more) {
   more.push_back("mixer={name: doremi, reference: " + reference() + "}");
-  more.insert(more.end(), {"data.prefetch=0", "moe.balance=none"});
+  more.push_back("data.prefetch=0");
+  more.push_back("moe.balance=none");
   return more;
 }
 
@@ -49,7 +50,7 @@ TEST(Doremi, LearnsFromTheExcessLossOfEveryDomain) {
         excess[size_t(micro.domain[t])] += std::max(0.0, double(theirs[int64_t(t)]) - own[t]);
       }
     }
-    double sum = 0, expected[3];
+    double sum = 0, expected[3] = {};
     for (size_t k = 0; k < 3; ++k) sum += expected[k] = std::exp(excess[k] / tokens[k]);
     const auto weights = state.mixer->weights({});
     for (size_t k = 0; k < 3; ++k) {
