@@ -215,7 +215,8 @@ TEST_F(AuditTest, GoesOnWhereItWasStoppedAndRefusesOtherSettings) {
   EXPECT_EQ(whole.at("mixes").at("predicted").size(), 3u);
   EXPECT_EQ(whole.at("lds").at("lds").size(), 3u);  // ekfac, gradient, optimizer
   EXPECT_EQ(whole.at("lds").at("leave_one_out").size(), 3u);
-  for (const char* file : {"report.html", "sections.html", "audit.md", "mixes.svg", "oracle-4-lr1-real.svg"})
+  for (const char* file :
+       {"report.html", "sections.html", "audit.md", "mixes.svg", "lds.svg", "oracle-4-lr1-real.svg"})
     EXPECT_TRUE(std::filesystem::exists(folder_.path() / "out" / file)) << file;
   const AuditConfig other =
       read("dense.yaml", "  oracle: {sizes: [1, 4], groups: 4, background: 4, passage: 12, lr: [2]}\n");

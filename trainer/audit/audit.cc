@@ -131,6 +131,7 @@ class Audit {
     json_["lds"] = lds_json(result);
     html_ += lds_html(result);
     markdown_ += lds_markdown(result) + "\n";
+    figures_.emplace_back("lds", lds_figure(result));
     return true;
   }
 

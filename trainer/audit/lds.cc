@@ -304,9 +304,16 @@ std::string lds_markdown(const LdsResult& r) {
   return out;
 }
 
+std::string lds_figure(const LdsResult& r) {
+  std::vector<study::DotRow> rows;
+  for (const LdsScore& s : r.scores) rows.push_back({s.method, s.by_query, s.mean, (s.high - s.low) / 2});
+  rows.push_back({"noise ceiling", r.ceiling, study::mean(r.ceiling), NAN});
+  return study::dot_chart("Linear datamodelling score", "Spearman, a dot for each target", rows);
+}
+
 std::string lds_html(const LdsResult& r) {
   std::string out = study::html_section("Linear datamodelling score", note_of(r), "stack",
-                                        study::html_table(table_of(r, r.scores)));
+                                        study::html_table(table_of(r, r.scores)) + lds_figure(r));
   if (r.leave_one_out.empty()) return out;
   return out + study::html_section("Leave one unit out", "The ceiling is that of the halves.", "stack",
                                    study::html_table(table_of(r, r.leave_one_out)));

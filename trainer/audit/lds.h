@@ -54,6 +54,8 @@ std::vector<size_t> draw_half(size_t units, uint64_t subset);
 
 nlohmann::ordered_json lds_json(const LdsResult& result);
 std::string lds_html(const LdsResult& result);
+std::string lds_figure(
+    const LdsResult& result);  // a row for each method and the ceiling, a dot for each target
 std::string lds_markdown(const LdsResult& result);
 
 }  // namespace cadre::audit
