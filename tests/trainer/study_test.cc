@@ -151,9 +151,15 @@ TEST(StudyFiles, OfTheProjectAreValid) {
     if (!entry.path().filename().string().starts_with("study-")) continue;
     base::Section root = base::parse_run_file(file, {});
     for (const char* name : {"study", "swarm", "audit"}) sections += root.has(name);
-    if (root.has("study")) EXPECT_GT(read_study(root.section("study")).runs.size(), 1u) << file;
-    if (root.has("swarm")) EXPECT_GT(read_swarm(root.section("swarm")).draw.count, 1) << file;
-    if (root.has("audit")) EXPECT_FALSE(audit::read_audit(root.section("audit")).parts.empty()) << file;
+    if (root.has("study")) {
+      EXPECT_GT(read_study(root.section("study")).runs.size(), 1u) << file;
+    }
+    if (root.has("swarm")) {
+      EXPECT_GT(read_swarm(root.section("swarm")).draw.count, 1) << file;
+    }
+    if (root.has("audit")) {
+      EXPECT_FALSE(audit::read_audit(root.section("audit")).parts.empty()) << file;
+    }
   }
   EXPECT_GE(sections, 8);
 }
