@@ -7,22 +7,25 @@
 namespace cadre::optim {
 
 template <class T>
-void start_norm(const OptimizerContext<T>& context, double& squares) {
+void start_norm(const OptimizerContext<T>& context, double& squares, const BucketHook& need_sums) {
   device::Queue& queue = *context.queue;
+  const device::ParamTable& table = context.store->layout().table();
   const device::View<double, 1> sum = context.store->square_sum();
   device::zero(queue, sum);
-  for (int group = 0; group < device::kNumGroups; ++group) {
-    if (!context.in_norm[group]) continue;
-    const auto grads = context.store->grads(device::Group(group));
-    const auto wide = context.store->grad_sums(device::Group(group));
-    for (const comm::Piece& piece : joined(context.pieces[group], context.store->layout().table(), false)) {
-      if (wide.empty()) {
-        context.optim_kernels->add_squares(queue, grads.rows(piece.group_offset, piece.count), sum);
-      } else {
-        context.optim_kernels->add_squares_wide(queue, wide.rows(piece.group_offset, piece.count), sum);
-      }
-    }
+  std::vector<comm::Piece> pieces[device::kNumGroups];
+  for (int g = 0; g < device::kNumGroups; ++g) {
+    if (context.in_norm[g]) pieces[g] = joined(context.pieces[g], table, {.bucket = context.shared[g]});
   }
+  const auto add = [&](device::Group group, const comm::Piece& piece) {
+    const auto grads = context.store->grads(group);
+    const auto wide = context.store->grad_sums(group);
+    if (wide.empty()) {
+      context.optim_kernels->add_squares(queue, grads.rows(piece.group_offset, piece.count), sum);
+    } else {
+      context.optim_kernels->add_squares_wide(queue, wide.rows(piece.group_offset, piece.count), sum);
+    }
+  };
+  for_each_piece_backward(context, pieces, table, add, need_sums);
   device::download<double>(queue, sum, std::span(&squares, 1));
 }
 
@@ -37,8 +40,8 @@ GradNorm finish_norm(double squares, comm::Communicator& data, double max_norm, 
   return result;
 }
 
-template void start_norm(const OptimizerContext<float>&, double&);
-template void start_norm(const OptimizerContext<double>&, double&);
-template void start_norm(const OptimizerContext<device::bf16>&, double&);
+template void start_norm(const OptimizerContext<float>&, double&, const BucketHook&);
+template void start_norm(const OptimizerContext<double>&, double&, const BucketHook&);
+template void start_norm(const OptimizerContext<device::bf16>&, double&, const BucketHook&);
 
 }  // namespace cadre::optim

@@ -14,8 +14,10 @@ struct GradNorm {
   bool finite = true;  // norm and loss finite on every rank
 };
 // Queues the squares of this rank's slices, summed in double by fixed blocks; there after the queue's next wait().
+// need_sums(bucket) is called before the bucket's slices of shared groups are read, so that those which are summed
+// already are read while others still come.
 template <class T>
-void start_norm(const OptimizerContext<T>& context, double& squares);
+void start_norm(const OptimizerContext<T>& context, double& squares, const BucketHook& need_sums = {});
 // The norm of all gradients. `loss`, this rank's share, takes part in the finite check. Collective over data ranks.
 GradNorm finish_norm(double squares, comm::Communicator& data, double max_norm, double loss);
 

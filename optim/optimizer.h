@@ -9,26 +9,12 @@
 #include <vector>
 
 #include "optim/kernels.h"
+#include "optim/owned_slices.h"
 #include "parallel/base/table.h"
-#include "parallel/comm/shards.h"
 #include "parallel/device/kernels.h"
 #include "parallel/device/param_table.h"
 
 namespace cadre::optim {
-
-// This rank's slices of the parameters.
-struct OwnedSlices {
-  std::vector<comm::Piece> pieces[device::kNumGroups];
-  int64_t state_size[device::kNumGroups] = {0, 0};
-  // Whether this rank's slices of a group enter the gradient norm: false where another rank owns the same
-  // elements too (mesh.zero = 0, all but the first of the ranks that share them).
-  bool in_norm[device::kNumGroups] = {true, true};
-};
-
-// Pieces that follow one another in the flat buffer and in the state, as one piece with the first one's row: fewer and
-// larger kernels. Rows of different decay stay apart where `by_decay`.
-std::vector<comm::Piece> joined(const std::vector<comm::Piece>& pieces, const device::ParamTable& table,
-                                bool by_decay);
 
 template <class T>
 struct OptimizerContext : OwnedSlices {
@@ -50,8 +36,9 @@ template <class W>
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
-  // One update of the rank's slices. grad_scale multiplies every gradient (the clip coefficient).
-  virtual void step(double lr, double grad_scale) = 0;
+  // One update of the rank's slices. grad_scale multiplies every gradient (the clip coefficient). updated: see
+  // for_each_piece.
+  virtual void step(double lr, double grad_scale, const BucketHook& updated = {}) = 0;
   // Names of the state tensors ("m", "v"), and one of them for a group, indexed by Piece::state_offset.
   virtual std::vector<std::string> state_names() const = 0;
   // False where a row has no use for a state tensor; checkpoints leave it out.

@@ -25,21 +25,21 @@ class AdamW final : public Optimizer<device::wide_t<T>> {
       const bool random = config_.narrow_moments || config_.stochastic;
       pieces_[g] = random || context_.store == nullptr
                        ? context_.pieces[g]
-                       : joined(context_.pieces[g], context_.store->layout().table(), true);
+                       : joined(context_.pieces[g], context_.store->layout().table(),
+                                {.decay = true, .bucket = context_.shared[g]});
       for (auto* memory : {&m_[g], &v_[g]})
         *memory = context_.allocate(size_t(context_.state_size[g]) * element);
     }
   }
 
-  void step(double lr, double grad_scale) override {
+  void step(double lr, double grad_scale, const BucketHook& updated) override {
     ++this->updates_;
-    for (int g = 0; g < device::kNumGroups; ++g) {
-      const Group group = Group(g);
+    const auto update = [&](Group group, const comm::Piece& piece) {
       const Moments<W> moments{state("m", group), state("v", group), narrow_state("m", group),
                                narrow_state("v", group)};
-      for (const comm::Piece& piece : pieces_[g])
-        adamw_piece(context_, config_, group, piece, lr, grad_scale, this->updates_, moments);
-    }
+      adamw_piece(context_, config_, group, piece, lr, grad_scale, this->updates_, moments);
+    };
+    for_each_piece(context_, pieces_, context_.store->layout().table(), update, updated);
   }
 
   std::vector<std::string> state_names() const override { return {"m", "v"}; }

@@ -32,21 +32,20 @@ class Muon final : public Optimizer<device::wide_t<T>> {
     gram2_offset_ = 2 * largest + side * side;
   }
 
-  void step(double lr, double grad_scale) override {
+  void step(double lr, double grad_scale, const BucketHook& updated) override {
     ++this->updates_;
-    for (int g = 0; g < device::kNumGroups; ++g) {
-      for (const comm::Piece& piece : context_.pieces[g]) {
-        if (!is_matrix(piece)) {
-          adamw_piece(context_, config_.adamw, Group(g), piece, lr, grad_scale, this->updates_,
-                      {state("m", Group(g)), state("v", Group(g)), {}, {}});
-          continue;
-        }
-        const int64_t size = context_.store->layout().table().row(piece.row).matrix_numel();
-        assert(piece.count % size == 0);
-        for (int64_t at = 0; at < piece.count; at += size)
-          update_matrix(Group(g), piece, at, size, lr, grad_scale);
+    const device::ParamTable& table = context_.store->layout().table();
+    const auto update = [&](Group group, const comm::Piece& piece) {
+      if (!is_matrix(piece)) {
+        return adamw_piece(context_, config_.adamw, group, piece, lr, grad_scale, this->updates_,
+                           {state("m", group), state("v", group), {}, {}});
       }
-    }
+      const int64_t size = table.row(piece.row).matrix_numel();
+      assert(piece.count % size == 0);
+      for (int64_t at = 0; at < piece.count; at += size)
+        update_matrix(group, piece, at, size, lr, grad_scale);
+    };
+    for_each_piece(context_, context_.pieces, table, update, updated);
   }
 
   std::vector<std::string> state_names() const override { return {"m", "v"}; }

@@ -4,22 +4,6 @@
 
 namespace cadre::optim {
 
-std::vector<comm::Piece> joined(const std::vector<comm::Piece>& pieces, const device::ParamTable& table,
-                                bool by_decay) {
-  std::vector<comm::Piece> result;
-  for (const comm::Piece& piece : pieces) {
-    const comm::Piece* last = result.empty() ? nullptr : &result.back();
-    if (last != nullptr && last->group_offset + last->count == piece.group_offset &&
-        last->state_offset + last->count == piece.state_offset &&
-        (!by_decay || table.row(last->row).decay == table.row(piece.row).decay)) {
-      result.back().count += piece.count;
-    } else {
-      result.push_back(piece);
-    }
-  }
-  return result;
-}
-
 template <class T>
 const std::vector<base::Entry<OptimizerMaker<T>>>& optimizer_table() {
   static const std::vector<base::Entry<OptimizerMaker<T>>> table = {

@@ -80,7 +80,7 @@ void Mesh::connect(device::Queue& queue) {
   };
   device_data_ = make(data_);
   device_expert_ = make(expert_);
-  device_replicas_ = make(replicas_);
+  if (config_.ep > 1) device_replicas_ = make(replicas_);
 }
 
 void Mesh::set_tensor_imitation(bool on) {

@@ -59,7 +59,11 @@ class Mesh {
   // those; both may be used at a time, each in one order on all ranks.
   Communicator& data_tensors() const { return device_data_ ? *device_data_ : *data_; }
   Communicator& expert_tensors() const { return device_expert_ ? *device_expert_ : *expert_; }
-  Communicator& replica_tensors() const { return device_replicas_ ? *device_replicas_ : *replicas_; }
+  Communicator& replica_tensors() const {
+    if (device_data_ && config_.ep == 1)
+      return *device_data_;  // the same ranks: one set of channels and streams
+    return device_replicas_ ? *device_replicas_ : *replicas_;
+  }
   // Of all of them; see Communicator::set_imitation.
   void set_tensor_imitation(bool on);
 

@@ -21,6 +21,19 @@ int64_t allowed_cut(const device::ParamLayout& layout, device::Group group, int 
   return ideal;
 }
 
+// Adds the time until its end.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& ms) : ms_(ms) {}
+  ~Stopwatch() {
+    ms_ += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  double& ms_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
 }  // namespace
 
 ShardPlan::ShardPlan(const device::ParamLayout& layout, device::Group group, int ranks, int zero)
@@ -93,7 +106,7 @@ void GradReducer<T>::reduce(device::View<U, 1> grads, device::Group group, int b
   const std::vector<int64_t>& cuts = plans_[int(group)]->cuts(bucket);
   if (comm.size() == 1 || cuts.front() == cuts.back()) return;
   U* data = grads.data();
-  pending_.push_back(comm.reduce_scatter(data, cuts, data + cuts[comm.rank()], "gradients"));
+  pending_.push_back({bucket, comm.reduce_scatter(data, cuts, data + cuts[comm.rank()], "gradients")});
 }
 
 template <class T>
@@ -108,12 +121,24 @@ void GradReducer<T>::add(int bucket) {
 // MPI moves the data of all collectives when any is tested, so the oldest is enough.
 template <class T>
 void GradReducer<T>::progress() {
-  while (first_pending_ < pending_.size() && pending_[first_pending_].test()) ++first_pending_;
+  while (first_pending_ < pending_.size() && pending_[first_pending_].request.test()) ++first_pending_;
+}
+
+template <class T>
+void GradReducer<T>::need_sums(int bucket, device::Queue& queue) {
+  // Without slices the sums go to all ranks first, all at once.
+  if (plans_[0]->zero() == 0) return finish(queue);
+  const Stopwatch waited(waited_ms_);
+  for (Pending& pending : pending_) {
+    if (pending.bucket == bucket) pending.request.then(queue);
+  }
 }
 
 template <class T>
 void GradReducer<T>::finish(device::Queue& queue) {
-  for (Request& request : pending_) request.then(queue);
+  if (pending_.empty()) return;
+  const Stopwatch waited(waited_ms_);
+  for (Pending& pending : pending_) pending.request.then(queue);
   pending_.clear();
   first_pending_ = 0;
   std::vector<Request> requests;
@@ -129,13 +154,13 @@ void GradReducer<T>::finish(device::Queue& queue) {
 }
 
 template <class T>
-void GradReducer<T>::all_gather_values() {
-  finish_values();
-  for (int b = 0; b < plans_[0]->num_buckets(); ++b) {
-    for (const device::Group group : {device::Group::kDense, device::Group::kExpert}) {
-      if (plans_[int(group)]->zero() != 0)
-        arriving_[size_t(b)].push_back(gather(store_.values(group), group, b, "parameters"));
-    }
+void GradReducer<T>::gather_values(int bucket) {
+  std::vector<Request>& requests = arriving_[size_t(bucket)];
+  for (Request& request : requests) request.wait();  // of the step before, which nobody has read
+  requests.clear();
+  for (const device::Group group : {device::Group::kDense, device::Group::kExpert}) {
+    if (plans_[int(group)]->zero() != 0)
+      requests.push_back(gather(store_.values(group), group, bucket, "parameters"));
   }
 }
 
@@ -151,10 +176,9 @@ template <class T>
 void GradReducer<T>::need_values(int bucket, device::Queue& queue) {
   std::vector<Request>& requests = arriving_[size_t(bucket)];
   if (requests.empty()) return;
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch waited(waited_ms_);
   for (Request& request : requests) request.then(queue);
   requests.clear();
-  waited_ms_ += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
 template <class T>

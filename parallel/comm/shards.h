@@ -52,16 +52,17 @@ class Reducer {
   // The bucket's gradients are final on this rank. Buckets are added in the same order on all ranks.
   virtual void add(int bucket) = 0;
   virtual void progress() = 0;  // lets the transport move data; cheap
-  // On `queue`, from now on, this rank's slices of the gradients hold the sums (its other slices are unspecified; with zero
-  // = 0 all hold them).
+  // On `queue`, from now on, this rank's slices of a bucket's gradients hold the sums (its other slices are unspecified;
+  // with zero = 0 all hold them). finish() says so of all buckets, and comes before the next add().
+  virtual void need_sums(int bucket, device::Queue& queue) = 0;
   virtual void finish(device::Queue& queue) = 0;
-  // After the optimizer step: every rank's slice of the values goes to all ranks, bucket by bucket, while the next
-  // forward pass begins.
-  virtual void all_gather_values() = 0;
+  // When the optimizer has updated a bucket: every rank's slice of its values goes to all ranks, while other buckets
+  // are updated and the next forward pass begins.
+  virtual void gather_values(int bucket) = 0;
   // Before the values of a bucket are read: on `queue` they are what was gathered.
   virtual void need_values(int bucket, device::Queue& queue) = 0;
   virtual void finish_values() = 0;  // waits for all of them
-  // What the host waited in need_values since the last call.
+  // What the host waited for sums and values since the last call.
   virtual double take_waited_ms() = 0;
 };
 
@@ -72,8 +73,9 @@ class GradReducer final : public Reducer {
   ~GradReducer() override;  // values that are on their way still have a place to go to
   void add(int bucket) override;
   void progress() override;
+  void need_sums(int bucket, device::Queue& queue) override;
   void finish(device::Queue& queue) override;
-  void all_gather_values() override;
+  void gather_values(int bucket) override;
   // The same for any buffer in the layout of a group's values, of which each rank has its own slices.
   void all_gather(device::Group group, device::View<T, 1> flat, const char* label);
   void need_values(int bucket, device::Queue& queue) override;
@@ -89,7 +91,11 @@ class GradReducer final : public Reducer {
       store_;  // borrowed, as the plans and the mesh's communicators; all outlive the reducer
   const ShardPlan* plans_[device::kNumGroups];
   Communicator* communicators_[device::kNumGroups];
-  std::vector<Request> pending_;
+  struct Pending {
+    int bucket;
+    Request request;
+  };
+  std::vector<Pending> pending_;
   size_t first_pending_ = 0;                    // requests before this one are known to be done
   std::vector<std::vector<Request>> arriving_;  // values by bucket
   double waited_ms_ = 0;

@@ -36,7 +36,8 @@ struct ParamRow {
   bool decay = true;  // weight decay applies
   Update update = Update::kElement;
   bool product = false;  // its gradient is that of a linear layer, which writes all of it (see start_grads)
-  int bucket = 0;  // gradients of a bucket are complete together (0 embedding, 1 + l layer l, then head)
+  int bucket =
+      0;  // gradients of a bucket are complete together (Decoder: 0 embedding, 1 + 2 l and 2 + 2 l halves of layer l, then head)
 
   int64_t numel() const;
   int64_t matrix_numel() const;  // of one matrix for kMatrix, 1 for kElement

@@ -66,15 +66,18 @@ class GradientCheck {
       reducer_.progress();
     }
     device::CpuQueue queue(1);
-    reducer_.finish(queue);
+    for (int bucket = table_.num_buckets() - 1; round == 0 && bucket >= 0; --bucket)
+      reducer_.need_sums(bucket, queue);
+    if (round > 0) reducer_.finish(queue);
     for (const Piece& piece : dense_.pieces(mesh_.data().rank())) {
       check_sums(piece, mesh_.data(), 0, 1, round);
     }
     for (const Piece& piece : expert_.pieces(mesh_.replicas().rank())) {
       check_sums(piece, mesh_.replicas(), mesh_.expert().rank(), mesh_.config().ep, round);
     }
+    reducer_.finish(queue);
     update_own_slices();
-    reducer_.all_gather_values();
+    for (int bucket = 0; bucket < table_.num_buckets(); ++bucket) reducer_.gather_values(bucket);
     for (int bucket = 0; bucket < table_.num_buckets(); ++bucket) reducer_.need_values(bucket, queue);
     check_values();
   }

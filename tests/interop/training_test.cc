@@ -76,13 +76,11 @@ double step_on(trainer::TrainState& state, const Batch& batch) {
   const device::View<float, 1> gradient(dlogp.data(), {batch.num_tokens()});
   const double loss = state.objective->loss_and_grad(logp, batch, counts, gradient);
   state.model.decoder.backward(gradient, counts, [&](int bucket) { state.reducer.add(bucket); });
-  state.reducer.finish(state.model.queue);
   double squares = 0;
   state.start_norm(squares);
   state.model.queue.wait();
   const auto norm = optim::finish_norm(squares, state.model.mesh.data(), 1.0, loss);
-  state.optimizer->step(state.peak_lr, norm.scale);
-  state.reducer.all_gather_values();
+  state.optimizer->step(state.peak_lr, norm.scale, [&](int bucket) { state.reducer.gather_values(bucket); });
   state.reducer.finish_values();
   return loss;
 }

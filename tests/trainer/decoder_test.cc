@@ -168,8 +168,8 @@ TEST(Decoder, BucketsCompleteFromLastToFirst) {
       order.push_back(bucket);
       at_call[bucket] = bucket_grads(bucket);
     });
-    EXPECT_EQ(order, (std::vector<int>{3, 2, 1, 0}));
-    ASSERT_EQ(m.table.num_buckets(), 4);
+    EXPECT_EQ(order, (std::vector<int>{5, 4, 3, 2, 1, 0}));
+    ASSERT_EQ(m.table.num_buckets(), 6);
     for (const auto& [bucket, grads] : at_call) EXPECT_EQ(grads, bucket_grads(bucket)) << "bucket " << bucket;
   }
 }

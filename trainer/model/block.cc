@@ -37,9 +37,9 @@ template <class T>
 void Block<T>::declare(device::ParamTable& table, const std::string& prefix, int bucket) {
   attention_norm_.declare(table, prefix + ".attn_norm.weight", config_.dim, config_.norm_eps, bucket);
   attention_.declare(table, prefix + ".attn", bucket);
-  ffn_norm_.declare(table, prefix + ".ffn_norm.weight", config_.dim, config_.norm_eps, bucket);
-  if (dense_) dense_->declare(table, prefix + ".ffn", bucket);
-  if (moe_) moe_->declare(table, prefix + ".moe", bucket);
+  ffn_norm_.declare(table, prefix + ".ffn_norm.weight", config_.dim, config_.norm_eps, bucket + 1);
+  if (dense_) dense_->declare(table, prefix + ".ffn", bucket + 1);
+  if (moe_) moe_->declare(table, prefix + ".moe", bucket + 1);
 }
 
 template <class T>
@@ -92,8 +92,10 @@ device::View<T, 2> Block<T>::feed_forward(const MicroBatch<T>& batch, bool train
 }
 
 template <class T>
-device::View<T, 2> Block<T>::forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training) {
+device::View<T, 2> Block<T>::forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training,
+                                     absl::FunctionRef<void()> between) {
   add_attention(x, batch);
+  between();
   return feed_forward(batch, training);
 }
 
@@ -129,7 +131,8 @@ device::View<T, 2> Block<T>::decode(View<const T, 2> x, const MicroBatch<T>& bat
 
 template <class T>
 void Block<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, const BatchCounts& counts,
-                        View<T, 2> dx, View<T, 2> dh, device::Tap<T>* tap) {
+                        View<T, 2> dx, View<T, 2> dh, device::Tap<T>* tap,
+                        absl::FunctionRef<void()> between) {
   const int64_t tokens = batch.num_tokens();
   const View<T, 2> attention_in = attention_in_.rows(0, tokens), middle = middle_.rows(0, tokens),
                    ffn_in = ffn_in_.rows(0, tokens);
@@ -142,6 +145,7 @@ void Block<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, const Ba
     dense_->backward(ffn_in, dx, dh, tap);
   }
   ffn_norm_.backward(context_, dh, middle, true, dx, tap);
+  between();
   if (selective) {
     attention_norm_.forward(context_, x, attention_in);
     attention_.remake(batch);

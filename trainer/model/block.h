@@ -1,6 +1,8 @@
 // One layer: x + attention(norm(x)), then the same with a dense or a mixture-of-experts feed-forward.
 #pragma once
 
+#include <absl/functional/function_ref.h>
+
 #include <optional>
 
 #include "moe/moe_layer.h"
@@ -17,17 +19,22 @@ class Block {
 
   // moe is null for a dense layer.
   Block(const ModelConfig& config, const ModelContext<T>& context, const moe::MoeConfig* moe);
+  // Two buckets: attention with its norm is `bucket`, the feed-forward half with its norm the next.
+  static constexpr int kBuckets = 2;
   void declare(device::ParamTable& table, const std::string& prefix, int bucket);
   void bind(device::ParamStore<T>& store);
   // remade: for what ModelContext::recompute says to make again; lives within one forward or backward call, so that
   // layers may share it.
   void reserve(device::Arena& saved, device::Arena& scratch, device::Arena& remade);
 
-  // Returns the layer's output (T, D), valid until the next forward; x stays unchanged until backward.
-  View<T, 2> forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training);
-  // dx holds the gradient of the output and becomes that of x; dh (T, D) is scratch.
+  // Returns the layer's output (T, D), valid until the next forward; x stays unchanged until backward. between() is
+  // called before the second half's weights are read.
+  View<T, 2> forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training,
+                     absl::FunctionRef<void()> between);
+  // dx holds the gradient of the output and becomes that of x; dh (T, D) is scratch. between() is called when the second
+  // half's gradients are complete: experts are most of a model, and their sums travel beside attention's backward pass.
   void backward(View<const T, 2> x, const MicroBatch<T>& batch, const BatchCounts& counts, View<T, 2> dx,
-                View<T, 2> dh, device::Tap<T>* tap);
+                View<T, 2> dh, device::Tap<T>* tap, absl::FunctionRef<void()> between);
   View<T, 2> extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache);
 
   View<T, 2> decode(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows);

@@ -17,9 +17,10 @@ void Decoder<T>::Impl::declare(device::ParamTable& param_table) {
                                .init = {device::Init::kNormal, config.init_std},
                                .update = device::Update::kElement,
                                .bucket = 0});
-  for (int i = 0; i < config.layers; ++i) blocks[i]->declare(param_table, fmt::format("layers.{}", i), 1 + i);
-  final_norm.declare(param_table, "final_norm.weight", config.dim, config.norm_eps, 1 + config.layers);
-  head.declare(param_table, embed_row, 1 + config.layers);
+  for (int i = 0; i < config.layers; ++i)
+    blocks[i]->declare(param_table, fmt::format("layers.{}", i), bucket_of(i));
+  final_norm.declare(param_table, "final_norm.weight", config.dim, config.norm_eps, bucket_of(config.layers));
+  head.declare(param_table, embed_row, bucket_of(config.layers));
 }
 
 // A shard of another tokenizer or a wrong batch would read outside of the tables.
@@ -175,13 +176,14 @@ void Decoder<T>::start_forward(const Batch& batch, bool training, LogProbs<W>& l
   if (!batch.routing.empty()) m.replay(batch);
   View<T, 2> x = m.embed();
   for (size_t i = 0; i < m.blocks.size(); ++i) {
-    this->before_bucket(1 + int(i));
+    const int bucket = m.bucket_of(int(i));
+    this->before_bucket(bucket);
     m.inputs[i] = x;
-    x = m.blocks[i]->forward(x, m.micro, training);
+    x = m.blocks[i]->forward(x, m.micro, training, [&] { this->before_bucket(bucket + 1); });
   }
   m.last = x;
   m.trained = training;
-  this->before_bucket(1 + m.config.layers);
+  this->before_bucket(m.bucket_of(m.config.layers));
   const View<T, 2> normed = m.normed.rows(0, m.micro.num_tokens());
   m.final_norm.forward(m.context, x, normed);
   m.head.forward(normed, batch, dlogp, logp);
@@ -202,10 +204,11 @@ void Decoder<T>::backward(View<const W, 1> dlogp, const BatchCounts& counts,
   const View<T, 2> dx = m.dx.rows(0, tokens), dh = m.dh.rows(0, tokens);
   m.head.backward(m.normed.rows(0, tokens), dlogp, dh, tap);
   m.final_norm.backward(m.context, dh, m.last, false, dx, tap);
-  on_bucket_done(1 + m.config.layers);
+  on_bucket_done(m.bucket_of(m.config.layers));
   for (int i = m.config.layers - 1; i >= 0; --i) {
-    m.blocks[i]->backward(m.inputs[i], m.micro, counts, dx, dh, tap);
-    on_bucket_done(1 + i);
+    const int bucket = m.bucket_of(i);
+    m.blocks[i]->backward(m.inputs[i], m.micro, counts, dx, dh, tap, [&] { on_bucket_done(bucket + 1); });
+    on_bucket_done(bucket);
   }
   m.context.kernels->embed_backward(*m.context.queue, dx, m.micro.token, m.embed_grad);
   if (tap != nullptr) tap->on_lookup(m.embed_row, m.micro.token, dx);

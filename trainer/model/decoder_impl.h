@@ -28,6 +28,8 @@ struct Decoder<T>::Impl {
     inputs.resize(config.layers);
   }
   void declare(device::ParamTable& param_table);
+  // The first bucket of a layer, or for one past the last that of the head.
+  static int bucket_of(int layer) { return 1 + Block<T>::kBuckets * layer; }
   void reserve_blocks(device::Arena& saved, device::Arena& scratch);
   void check(const Batch& batch) const;
   void take_in(std::span<const int32_t> token, std::span<const int32_t> segment,

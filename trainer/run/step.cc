@@ -1,6 +1,5 @@
 #include "trainer/run/step.h"
 
-#include <chrono>
 #include <cmath>
 #include <limits>
 
@@ -14,11 +13,6 @@
 
 namespace cadre::trainer {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double ms_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
 
 // A skipped step still consumed its batch; too many in a row end the run.
 void count_skip(TrainState& state, const StepReport& report) {
@@ -115,12 +109,10 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch, device::Tap<
     if (tap != nullptr) state.probe->add(micro);
   }
   base::enter(base::Phase::kReduce);
-  const Clock::time_point wait_start = Clock::now();
-  state.reducer.finish(state.model.queue);
-  result.comm_exposed_ms = ms_since(wait_start) + state.reducer.take_waited_ms();
   // One wait for all that the host needs to know before the update.
   double squares = 0;
   state.start_norm(squares);
+  result.comm_exposed_ms = state.reducer.take_waited_ms();
   model.fetch_stats();
   state.model.queue.wait();
   for (size_t i = 0; ahead && i < batch.micro.size(); ++i)
@@ -209,6 +201,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
 
   if (state.reference) score_reference(state, batch.micro);
   const std::vector<double> valid_loss = probe_evaluation(state);
+  if (state.probe && state.before_update) state.before_update();  // it averages gradients of targets
   if (state.probe) state.probe->begin_step(probe_due(state));
   state.expert_domains.begin_step(domain_experts_due(state));
   Computed computed = compute(state, batch, state.probe ? state.probe->tap() : nullptr);
@@ -225,8 +218,9 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   } else {
     state.counters.skips_in_row = 0;
     base::enter(base::Phase::kUpdate);
-    state.optimizer->step(report.lr, norm.scale);
-    state.reducer.all_gather_values();  // the next forward pass waits for them, bucket by bucket
+    if (state.before_update) state.before_update();
+    // Buckets travel while others are updated, and the next forward pass waits for each when it reads it.
+    state.optimizer->step(report.lr, norm.scale, [&](int bucket) { state.reducer.gather_values(bucket); });
   }
   // What only reports need is added up beside the update of a GPU.
   StepStats stats(state.dataset.train->num_domains());

@@ -30,6 +30,7 @@ optim::OwnedSlices owned(const ModelState& m, const comm::ShardPlan& dense, cons
     slices.pieces[g] = plans[g]->pieces(ranks[g]);
     slices.state_size[g] = plans[g]->state_size(ranks[g]);
     slices.in_norm[g] = m.config.mesh.zero > 0 || ranks[g] == 0;
+    slices.shared[g] = plans[g]->ranks() > 1;
   }
   return slices;
 }
@@ -49,7 +50,10 @@ template <class T>
 void make_updates(TrainState& state, const RunConfig& run) {
   const auto context = optimizer_context<T>(state.model, state.optimizer_context);
   state.optimizer = optim::make_optimizer<T>(kind(run, run.optim, "optim"), context);
-  state.start_norm = [context](double& squares) { optim::start_norm(context, squares); };
+  state.start_norm = [context, &reducer = state.reducer](double& squares) {
+    optim::start_norm(context, squares, [&](int bucket) { reducer.need_sums(bucket, *context.queue); });
+    reducer.finish(*context.queue);
+  };
 }
 
 // Scores have kernels for the CPU alone, and gradients of targets are kept in fp32.

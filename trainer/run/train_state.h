@@ -50,7 +50,7 @@ class TrainState {
   comm::Reducer& reducer;
   optim::OwnedSlices optimizer_context;
   std::unique_ptr<optim::Optimizer<Real>> optimizer;
-  std::function<void(double& squares)> start_norm;  // optim::start_norm of this run's gradients
+  std::function<void(double& squares)> start_norm;  // of all gradients, when their sums are in
   std::unique_ptr<optim::Objective<Real>> objective;
   std::unique_ptr<ModelState>
       reference;  // frozen, with the values that the run started with; null unless asked for
@@ -60,6 +60,8 @@ class TrainState {
   std::unique_ptr<data::Curriculum> curriculum;
   data::DataFeed feed;                      // of training data, or of the prompts to sample from
   std::unique_ptr<RolloutSource> rollouts;  // null: the data is trained on as it is
+  // Before values and optimizer states change: whoever still reads them makes the queue wait. May be empty.
+  std::function<void()> before_update;
   // Sees each batch before it is trained on; may be empty.
   std::function<void(const data::LoadedBatch&)> on_batch;
   std::unique_ptr<Probe> probe;            // null when nobody asks for influence
