@@ -9,7 +9,7 @@
 #include <exception>
 
 #include "parallel/base/log.h"
-#include "parallel/comm/nccl/sum_parts.h"
+#include "parallel/comm/nccl/elements.h"
 #include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/queue_cuda.h"
 
@@ -18,40 +18,7 @@ namespace {
 
 namespace gpu = device::cuda;
 
-constexpr size_t kHalf = size_t(64) << 20;  // of the staging memory
 constexpr auto kLook = std::chrono::milliseconds(50);
-
-ncclDataType_t nccl_type(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::kByte:
-      return ncclUint8;
-    case Dtype::kInt32:
-      return ncclInt32;
-    case Dtype::kInt64:
-      return ncclInt64;
-    case Dtype::kBf16:
-      return ncclBfloat16;
-    case Dtype::kFloat:
-      return ncclFloat32;
-    case Dtype::kDouble:
-      return ncclFloat64;
-  }
-  return ncclUint8;
-}
-
-bool finished(cudaEvent_t event) {
-  const cudaError_t status = cudaEventQuery(event);
-  if (status == cudaErrorNotReady) return false;
-  gpu::check(status);
-  return true;
-}
-
-std::byte* at(void* data, int64_t elements, Dtype dtype) {
-  return static_cast<std::byte*>(data) + elements * int64_t(size_of(dtype));
-}
-const std::byte* at(const void* data, int64_t elements, Dtype dtype) {
-  return static_cast<const std::byte*>(data) + elements * int64_t(size_of(dtype));
-}
 
 // Parts of one length, one after the other: what NCCL's own all-gather takes.
 bool even(std::span<const int64_t> counts, std::span<const int64_t> displs) {
@@ -61,38 +28,7 @@ bool even(std::span<const int64_t> counts, std::span<const int64_t> displs) {
   return true;
 }
 
-cudaEvent_t make_event() {
-  cudaEvent_t event = nullptr;
-  gpu::check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-  return event;
-}
-
-void order(cudaStream_t first, cudaEvent_t event, cudaStream_t then) {
-  gpu::check(cudaEventRecord(event, first));
-  gpu::check(cudaStreamWaitEvent(then, event, 0));
-}
-
 }  // namespace
-
-EventPool::~EventPool() {
-  for (const cudaEvent_t event : free_) cudaEventDestroy(event);
-}
-
-std::shared_ptr<CUevent_st> EventPool::take(const std::shared_ptr<EventPool>& self) {
-  cudaEvent_t event = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!free_.empty()) {
-      event = free_.back();
-      free_.pop_back();
-    }
-  }
-  if (event == nullptr) event = make_event();
-  return {event, [self](cudaEvent_t used) {
-            const std::lock_guard lock(self->mutex_);
-            self->free_.push_back(used);
-          }};
-}
 
 class NcclCommunicator::Waiting : public Request::State {
  public:
@@ -300,88 +236,6 @@ void NcclCommunicator::run_native(const std::function<ncclResult_t()>& start, de
   auto call = begin("native", "benchmark", 0);
   check(start(), "benchmark");
   end(std::move(call)).then(queue);
-}
-
-struct NcclCommunicator::Staged {
-  const void* send;
-  std::span<const int64_t> cuts;
-  void* receive;
-  Dtype dtype;
-  int64_t chunk;  // elements of a part that come at a time
-};
-
-// Elements [begin, begin + chunk) of every part: sent and received, then added up beside the next ones' journey.
-void NcclCommunicator::reduce_part(const Staged& s, int64_t begin, int half, std::string_view label) {
-  const auto count_of = [&](int r) {
-    return std::clamp<int64_t>(s.cuts[r + 1] - s.cuts[r] - begin, 0, s.chunk);
-  };
-  const int64_t own = count_of(rank_);
-  std::byte* staged = staging_.data() + size_t(half) * kHalf;
-  const ncclDataType_t type = nccl_type(s.dtype);
-  if (!imitation()) check(ncclGroupStart(), label);
-  for (int peer = 0; peer < size_; ++peer) {
-    if (peer == rank_) continue;
-    const std::byte* from = at(s.send, s.cuts[peer] + begin, s.dtype);
-    std::byte* to = at(staged, (peer < rank_ ? peer : peer - 1) * s.chunk, s.dtype);
-    const int64_t there = count_of(peer);
-    if (imitation()) {
-      copy(to, from, size_t(std::min(own, there)) * size_of(s.dtype));
-      continue;
-    }
-    if (there > 0) check(ncclSend(from, size_t(there), type, peer, comm_, stream_), label);
-    if (own > 0) check(ncclRecv(to, size_t(own), type, peer, comm_, stream_), label);
-  }
-  if (!imitation()) check(ncclGroupEnd(), label);
-  order(stream_, arrived_[half], sum_stream_);
-  const Parts parts = {at(s.send, s.cuts[rank_] + begin, s.dtype),
-                       staged,
-                       s.chunk,
-                       rank_,
-                       size_,
-                       own,
-                       at(s.receive, begin, s.dtype)};
-  switch (s.dtype) {
-    case Dtype::kBf16:
-      sum_bf16(sum_stream_, parts);
-      break;
-    case Dtype::kFloat:
-      sum_float(sum_stream_, parts);
-      break;
-    case Dtype::kDouble:
-      sum_double(sum_stream_, parts);
-      break;
-    case Dtype::kInt32:
-      sum_int32(sum_stream_, parts);
-      break;
-    case Dtype::kInt64:
-      sum_int64(sum_stream_, parts);
-      break;
-    case Dtype::kByte:
-      fail(ExitCode::kComm, "{}: bytes cannot be added up", label);
-  }
-  gpu::check(cudaEventRecord(summed_[half], sum_stream_));
-}
-
-Request NcclCommunicator::start_reduction(const void* send, std::span<const int64_t> cuts, void* receive,
-                                          Dtype dtype, ReduceOp op, std::string_view label) {
-  require(op == ReduceOp::kSum, ExitCode::kComm, "{}: GPUs only add", label);
-  if (staging_.bytes() == 0) staging_ = device::Buffer(device::DeviceKind::kCuda, 2 * kHalf);
-  int64_t longest = 0;
-  for (int r = 0; r < size_; ++r) longest = std::max(longest, cuts[r + 1] - cuts[r]);
-  constexpr int64_t kUnit = 16;  // elements: parts begin where packs of 16 bytes do
-  const int64_t fits = int64_t(kHalf / size_of(dtype)) / (size_ - 1) / kUnit * kUnit;
-  const Staged staged = {send, cuts, receive, dtype, fits};
-  auto call = begin("reduce_scatter", label, uint64_t(cuts[size_] - cuts[0]) * size_of(dtype));
-  int half = 0;
-  for (int64_t begin = 0; begin < longest; begin += fits, half ^= 1) {
-    // The half's sums of two turns ago read what is written now.
-    if (begin >= 2 * fits) gpu::check(cudaStreamWaitEvent(stream_, summed_[half], 0));
-    reduce_part(staged, begin, half, label);
-  }
-  for (int h = 0; h < 2; ++h) {
-    if (longest > h * fits) gpu::check(cudaStreamWaitEvent(stream_, summed_[h], 0));
-  }
-  return end(std::move(call));
 }
 
 }  // namespace cadre::comm::nccl

@@ -12,10 +12,10 @@
 #include <array>
 #include <functional>
 #include <memory>
-#include <mutex>
 
 #include "parallel/comm/communicator.h"
 #include "parallel/comm/native.h"
+#include "parallel/comm/nccl/events.h"
 #include "parallel/comm/watchdog.h"
 #include "parallel/device/memory.h"
 
@@ -24,17 +24,6 @@ class CudaQueue;
 }
 
 namespace cadre::comm::nccl {
-
-// Events for reuse; taken by the rank's thread, given back by any.
-class EventPool {
- public:
-  ~EventPool();
-  std::shared_ptr<CUevent_st> take(const std::shared_ptr<EventPool>& self);
-
- private:
-  std::mutex mutex_;
-  std::vector<cudaEvent_t> free_;
-};
 
 class NcclCommunicator final : public Communicator {
  public:

@@ -1,0 +1,100 @@
+// reduce_scatter of NcclCommunicator: parts travel in chunks through staging memory, and each chunk is added up while the
+// next one is on its way.
+#include <algorithm>
+
+#include "parallel/comm/nccl/elements.h"
+#include "parallel/comm/nccl/nccl_communicator.h"
+#include "parallel/comm/nccl/sum_parts.h"
+#include "parallel/device/cuda/check.h"
+
+namespace cadre::comm::nccl {
+namespace {
+
+namespace gpu = device::cuda;
+
+constexpr size_t kHalf = size_t(64) << 20;  // of the staging memory
+
+void sum_parts(cudaStream_t stream, const Parts& parts, Dtype dtype, std::string_view label) {
+  switch (dtype) {
+    case Dtype::kBf16:
+      return sum_bf16(stream, parts);
+    case Dtype::kFloat:
+      return sum_float(stream, parts);
+    case Dtype::kDouble:
+      return sum_double(stream, parts);
+    case Dtype::kInt32:
+      return sum_int32(stream, parts);
+    case Dtype::kInt64:
+      return sum_int64(stream, parts);
+    case Dtype::kByte:
+      fail(ExitCode::kComm, "{}: bytes cannot be added up", label);
+  }
+}
+
+}  // namespace
+
+struct NcclCommunicator::Staged {
+  const void* send;
+  std::span<const int64_t> cuts;
+  void* receive;
+  Dtype dtype;
+  int64_t chunk;  // elements of a part that come at a time
+};
+
+// Elements [begin, begin + chunk) of every part: sent and received, then added up beside the next ones' journey.
+void NcclCommunicator::reduce_part(const Staged& s, int64_t begin, int half, std::string_view label) {
+  const auto count_of = [&](int r) {
+    return std::clamp<int64_t>(s.cuts[r + 1] - s.cuts[r] - begin, 0, s.chunk);
+  };
+  const int64_t own = count_of(rank_);
+  std::byte* staged = staging_.data() + size_t(half) * kHalf;
+  const ncclDataType_t type = nccl_type(s.dtype);
+  if (!imitation()) check(ncclGroupStart(), label);
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer == rank_) continue;
+    const std::byte* from = at(s.send, s.cuts[peer] + begin, s.dtype);
+    std::byte* to = at(staged, (peer < rank_ ? peer : peer - 1) * s.chunk, s.dtype);
+    const int64_t there = count_of(peer);
+    if (imitation()) {
+      copy(to, from, size_t(std::min(own, there)) * size_of(s.dtype));
+      continue;
+    }
+    if (there > 0) check(ncclSend(from, size_t(there), type, peer, comm_, stream_), label);
+    if (own > 0) check(ncclRecv(to, size_t(own), type, peer, comm_, stream_), label);
+  }
+  if (!imitation()) check(ncclGroupEnd(), label);
+  order(stream_, arrived_[half], sum_stream_);
+  const Parts parts = {at(s.send, s.cuts[rank_] + begin, s.dtype),
+                       staged,
+                       s.chunk,
+                       rank_,
+                       size_,
+                       own,
+                       at(s.receive, begin, s.dtype)};
+  sum_parts(sum_stream_, parts, s.dtype, label);
+  gpu::check(cudaEventRecord(summed_[half], sum_stream_));
+}
+
+Request NcclCommunicator::start_reduction(const void* send, std::span<const int64_t> cuts, void* receive,
+                                          Dtype dtype, ReduceOp op, std::string_view label) {
+  require(op == ReduceOp::kSum, ExitCode::kComm, "{}: GPUs only add", label);
+  if (staging_.bytes() == 0) staging_ = device::Buffer(device::DeviceKind::kCuda, 2 * kHalf);
+  int64_t longest = 0;
+  for (int r = 0; r < size_; ++r) longest = std::max(longest, cuts[r + 1] - cuts[r]);
+  constexpr int64_t kUnit = 16;  // elements: parts begin where packs of 16 bytes do
+  const int64_t fits = int64_t(kHalf / size_of(dtype)) / (size_ - 1) / kUnit * kUnit;
+  const Staged staged = {send, cuts, receive, dtype, fits};
+  auto call = begin("reduce_scatter", label, uint64_t(cuts[size_] - cuts[0]) * size_of(dtype));
+  int half = 0;
+  for (int64_t begin = 0; begin < longest; begin += fits, half ^= 1) {
+    // The half's sums of two turns ago read what is written now.
+    if (begin >= 2 * fits) gpu::check(cudaStreamWaitEvent(stream_, summed_[half], 0));
+    reduce_part(staged, begin, half, label);
+  }
+  for (int h = 0; h < 2; ++h) {
+    if (longest > h * fits) gpu::check(cudaStreamWaitEvent(stream_, summed_[h], 0));
+  }
+  return end(std::move(call));
+}
+
+}  // namespace cadre::comm::nccl
