@@ -16,7 +16,7 @@ namespace cadre::launch {
 namespace {
 
 struct BenchArguments {
-  std::string run_file, batches;
+  std::string run_file, batches, save;
   std::vector<std::string> overrides;
   bool json = false, turns = false;
 };
@@ -41,6 +41,11 @@ void print_text(const trainer::BenchResult& r) {
         "copy)\n",
         100 * r.exposed_share(), 1e3 * r.alone_seconds);
     fmt::print("tokens/s a rank: {:.0f}\n", double(r.tokens) / median / r.ranks);
+  }
+  if (r.save.steps > 0) {
+    fmt::print("checkpoint: {:.1f} GiB in {:.2f} s, beside {} steps of {:.1f} ms ({:+.1f}%)\n", r.save.gib,
+               r.save.seconds, r.save.steps, 1e3 * r.save.step_seconds,
+               100 * (r.save.step_seconds / r.mean_seconds - 1));
   }
   fmt::print("work: 6 x {:.2f} M + attention = {:.4f} GFLOP/token\n", double(r.active_params) / 1e6,
              r.flops_per_token / 1e9);
@@ -73,7 +78,7 @@ void print_json(const trainer::BenchResult& r) {
   for (const trainer::PeakSample& peak : r.peaks) {
     peaks.push_back({{"n", peak.n}, {"threads", peak.threads}, {"gflops", peak.best_flops / 1e9}});
   }
-  const nlohmann::ordered_json root = {
+  nlohmann::ordered_json root = {
       {"params", r.params},
       {"active_params", r.active_params},
       {"ranks", r.ranks},
@@ -96,6 +101,13 @@ void print_json(const trainer::BenchResult& r) {
       {"gflop_per_token", r.flops_per_token / 1e9},
       {"gflops", r.flops() / 1e9},
       {"share_of_peak", r.flops() / r.peak_flops}};
+  if (r.save.steps > 0) {
+    root["save_gib"] = r.save.gib;
+    root["save_seconds"] = r.save.seconds;
+    root["save_steps"] = r.save.steps;
+    root["save_step_ms"] = 1e3 * r.save.step_seconds;
+    root["save_cost"] = r.save.step_seconds / r.mean_seconds - 1;
+  }
   fmt::print("{}\n", root.dump());
 }
 
@@ -119,7 +131,8 @@ int bench(const BenchArguments& arguments, comm::World& world) {
   if (arguments.turns) {
     take_turns(bench, world);
   } else {
-    const trainer::BenchResult result = bench.run(config.train.steps);
+    trainer::BenchResult result = bench.run(config.train.steps);
+    if (!arguments.save.empty()) result.save = bench.measure_save(arguments.save);
     if (world.rank() == 0) arguments.json ? print_json(result) : print_text(result);
   }
   return int(ExitCode::kOk);
@@ -137,6 +150,8 @@ void add_bench(CLI::App& app, Run& run) {
                  "Read numbers of steps from the standard input, take each and print its JSON");
   verb->add_option("--batches", arguments->batches,
                    "Write what the first 8 steps train on: tokens, then targets of each, as int32");
+  verb->add_option("--save", arguments->save,
+                   "Then write a checkpoint into this folder while steps go on, and say what that costs");
   const auto comm_config = std::make_shared<trainer::CommBenchConfig>();
   CLI::App* collectives =
       verb->add_subcommand("comm", "Speed of collectives between all ranks, beside NCCL's own on GPUs");

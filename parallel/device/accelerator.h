@@ -10,6 +10,7 @@
 
 #include "parallel/device/kernel_trace.h"
 #include "parallel/device/queue.h"
+#include "parallel/device/snapshot.h"
 
 namespace cadre::device {
 
@@ -34,7 +35,8 @@ struct Accelerator {
       size_t bytes);  // zero-filled, at least 64-byte aligned; throws Error(kUsage) when it does not fit
   void (*release)(std::byte* data) noexcept;
   DeviceMemory (*memory)();
-  TraceStart (*trace_kernels)();  // of the current device; never throws
+  std::unique_ptr<Snapshot> (*make_snapshot)();  // of the current device
+  TraceStart (*trace_kernels)();                 // of the current device; never throws
   // Bytes of device memory that the queue takes for attention of the shape in bf16 (and its backward pass), beside the
   // arguments. May take long, as it prepares what will be needed.
   int64_t (*attention_workspace)(Queue&, const AttentionShape&, bool backward);

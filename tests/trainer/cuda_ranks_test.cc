@@ -1,4 +1,6 @@
 // Runs on several GPUs, one process each, against the same runs on one. Skipped where there are fewer GPUs.
+#include <unistd.h>
+
 #include <cmath>
 #include <cstdlib>
 
@@ -99,6 +101,53 @@ TEST(CudaRanksOnce, Bf16LearnsWhatOneGpuLearns) {
     EXPECT_NEAR(got[0], expected[0], 3e-3) << layout;
     EXPECT_LT(mean, 0.02) << layout;
   }
+}
+
+// A weight that is not a number on one of the ranks; the others learn of it from the agreed loss.
+TEST(CudaRanksOnce, ANonFiniteWeightOnOneRankMakesAllSkip) {
+  const Dataset dataset = testing::tiny_dataset();
+  for (const char* layout : {"mesh.ep=1", "mesh.ep=2"}) {
+    TrainState state(testing::tiny_run(with(kBf16, {layout, "train.micro_batch=4"})), dataset, *g_world);
+    train_step(state, {});
+    state.reducer.finish_values();
+    device::Queue& queue = state.model.queue;
+    std::vector<float> saved(1), broken = {std::nanf("")};
+    state.model.store.get(queue, device::Group::kDense, 0, saved);
+    if (g_world->rank() == 1) state.model.store.set(queue, device::Group::kDense, 0, broken);
+    EXPECT_TRUE(train_step(state, {}).skipped) << layout;
+    EXPECT_EQ(state.optimizer->updates(), 1) << layout;
+    state.model.store.set(queue, device::Group::kDense, 0, saved);
+    EXPECT_FALSE(train_step(state, {}).skipped) << layout;
+  }
+}
+
+// The snapshot is of the step it was asked after, though updates follow while it is written.
+TEST(CudaRanksOnce, ACheckpointMadeBesideStepsContinuesBitByBit) {
+  const Dataset dataset = testing::tiny_dataset();
+  const auto all = g_world->split(0, "folder");
+  const auto names = all->gather_texts(fmt::format("cadre-cuda-ranks-{}", getpid()), "folder");
+  const auto folder = std::filesystem::temp_directory_path() / names.front();
+  for (const char* layout : {"mesh.ep=1", "mesh.ep=2"}) {
+    const Overrides run = with(kBf16, {layout, "train.micro_batch=4", "checkpoint.every=4"});
+    std::vector<StepReport> straight, resumed;
+    {
+      TrainState state(testing::tiny_run(run), dataset, *g_world);
+      CheckpointWriter writer(folder / layout, state);
+      for (int step = 0; step < 4; ++step) train_step(state, {});
+      writer.start();
+      for (int step = 0; step < 4; ++step) straight.push_back(train_step(state, {}));
+      EXPECT_EQ(writer.finish().error, "");
+    }
+    TrainState state(testing::tiny_run(run), dataset, *g_world);
+    TensorReader reader(*newest_checkpoint(folder / layout, state.model.mesh.data()));
+    restore(state, reader);
+    EXPECT_EQ(state.progress.step, 4u);
+    for (int step = 0; step < 4; ++step) resumed.push_back(train_step(state, {}));
+    EXPECT_EQ(losses(resumed), losses(straight)) << layout;
+    EXPECT_EQ(norms(resumed), norms(straight)) << layout;
+  }
+  all->barrier("remove the folder");
+  if (g_world->rank() == 0) std::filesystem::remove_all(folder);
 }
 
 }  // namespace

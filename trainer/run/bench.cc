@@ -9,6 +9,7 @@
 #include "parallel/device/accelerator.h"
 #include "trainer/run/checkpoint.h"
 #include "trainer/run/checkpoint_folder.h"
+#include "trainer/run/checkpoint_writer.h"
 #include "trainer/run/peak.h"
 #include "trainer/run/step.h"
 #include "trainer/run/tensor_reader.h"
@@ -106,6 +107,36 @@ StepBench::StepBench(const RunConfig& config, const Dataset& dataset, comm::Worl
   state_->model.queue.wait();
 }
 StepBench::~StepBench() = default;
+
+SaveCost StepBench::measure_save(const std::filesystem::path& folder) {
+  using Clock = std::chrono::steady_clock;
+  TrainState& state = *state_;
+  comm::Communicator& data = state.model.mesh.data();
+  CheckpointWriter writer(folder, state);
+  SaveCost cost;
+  for (const bool timed : {false, true}) {
+    train_step(state, {});
+    state.model.queue.wait();
+    data.barrier("bench save");
+    const Clock::time_point start = Clock::now();
+    writer.start();
+    int64_t steps = 0;
+    for (bool busy = true; busy; ++steps)
+      busy = train_step(state, {.writer_busy = writer.busy()}).writers_busy;
+    const SaveResult saved = writer.finish();
+    require(saved.error.empty(), ExitCode::kCheckpoint, "{}", saved.error);
+    state.model.queue.wait();
+    if (!timed) continue;
+    cost.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    cost.steps = steps;
+    cost.step_seconds = cost.seconds / double(steps);
+  }
+  double bytes = 0;
+  for (const Slice& slice : owned_slices(state))
+    bytes += double(slice.count) * double(element_bytes(slice.dtype));
+  cost.gib = data.all_reduce(bytes, comm::ReduceOp::kSum, "bench save") / 0x1p30;
+  return cost;
+}
 
 BenchResult StepBench::run(int64_t steps) {
   using Clock = std::chrono::steady_clock;

@@ -18,6 +18,13 @@ struct PeakSample {
   int threads = 1;
   double best_flops = 0;
 };
+// Of a checkpoint: from its start until it is in place, with training going on.
+struct SaveCost {
+  double seconds = 0;
+  int64_t steps = 0;        // in that time
+  double gib = 0;           // of all ranks
+  double step_seconds = 0;  // of a step in that time, mean
+};
 struct BenchResult {
   std::vector<double> step_seconds;  // sorted
   double mean_seconds = 0;           // a step; on a GPU, where the host runs ahead, single steps vary more
@@ -34,6 +41,7 @@ struct BenchResult {
   MemoryPlan plan;                    // of rank 0
   size_t activations[3] = {0, 0, 0};  // bytes with each of kRecomputes
   size_t gpu_bytes = 0;               // in use on the GPU after the last step; 0 on the CPU
+  SaveCost save;                      // of measure_save()
   double median_seconds() const { return step_seconds[step_seconds.size() / 2]; }
   double exposed_share() const {
     return alone_seconds > 0 ? (median_seconds() - alone_seconds) / median_seconds() : 0;
@@ -55,6 +63,8 @@ class StepBench {
   // That many timed steps. Peaks are measured between steps, so that a machine whose speed drifts (heat,
   // neighbours) drifts for both. mean_seconds is from the first to the device's end of the last one.
   BenchResult run(int64_t steps);
+  // One checkpoint in `folder`, written while steps go on as in training; a first one, which takes memory, comes before.
+  SaveCost measure_save(const std::filesystem::path& folder);
 
  private:
   std::unique_ptr<TrainState> state_;

@@ -22,6 +22,12 @@ void make_private_folder(const fs::path& path) {
   require(!code, ExitCode::kCheckpoint, "cannot create {}: {}", path.string(), code.message());
 }
 
+size_t bytes_of(const std::vector<Slice>& slices) {
+  size_t sum = 0;
+  for (const Slice& slice : slices) sum += size_t(slice.count) * element_bytes(slice.dtype);
+  return sum;
+}
+
 const std::string* first_problem(const std::vector<std::string>& problems) {
   for (const std::string& problem : problems) {
     if (!problem.empty()) return &problem;
@@ -32,7 +38,7 @@ const std::string* first_problem(const std::vector<std::string>& problems) {
 }  // namespace
 
 CheckpointWriter::CheckpointWriter(fs::path folder, TrainState& state)
-    : folder_(std::move(folder)), state_(state) {
+    : folder_(std::move(folder)), state_(state), snapshot_(device::make_snapshot(state.model.queue.kind())) {
   comm::Communicator& data = state_.model.mesh.data();
   std::string error;
   if (data.rank() == 0) {
@@ -44,9 +50,12 @@ CheckpointWriter::CheckpointWriter(fs::path folder, TrainState& state)
     }
   }
   data.agree(error, ExitCode::kCheckpoint, "make the checkpoint folder");
+  if (state_.config().checkpoint.every > 0) snapshot_->reserve(bytes_of(owned_slices(state_)));
+  state_.before_update = [this] { snapshot_->hold(state_.model.queue); };
 }
 
 CheckpointWriter::~CheckpointWriter() {
+  state_.before_update = nullptr;
   if (thread_.joinable()) thread_.join();
 }
 
@@ -56,6 +65,7 @@ fs::path CheckpointWriter::temporary() const {
 
 void CheckpointWriter::start() {
   assert(!under_way_);
+  if (thread_.joinable()) thread_.join();  // which removes what is old
   take_snapshot();
   comm::Communicator& data = state_.model.mesh.data();
   std::string error;
@@ -78,29 +88,29 @@ void CheckpointWriter::start() {
 void CheckpointWriter::take_snapshot() {
   index_ = describe(state_);
   rollouts_ = state_.rollouts ? state_.rollouts->save() : "";
-  bytes_.clear();
   const comm::Communicator& data = state_.model.mesh.data();
   const std::string file = rank_file(data.rank());
   const std::vector<Slice> slices = owned_slices(state_);
+  const size_t size = bytes_of(slices);
+  std::byte* memory = snapshot_->begin(state_.model.queue, size);
+  bytes_ = {memory, size};
   size_t at = 0;
-  for (const Slice& slice : slices) at += size_t(slice.count) * element_bytes(slice.dtype);
-  bytes_.resize(at);  // before the copies, which end with the wait
-  at = 0;
   for (const Slice& slice : slices) {
     TensorInfo& tensor = index_.tensors[slice.tensor];
     tensor.dtype = slice.dtype;
     tensor.shape = slice.shape;
     tensor.pieces.push_back({file, at, slice.begin, slice.count});
     const size_t bytes = size_t(slice.count) * element_bytes(slice.dtype);
-    state_.model.queue.download(slice.data, bytes_.data() + at, bytes);
+    snapshot_->copy(slice.data, memory + at, bytes);
     at += bytes;
   }
-  state_.model.queue.wait();
+  snapshot_->end();
 }
 
 void CheckpointWriter::write_snapshot() {
   const std::string file = rank_file(state_.model.mesh.data().rank());
   try {
+    snapshot_->wait();
     base::FileWriter writer(temporary() / file, ExitCode::kCheckpoint);
     writer.write(bytes_);
     writer.close();
@@ -128,7 +138,21 @@ SaveResult CheckpointWriter::finish() {
   std::error_code ignored;
   if (!result.error.empty() && data.rank() == 0) fs::remove_all(temporary(), ignored);
   if (result.error.empty()) last_saved_ = result.step;
+  if (result.error.empty() && data.rank() == 0) remove_old();
   return result;
+}
+
+// Large files take long to go.
+void CheckpointWriter::remove_old() {
+  const auto remove = [folder = folder_, keep = state_.config().checkpoint.keep] {
+    try {
+      remove_old_checkpoints(folder, keep);
+    } catch (const std::exception& error) {
+      spdlog::warn("older checkpoints could not be removed: {}", error.what());
+    }
+  };
+  if (!state_.config().checkpoint.async) return remove();
+  thread_ = std::thread(remove);
 }
 
 std::string CheckpointWriter::commit(const std::vector<std::string>& parts) {
@@ -152,7 +176,6 @@ std::string CheckpointWriter::commit(const std::vector<std::string>& parts) {
     const fs::path final = folder_ / checkpoint_name(index_.step);
     if (fs::exists(final)) fs::remove_all(final);  // a damaged one that the resumed run passed over
     base::rename_durably(temporary(), final, ExitCode::kCheckpoint);
-    remove_old_checkpoints(folder_, state_.config().checkpoint.keep);
     return "";
   } catch (const std::exception& error) {
     return error.what();

@@ -10,6 +10,7 @@
 #include "parallel/device/cuda/kernel_trace_cuda.h"
 #include "parallel/device/cuda/own_attention.h"
 #include "parallel/device/cuda/queue_cuda.h"
+#include "parallel/device/cuda/snapshot_cuda.h"
 
 namespace cadre::device::cuda {
 namespace {
@@ -104,6 +105,7 @@ Accelerator accelerator_cuda() {
           .allocate = allocate,
           .release = release,
           .memory = memory,
+          .make_snapshot = make_snapshot_cuda,
           .trace_kernels = trace_kernels,
           .attention_workspace = attention_workspace,
           .library_bytes = kLibraryBytes,

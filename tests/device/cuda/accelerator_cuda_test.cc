@@ -7,9 +7,11 @@
 #include <chrono>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "parallel/base/errors.h"
+#include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/driver.h"
 #include "parallel/device/cuda/queue_cuda.h"
 #include "parallel/device/memory.h"
@@ -143,6 +145,30 @@ TEST_F(CudaDevice, WaitEndsAfterTheWorkOfItsQueue) {
   ASSERT_EQ(cudaMemsetAsync(buffer.data(), 7, buffer.bytes(), queue.stream()), cudaSuccess);
   queue.wait();
   EXPECT_EQ(cudaStreamQuery(queue.stream()), cudaSuccess);
+}
+
+// The copies read what the queue made before begin(); what it does after hold() cannot be seen in them.
+TEST_F(CudaDevice, SnapshotsAreOfTheMomentWhenTheyBegan) {
+  CudaQueue queue(0);
+  constexpr size_t kBytes = size_t(256)
+                            << 20;  // long on its way, so that an update that did not wait would win
+  Buffer buffer(DeviceKind::kCuda, kBytes);
+  const auto snapshot = accelerator_cuda().make_snapshot();
+  for (const int value : {7, 9}) {
+    check(cudaMemsetAsync(buffer.data(), value, kBytes, queue.stream()));
+    std::byte* host = snapshot->begin(queue, kBytes);
+    const size_t half = kBytes / 2 + 1;  // pieces of any size and place
+    snapshot->copy(buffer.data(), host, half);
+    snapshot->copy(buffer.data() + half, host + half, kBytes - half);
+    snapshot->end();
+    snapshot->hold(queue);
+    queue.zero(buffer.data(), kBytes);
+    std::thread([&] { snapshot->wait(); }).join();
+    size_t wrong = 0;
+    for (size_t i = 0; i < kBytes; ++i) wrong += host[i] != std::byte(value) ? 1 : 0;
+    EXPECT_EQ(wrong, 0u) << "value " << value;
+  }
+  queue.wait();
 }
 
 }  // namespace
