@@ -23,16 +23,17 @@ int estimate(const EstimateArguments& arguments) {
   const auto layouts = trainer::estimate_layouts(cluster, run);
   fmt::print("{} GPUs, {} sequences of {} tokens a GPU and step; times in ms, memory in GiB of {:.0f}\n",
              cluster.gpus(), run.train.micro_batch, run.data.seq_len, cluster.memory_gib);
-  fmt::print("{:>4} {:>6} {:>4} {:<10} {:>8} {:>8} {:>7} {:>8} {:>9} {:>7} {:>12} {:>6} {:>7}\n", "ep",
+  fmt::print("{:>4} {:>6} {:>4} {:<10} {:>8} {:>8} {:>7} {:>8} {:>9} {:>7} {:>7} {:>12} {:>6} {:>7}\n", "ep",
              "data", "zero", "recompute", "step", "compute", "update", "experts", "gradients", "values",
-             "tokens/s", "peak", "memory");
+             "beside", "tokens/s", "peak", "memory");
   for (const trainer::Estimate& e : layouts) {
     fmt::print(
-        "{:>4} {:>6} {:>4} {:<10} {:>8.1f} {:>8.1f} {:>7.1f} {:>8.1f} {:>9.1f} {:>7.1f} {:>12.0f} {:>5.1f}% "
+        "{:>4} {:>6} {:>4} {:<10} {:>8.1f} {:>8.1f} {:>7.1f} {:>8.1f} {:>9.1f} {:>7.1f} {:>7.1f} {:>12.0f} "
+        "{:>5.1f}% "
         "{:>7.1f}{}\n",
         e.ep, e.data_ranks, e.zero, trainer::recompute_name(e.recompute), e.step_ms(), e.compute_ms,
-        e.update_ms, e.experts_ms, e.gradients_ms, e.values_ms, e.tokens_per_s(), 100 * e.peak_share,
-        e.memory_gib, e.fits ? "" : "  does not fit");
+        e.update_ms, e.experts_ms, e.gradients_ms, e.values_ms, e.beside_ms, e.tokens_per_s(),
+        100 * e.peak_share, e.memory_gib, e.fits ? "" : "  does not fit");
   }
   const trainer::Estimate& best = layouts.front();
   if (best.fits) {
@@ -52,7 +53,7 @@ void add_estimate(CLI::App& app, Run& run) {
       app.add_subcommand("estimate", "Step time and memory of a run on a cluster described in a file");
   verb->add_option("--cluster", arguments->cluster,
                    "YAML: nodes, gpus_per_node, memory_gib, peak_tflops, efficiency, "
-                   "memory_gb_s, node_gb_s, network_gb_s")
+                   "memory_gb_s, node_gb_s, network_gb_s, sms, comm_sms")
       ->required();
   verb->add_option("run", arguments->run_file, "The run file; train.micro_batch is a GPU's batch")
       ->required();

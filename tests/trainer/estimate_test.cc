@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "tests/trainer/run_fixture.h"
+#include "trainer/run/timeline.h"
 
 namespace cadre::trainer {
 namespace {
@@ -25,7 +26,7 @@ TEST(Estimate, OneGpuOnlyComputes) {
   const auto all = estimate_layouts(one, small_run());
   ASSERT_EQ(all.size(), 3u);  // one for each kind of recomputation
   const Estimate& e = with_ep(all, 1);
-  EXPECT_EQ(e.experts_ms + e.gradients_ms + e.values_ms, 0);
+  EXPECT_EQ(e.experts_ms + e.gradients_ms + e.values_ms + e.beside_ms, 0);
   // 6 (attention 4 d^2 + router 8 d + 2 experts of 3 d n + head) + 6 S d, for 512 tokens.
   const double active = 4 * 64 * 64 + 8 * 64 + 2 * 3 * 64 * 32 + 1000 * 64;
   EXPECT_NEAR(e.compute_ms, 1e3 * 512 * (6 * active + 6 * 128 * 64) / (989e12 * 0.55), 1e-9);
@@ -35,22 +36,48 @@ TEST(Estimate, OneGpuOnlyComputes) {
 }
 
 TEST(Estimate, CommunicationIsBytesOverTheSlowestLink) {
-  // Networks so slow that nothing hides them: all the bytes count.
-  const Cluster slow{.nodes = 2, .gpus_per_node = 2, .node_gb_s = 1e-3, .network_gb_s = 1e-4};
+  // Networks so slow that nothing hides them: all the bytes count, but for the time until the first of them leave.
+  const Cluster slow{.nodes = 2, .gpus_per_node = 2, .node_gb_s = 1e-3, .network_gb_s = 1e-4, .comm_sms = 0};
   const auto all = estimate_layouts(slow, small_run());
   const double dense = 1000 * 64 + 4 * 64 * 64 + 8 * 64 + 3 * 64, experts = 8 * 3 * 64 * 32;
   // Expert degree 1: 3/4 of everything leaves each GPU, 2 of 3 parts to the other node.
   const Estimate& data = with_ep(all, 1);
   const double all_ms = 1e3 * 2 * (dense + experts) * 0.75 * (2.0 / 3) / (1e-4 * 1e9);
-  EXPECT_NEAR(data.gradients_ms, all_ms - 2.0 / 3 * data.compute_ms, 1e-6 * all_ms);
-  EXPECT_NEAR(data.values_ms, all_ms - data.compute_ms / 3, 1e-6 * all_ms);
+  EXPECT_NEAR(data.gradients_ms, all_ms, 1e-6 * all_ms);
+  EXPECT_NEAR(data.values_ms, all_ms, 1e-6 * all_ms);
   EXPECT_EQ(data.experts_ms, 0);
+  // In memory: gradients 2 * 3/4 + 1 + 1/4 times, values once; the wire is not hidden.
+  EXPECT_NEAR(data.beside_ms, 1e3 * 2 * (dense + experts) * 3.75 / 3000e9, 1e-9);
   // Degree 2 within a node: rows to one other rank, three times; experts are replicated on the other node.
   const Estimate& two = with_ep(all, 2);
   EXPECT_NEAR(two.experts_ms, 1e3 * 3 * 512 * 2 * 64 / (1e-3 * 1e9), 1e-6);
   const double dense_ms = 1e3 * 2 * dense * 0.75 * (2.0 / 3) / (1e-4 * 1e9),
                expert_ms = 1e3 * 2 * (experts / 2) * 0.5 / (1e-4 * 1e9);
-  EXPECT_NEAR(two.gradients_ms, dense_ms + expert_ms - 2.0 / 3 * two.compute_ms, 1e-6 * dense_ms);
+  EXPECT_NEAR(two.gradients_ms, dense_ms + expert_ms, 1e-6 * dense_ms);
+}
+
+// Three buckets of 10 ms forward and 20 ms backward each.
+std::vector<BucketTimes> three(double update, double gradients, double values) {
+  return std::vector<BucketTimes>(3, BucketTimes{10, 20, update, gradients, values});
+}
+
+TEST(Timeline, GradientsOfTheFirstBucketHaveNothingToHideBehind) {
+  EXPECT_EQ(exposed_gradients(three(0, 0, 0)), 0);
+  EXPECT_EQ(exposed_gradients(three(0, 5, 0)), 5);
+  EXPECT_EQ(exposed_gradients(three(0, 20, 0)), 20) << "each bucket beside the next one's backward pass";
+  EXPECT_EQ(exposed_gradients(three(0, 30, 0)), 20 + 3 * 30 - 60) << "one after the other from the first on";
+  std::vector<BucketTimes> buckets = three(0, 0, 0);
+  buckets[2].gradients = 50;  // the first that is complete
+  EXPECT_EQ(exposed_gradients(buckets), 10);
+}
+
+TEST(Timeline, ValuesHideBehindOtherUpdatesAndTheForwardPass) {
+  EXPECT_EQ(exposed_values(three(4, 0, 0), 7), 0);
+  EXPECT_EQ(exposed_values(three(4, 0, 4), 0), 0) << "bucket 0 arrives while 1 is updated, 1 while 2 is";
+  EXPECT_EQ(exposed_values(three(0, 0, 4), 0), 4) << "nothing to hide the first behind";
+  EXPECT_EQ(exposed_values(three(0, 0, 4), 3), 1) << "but what others do not wait for";
+  // Arrivals at 1 + 15, 31, 46; updates are over at 3: forward 16-26, 31-41, 46-56.
+  EXPECT_EQ(exposed_values(three(1, 0, 15), 0), 56 - 3 - 30);
 }
 
 TEST(Estimate, TheFastestThatFitsComesFirst) {

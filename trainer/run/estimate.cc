@@ -7,6 +7,7 @@
 #include "parallel/comm/mesh.h"
 #include "trainer/model/decoder.h"
 #include "trainer/run/memory_plan.h"
+#include "trainer/run/timeline.h"
 
 namespace cadre::trainer {
 namespace {
@@ -58,11 +59,31 @@ class CountedWorld final : public comm::World {
 
 struct Sizes {
   std::vector<double> bucket[device::kNumGroups];  // elements of a rank, by bucket
+  std::vector<double> work;                        // share of the forward pass, by bucket
   double local[device::kNumGroups] = {0, 0};
   double activation_bytes = 0;
   double flops_per_token = 0;
   int moe_layers = 0;
 };
+
+// Multiply-adds of a token by bucket, as shares of their sum: active parameters, and what attention does with keys and
+// values, which is counted as flops_per_token counts it.
+std::vector<double> work_of(const RunConfig& run, const device::ParamTable& table) {
+  std::vector<double> work(size_t(table.num_buckets()), 0.0);
+  for (const device::ParamRow& row : table.rows()) {
+    if (row.bucket == 0 || row.shape.size() < 2) continue;
+    const bool expert = row.group == Group::kExpert;
+    const double active = expert ? double(run.moe->top_k) / run.moe->num_experts : 1;
+    work[size_t(row.bucket)] += active * double(row.numel());
+  }
+  if (run.model.tie_head) work.back() += double(run.model.vocab * run.model.dim);
+  const double attention = double(run.data.seq_len) * double(run.model.heads * run.model.head_size());
+  for (int layer = 0; layer < run.model.layers; ++layer) work[size_t(1 + 2 * layer)] += attention;
+  double sum = 0;
+  for (const double w : work) sum += w;
+  for (double& w : work) w /= sum;
+  return work;
+}
 
 Sizes sizes_of(const RunConfig& run, int gpus, int ep, Recompute recompute) {
   CountedWorld world(gpus, ep);
@@ -93,6 +114,7 @@ Sizes sizes_of(const RunConfig& run, int gpus, int ep, Recompute recompute) {
       sizes.bucket[int(group)].push_back(double(layout.bucket(group, b).size()));
     sizes.local[int(group)] = double(layout.group_size(group));
   }
+  sizes.work = work_of(run, table);
   for (int layer = 0; moe && layer < run.model.layers; ++layer)
     sizes.moe_layers += run.model.is_moe(layer) ? 1 : 0;
   return sizes;
@@ -107,6 +129,46 @@ double send_ms(const Cluster& cluster, double bytes, int members, int stride) {
   return 1e3 * std::max(there / (cluster.node_gb_s * 1e9), away / (cluster.network_gb_s * 1e9));
 }
 
+double memory_ms(const Cluster& cluster, double bytes) {
+  return 1e3 * bytes / (cluster.memory_gb_s * 1e9);
+}
+
+// What the ranks that share parameters send each other in a step.
+struct Shared {
+  std::vector<BucketTimes> buckets;
+  double owned = 0;                         // elements that this rank updates
+  double update_ms = 0, own_update_ms = 0;  // of all, and of those that nobody else holds
+  double sent_ms = 0, moved_bytes = 0;      // gradients and values: on the wire, and in this GPU's memory
+};
+Shared share_parameters(const Cluster& cluster, const Sizes& sizes, int gpus, int ep, double forward,
+                        double backward) {
+  constexpr double kUpdateBytes = 28;  // gradient, master, two moments: read; master, moments, value: written
+  constexpr double kBytes = 2;         // of a gradient and a value: bf16
+  const int ranks[] = {gpus, gpus / ep}, strides[] = {1, ep};
+  Shared shared;
+  for (const double work : sizes.work)
+    shared.buckets.push_back({.forward = forward * work, .backward = backward * work});
+  for (int g = 0; g < device::kNumGroups; ++g) {
+    const double n = ranks[g];
+    shared.owned += sizes.local[g] / n;
+    if (ranks[g] == 1) shared.own_update_ms += memory_ms(cluster, kUpdateBytes * sizes.local[g]);
+    for (size_t b = 0; ranks[g] > 1 && b < sizes.bucket[g].size(); ++b) {
+      const double bytes = kBytes * sizes.bucket[g][b];
+      const double ms = send_ms(cluster, bytes * (n - 1) / n, ranks[g], strides[g]);
+      BucketTimes& bucket = shared.buckets[b];
+      bucket.gradients += ms;
+      bucket.values += ms;
+      bucket.update += memory_ms(cluster, kUpdateBytes * sizes.bucket[g][b] / n);
+      shared.sent_ms += 2 * ms;
+      // Gradients: sent parts are read, others written, then all parts of the own slice read and their sum written.
+      // Values: the slice is read, the others written.
+      shared.moved_bytes += bytes * (2 * (n - 1) / n + 1 + 1 / n) + bytes;
+    }
+  }
+  shared.update_ms = memory_ms(cluster, kUpdateBytes * shared.owned);
+  return shared;
+}
+
 Estimate estimate(const Cluster& cluster, const RunConfig& run, int ep, Recompute recompute) {
   const int gpus = cluster.gpus();
   const Sizes sizes = sizes_of(run, gpus, ep, recompute);
@@ -119,35 +181,27 @@ Estimate estimate(const Cluster& cluster, const RunConfig& run, int ep, Recomput
   const double again = recompute == Recompute::kFull ? forward : 0;
   const double backward = 2 * forward + again;
   e.compute_ms = forward + backward;
-  const int ranks[] = {gpus, gpus / ep}, strides[] = {1, ep};
-  double first_ms = 0, second_ms = 0, all_ms = 0, owned = 0;
-  for (int g = 0; g < device::kNumGroups; ++g) {
-    const int n = ranks[g];
-    for (size_t b = 0; b < sizes.bucket[g].size(); ++b) {
-      constexpr double kBytes = 2;  // bf16
-      const double ms = send_ms(cluster, kBytes * sizes.bucket[g][b] * (n - 1) / n, n, strides[g]);
-      all_ms += ms;
-      if (b == 0) first_ms += ms;
-      if (b == 1) second_ms += ms;
-    }
-    owned += sizes.local[g] / n;
-  }
-  constexpr double kUpdateBytes = 28;  // gradient, master, two moments: read; master, moments, value: written
-  e.update_ms = 1e3 * kUpdateBytes * owned / (cluster.memory_gb_s * 1e9);
-  // The last two buckets have no backward pass left to hide behind, the first bucket's values no forward pass.
-  e.gradients_ms = std::max(first_ms + second_ms, all_ms - backward);
-  e.values_ms = std::max(first_ms, all_ms - forward);
-  if (gpus == 1) e.gradients_ms = e.values_ms = 0;
+  const Shared shared = share_parameters(cluster, sizes, gpus, ep, forward, backward);
+  e.update_ms = shared.update_ms;
+  e.gradients_ms = exposed_gradients(shared.buckets);
+  e.values_ms = exposed_values(shared.buckets, shared.own_update_ms);
   // Four journeys a layer and token to each other rank. The first is hidden by the router.
-  constexpr int kExposed = 3;
+  constexpr int kJourneys = 4, kExposed = 3;
   const double row = 2 * double(run.model.dim);
-  e.experts_ms = kExposed * sizes.moe_layers * send_ms(cluster, (ep - 1) * tokens * row, ep, 1);
+  const double journey_ms = sizes.moe_layers * send_ms(cluster, (ep - 1) * tokens * row, ep, 1);
+  e.experts_ms = kExposed * journey_ms;
+  // A journey reads what it sends and writes what it receives, own rows too.
+  const double row_bytes = ep > 1 ? kJourneys * sizes.moe_layers * 2.0 * ep * tokens * row : 0;
+  const double hidden_ms =
+      shared.sent_ms - e.gradients_ms - e.values_ms + (kJourneys - kExposed) * journey_ms;
+  e.beside_ms = std::max(0.0, hidden_ms) * cluster.comm_sms / cluster.sms +
+                memory_ms(cluster, shared.moved_bytes + row_bytes);
   const double local = sizes.local[0] + sizes.local[1];
   const bool sums = sums_gradients(run, gpus, run.train.micro_batch);
   constexpr double kWorkspaces = 2.5 * 0x1p30;  // libraries, NCCL and its staging memory
   // Values and gradients in bf16, masters, sums of several micro-batches in fp32; two moments of the owned part.
   const double bytes =
-      local * (2 + 2 + 4 + (sums ? 4 : 0)) + 8 * owned + sizes.activation_bytes + kWorkspaces;
+      local * (2 + 2 + 4 + (sums ? 4 : 0)) + 8 * shared.owned + sizes.activation_bytes + kWorkspaces;
   e.memory_gib = bytes / 0x1p30;
   e.fits = e.memory_gib <= cluster.memory_gib;
   e.peak_share = sizes.flops_per_token * tokens / (1e-3 * e.step_ms() * cluster.peak_tflops * 1e12);
@@ -168,6 +222,8 @@ Cluster read_cluster(const std::filesystem::path& file) {
   c.memory_gb_s = s.number("memory_gb_s", c.memory_gb_s, {.above = 0});
   c.node_gb_s = s.number("node_gb_s", c.node_gb_s, {.above = 0});
   c.network_gb_s = s.number("network_gb_s", c.network_gb_s, {.above = 0});
+  c.sms = int(s.integer("sms", c.sms, {1, kMost}));
+  c.comm_sms = int(s.integer("comm_sms", c.comm_sms, {0, c.sms}));
   s.finish();
   return c;
 }

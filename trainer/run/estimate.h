@@ -20,6 +20,8 @@ struct Cluster {
   double memory_gb_s = 3000;  // of the GPU's own memory
   double node_gb_s = 240;     // to GPUs of the same node, as `cadre bench comm` measures it
   double network_gb_s = 40;   // to other nodes
+  // Multiprocessors of a GPU, and how many of them NCCL's kernels hold while they run (NCCL_MAX_CTAS bounds them).
+  int sms = 132, comm_sms = 24;
   int gpus() const { return nodes * gpus_per_node; }
 };
 // Throws Error(kUsage) for what is missing, unknown or impossible.
@@ -31,11 +33,15 @@ struct Estimate {
   double compute_ms = 0, update_ms = 0;
   // Exposed: what of a collective nothing hides.
   double experts_ms = 0, gradients_ms = 0, values_ms = 0;
+  // By which hidden collectives slow down what hides them: the multiprocessors and the memory's bandwidth they take.
+  double beside_ms = 0;
   double memory_gib = 0;
   double tokens = 0;  // of a step, all GPUs
   double peak_share = 0;
   bool fits = false;
-  double step_ms() const { return compute_ms + update_ms + experts_ms + gradients_ms + values_ms; }
+  double step_ms() const {
+    return compute_ms + update_ms + experts_ms + gradients_ms + values_ms + beside_ms;
+  }
   double tokens_per_s() const { return 1e3 * tokens / step_ms(); }
 };
 
