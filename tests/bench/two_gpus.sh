@@ -1,0 +1,208 @@
+#!/bin/bash
+# All that is to be known about runs on two GPUs of one host, in one call; each part's results are in OUT when it ends.
+#
+#     tests/bench/two_gpus.sh OUT [--bin DIR] [--peer PROGRAM] [--parts "tests steps faults save peer comm channels"] [--limit S]
+#
+# OUT        a folder: one file or more for each part, and two_gpus.json with everything so far
+# --bin      where cadre and the test programs are (flat, or a build folder); default build/cuda, which is built first
+# --peer     for tests/bench/peers/two_gpus.py; without it Cadre runs alone
+# --limit    seconds after which no further part is begun
+# Needs two GPUs that nothing else uses, Open MPI and python3. Ends with 1 when a test failed or a fault ended otherwise than it
+# should. NCCL's environment is left as it is.
+set -u
+cd "$(dirname "$0")/../.."
+out=$(realpath -m "${1:?usage: two_gpus.sh OUT [--bin DIR] [--peer PROGRAM] [--parts LIST] [--limit S]}")
+shift
+bin= peer= limit=100000 parts="tests steps faults save peer comm channels"
+while [ $# -gt 0 ]; do
+  case $1 in
+    --bin) bin=$(realpath "$2") ;;
+    --peer) peer=$(realpath "$2") ;;
+    --parts) parts=$2 ;;
+    --limit) limit=$2 ;;
+    *) echo "unknown option $1" >&2; exit 2 ;;
+  esac
+  shift 2
+done
+mkdir -p "$out"
+if [ -z "$bin" ]; then
+  bin=$PWD/build/cuda
+  cmake --preset cuda > "$out/build.log" && cmake --build --preset cuda --target cadre comm_nccl_test trainer_cuda_ranks_test device_cuda_test \
+    >> "$out/build.log" || { tail -20 "$out/build.log"; exit 1; }
+fi
+program() { find "$bin" -name "$1" -type f -perm -u+x | head -1; }
+cadre=$(program cadre)
+[ -x "$cadre" ] || { echo "no program cadre in $bin" >&2; exit 2; }
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OPENBLAS_NUM_THREADS=1
+export CUDA_MODULE_LOADING=EAGER
+ranks="mpirun -np 2 --bind-to none"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+note() {  # KEY JSON: a figure of two_gpus.json
+  python3 - "$out/two_gpus.json" "$1" "$2" <<'PYTHON'
+import json, pathlib, sys
+file, key, value = pathlib.Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+all_of_it = json.loads(file.read_text()) if file.exists() else {}
+all_of_it[key] = value
+file.write_text(json.dumps(all_of_it, indent=1) + "\n")
+PYTHON
+}
+wrong() { echo "WRONG: $1"; failed=1; }
+
+part_tests() {
+  local name rc
+  for name in "comm_nccl_test 2" "trainer_cuda_ranks_test 2" "device_cuda_test 1"; do
+    set -- $name
+    local filter=*
+    [ "$1" = device_cuda_test ] && filter='*Snapshot*'
+    timeout 150 mpirun -np "$2" --bind-to none "$(program "$1")" --gtest_filter="$filter" > "$out/$1.log" 2>&1
+    rc=$?
+    grep -aE "FAILED|PASSED|SKIPPED|Failure|against" "$out/$1.log" | sort | uniq -c | head -20
+    note "test $1" "{\"rc\": $rc, \"passed\": $(grep -acE '^\[ +OK' "$out/$1.log")}"
+    [ $rc = 0 ] || wrong "$1 ended with $rc"
+  done
+}
+
+bench() {  # NAME COMMAND...
+  local name=$1 line
+  shift
+  timeout 90 "$@" > "$out/$name.log" 2>&1
+  line=$(grep -a '^{' "$out/$name.log" | tail -1)
+  if [ -n "$line" ]; then
+    note "$name" "$line"
+    python3 -c "
+import json, sys
+r = json.loads(sys.argv[2])
+print(f\"{sys.argv[1]}: {r['step_ms_median']:.2f} ms, {r['tokens_per_s'] / r['ranks']:.0f} tokens/s a GPU, {100 * r['exposed_communication']:.2f}% exposed \"
+      f\"({r['step_ms_without_communication']:.2f} ms without), {r['gpu_gib']:.1f} GiB, loss {r['loss']:.4f}\")" "$name" "$line"
+  else
+    wrong "$name: no result"; tail -5 "$out/$name.log"
+  fi
+}
+# The fastest state of a GPU is not its first: a run of one GPU comes before and after those of two.
+part_steps() {
+  local c
+  for c in olmoe4 mixtral-mini; do
+    bench "$c-1" "$cadre" bench configs/bench-$c.yaml train.steps=10 --json
+    bench "$c-dp2" $ranks "$cadre" bench configs/bench-$c.yaml train.steps=10 train.global_batch=16 --json
+    bench "$c-ep2" $ranks "$cadre" bench configs/bench-$c.yaml train.steps=10 train.global_batch=16 mesh.ep=2 --json
+    bench "$c-1-again" "$cadre" bench configs/bench-$c.yaml train.steps=10 --json
+  done
+  python3 - "$out/two_gpus.json" <<'PYTHON'
+import json, pathlib, sys
+file = pathlib.Path(sys.argv[1])
+found = json.loads(file.read_text())
+table = {}
+for config in ("olmoe4", "mixtral-mini"):
+    one = max((found[k]["tokens_per_s"] for k in (f"{config}-1", f"{config}-1-again") if k in found), default=None)
+    for layout in ("dp2", "ep2"):
+        two = found.get(f"{config}-{layout}")
+        if one and two:
+            table[f"{config}-{layout}"] = {"of_one_gpu": round(two["tokens_per_s"] / 2 / one, 4), "exposed": round(two["exposed_communication"], 4)}
+found["scaling"] = table
+file.write_text(json.dumps(found, indent=1) + "\n")
+print(json.dumps(table, indent=1))
+PYTHON
+}
+
+# How many multiprocessors NCCL's kernels may hold: fewer slow the GEMMs less and the collectives more.
+part_channels() {
+  local n
+  for n in 4 8 16 32; do
+    bench "olmoe4-dp2-ctas$n" env NCCL_MAX_CTAS=$n $ranks "$cadre" bench configs/bench-olmoe4.yaml train.steps=8 train.global_batch=16 --json
+  done
+}
+
+part_comm() {
+  timeout 90 $ranks "$cadre" bench comm --max-bytes 268435456 --repeats 10 > "$out/bench_comm.txt" 2>&1 || wrong "bench comm"
+  tail -60 "$out/bench_comm.txt"
+}
+
+part_save() {
+  bench olmoe4-save-dp2 $ranks "$cadre" bench configs/bench-olmoe4.yaml train.steps=10 train.global_batch=16 --save "$work/save" --json
+  rm -rf "$work/save"
+  python3 -c "
+import json, sys
+r = json.load(open(sys.argv[1])).get('olmoe4-save-dp2', {})
+print('checkpoint:', {k: r[k] for k in r if 'save' in k})" "$out/two_gpus.json"
+}
+
+part_peer() {
+  timeout 900 python3 tests/bench/peers/two_gpus.py "$cadre" "$out/peer.json" ${peer:+--peer "$peer"} --rounds 1 | tail -20
+  [ -e "$out/peer.json" ] && note peer "$(cat "$out/peer.json")"
+}
+
+# A small run on the project's own texts.
+tiny() {
+  if [ ! -e "$work/data/manifest.json" ]; then
+    mkdir -p "$work/text/docs"
+    local page
+    for page in docs/*.md; do cp "$page" "$work/text/docs/$(basename "$page" .md).txt"; done
+    "$cadre" prepare "$work/text" --out "$work/data" --tokenizer bytes --valid-fraction 0 > "$out/prepare.log" 2>&1 || wrong "prepare"
+  fi
+  cat > "$work/tiny.yaml" <<YAML
+seed: 1
+out: $work/$1
+device: cuda
+data: {manifest: $work/data/manifest.json, seq_len: 512}
+model: {dim: 512, layers: 4, heads: 8, kv_heads: 4, ffn_width: 1024, first_dense_layers: 1}
+moe: {num_experts: 8, top_k: 2, width: 512, router: {name: softmax_topk, normalize: true}, balance: {name: previous_batch, coef: 0.01}}
+mesh: {ep: 2, timeout_s: 5}
+optim: {name: adamw, lr: 1.0e-3}
+schedule: {name: constant}
+train: {steps: $2, global_batch: 16, micro_batch: 8}
+eval: {every: 0}
+checkpoint: {every: $3, keep: 3}
+log: {every: 1}
+YAML
+}
+newest() { basename "$(ls -d "$work/$1"/checkpoints/step-* | tail -1)"; }
+# The hash of the newest checkpoint's tensors: its rank files.
+weights() { (cd "$work/$1/checkpoints/$(newest "$1")" && basename "$PWD" && sha256sum rank-*.bin) | sha256sum | cut -c1-16; }
+# NAME SIGNAL CODES: rank 1 gets the signal in the middle of a run, which has to end soon with one of the codes.
+fault() {
+  tiny "$1" 100000 50
+  timeout 60 $ranks "$cadre" train "$work/tiny.yaml" > "$out/fault-$1.log" 2>&1 &
+  local pid=$! mpi victim start code seconds
+  for _ in $(seq 120); do ls "$work/$1/checkpoints" 2> /dev/null | grep -q step- && break; sleep 0.25; done
+  sleep 1.37
+  mpi=$(pgrep -P $pid | head -1); victim=$(pgrep -P "$mpi" | tail -1)
+  start=$(date +%s.%N)
+  kill -"$2" "$victim"; wait $pid; code=$?
+  seconds=$(python3 -c "import time; print(round(time.time() - $start, 2))")
+  kill -CONT "$victim" 2> /dev/null
+  echo "$1: exit code $code after $seconds s"
+  grep -aE "^cadre:|rank" "$out/fault-$1.log" | grep -v "^step" | tail -6
+  cp "$work/$1"/post-mortem-*.txt "$out/" 2> /dev/null
+  local dump; dump=$(grep -acE "^#" "$out/fault-$1.log")
+  note "fault $1" "{\"exit_code\": $code, \"seconds\": $seconds, \"lines_of_flight_recorder\": $dump}"
+  [[ $code =~ ^($3)$ ]] || wrong "$1 ended with $code, expected $3"
+  [ "$(python3 -c "print(int($seconds < 20))")" = 1 ] || wrong "$1 took $seconds s"
+}
+part_faults() {
+  fault stall STOP '5|137'
+  fault kill KILL '5|137'
+  # On from the last checkpoint of the killed run, against a run that nothing happened to.
+  local steps; steps=$(newest kill); steps=$((10#${steps#step-} + 60))
+  tiny kill $steps 50
+  timeout 60 $ranks "$cadre" train "$work/tiny.yaml" > "$out/restart.log" 2>&1 || wrong "restart"
+  tiny straight $steps 50
+  timeout 60 $ranks "$cadre" train "$work/tiny.yaml" > "$out/straight.log" 2>&1 || wrong "straight run"
+  local a b
+  a=$(weights kill); b=$(weights straight)
+  note "restart equals straight run" "$([ "$a" = "$b" ] && echo true || echo false)"
+  echo "weights after the restart $a, without a fault $b"
+  [ "$a" = "$b" ] || wrong "the restarted run has other weights"
+}
+
+note machine "\"$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tr '\n' ';')\""
+note commit "\"$(git rev-parse --short HEAD 2> /dev/null || echo unknown)\""
+for part in $parts; do
+  [ $SECONDS -lt "$limit" ] || { echo "== no time for $part"; continue; }
+  echo "== $part ($SECONDS s)"
+  "part_$part"
+done
+echo "== end ($SECONDS s), failed: $failed"
+exit $failed
