@@ -173,15 +173,24 @@ TEST(Reinforcement, VespoAtWeightOneIsReinforce) {
   EXPECT_NEAR(vespo.grad_norm, plain.grad_norm, 1e-4 * plain.grad_norm);
 }
 
-TEST(Reinforcement, StopsWhenSamplingAndTrainingDisagree) {
-  for (const char* behaviour : {"old", "rollout"}) {
-    try {
-      run(2, {"rollout.max_first_log_w=1e-12", std::string("objective.behaviour=") + behaviour}, 1);
-      ADD_FAILURE() << "float rounding is above 1e-12";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::kNumeric);
-      EXPECT_NE(std::string(error.what()).find("routing_replay"), std::string::npos) << error.what();
-    }
+TEST(Reinforcement, StopsBeforeTheUpdateWhenSamplingAndTrainingDisagree) {
+  for (const std::string behaviour : {"old", "rollout"}) {
+    const std::vector<std::string> overrides = {"rollout.max_first_log_w=1e-12",
+                                                "objective.behaviour=" + behaviour};
+    const Dataset set = problems(rl_run(overrides));
+    comm::run_threads(2, [&](comm::World& world) {
+      TrainState state(rl_run(overrides), set, world);
+      const auto values = state.model.store.values(device::Group::kDense);
+      const std::vector<float> before(values.begin(), values.end());
+      try {
+        train_step(state, {});
+        ADD_FAILURE() << "float rounding is above 1e-12";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ExitCode::kNumeric);
+        EXPECT_NE(std::string(error.what()).find("routing_replay"), std::string::npos) << error.what();
+      }
+      EXPECT_EQ(std::vector<float>(values.begin(), values.end()), before) << "the weights were updated";
+    });
   }
 }
 

@@ -209,6 +209,10 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   report.comm_exposed_ms = computed.comm_exposed_ms;
   const optim::GradNorm& norm = computed.norm;
   report.loss = norm.loss;
+  if (state.rollouts) {  // before the weights change: whether they may
+    report.objective = objective_metrics(*state.objective, state.model.mesh.data());
+    state.check(report.objective);
+  }
   report.grad_norm = norm.norm;
   report.skipped = !norm.finite;
   judge(state, batch, computed, report);
@@ -226,8 +230,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   StepStats stats(state.dataset.train->num_domains());
   for (size_t i = 0; i < batch.micro.size(); ++i) stats.add(batch.micro[i], computed.logp[i].finish());
   stats.reduce(state, signals, report);
-  report.objective = objective_metrics(*state.objective, state.model.mesh.data());
-  state.check(report.objective);
+  if (!state.rollouts) report.objective = objective_metrics(*state.objective, state.model.mesh.data());
   if (!report.skipped) model.after_step(report.expert_tokens);
   ++state.progress.step;
   base::at_step(state.progress.step);
