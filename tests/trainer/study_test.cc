@@ -251,5 +251,100 @@ TEST_F(StudyTest, LaterRunsCanStartFromOrMixAsEarlierOnes) {
   EXPECT_FALSE(std::filesystem::exists(folder_of(study, "first,seed=1") / "checkpoints"));
 }
 
+// One fine-tuning, two rates for each objective, and runs that take the better one: all on a task of its own, with the data
+// of each run opened by the study.
+TEST_F(StudyTest, StagesFeedSweepsAndSweepsChooseForTheGrid) {
+  const auto write = [&](const char* name, const char* text) {
+    std::ofstream(folder_.path() / name)
+        << "seed: 5\ndevice: cpu\nthreads: 1\ndata: {seq_len: 48, pack: false}\n"
+        << "tasks: {name: arithmetic, levels: [1, 2], problems: 60, held_out: 4}\n"
+        << "schedule: constant\nlog: {every: 1, tensorboard: false}\n"
+        << text;
+  };
+  write("sft.yaml",
+        "model: {dim: 16, layers: 2, heads: 2, kv_heads: 1, ffn_width: 24}\n"
+        "moe: {num_experts: 4, top_k: 2, width: 12, balance: none}\n"
+        "optim: {name: adamw, lr: 1.0e-3}\ntrain: {steps: 3, global_batch: 8, micro_batch: 4}\n");
+  write("rl.yaml",
+        "reward: {name: regex, pattern: \"[0-9a-h]\"}\n"
+        "rollout: {group: 4, mini_batches: 2, max_new_tokens: 6, sequences: 12}\n"
+        "optim: {name: adamw, lr: 1.0e-9}\ntrain: {steps: 6, global_batch: 8, micro_batch: 4}\n"
+        "eval: {every: 1}\ncheckpoint: {every: 0}\n");
+  const std::string file =
+      "study:\n  base: rl.yaml\n  out: " + (folder_.path() / "out").string() +
+      "\n  metric: eval_reward\n  set: {init: \"stage:tuned\"}\n"
+      "  stages: {first: {base: sft.yaml}, tuned: {base: sft.yaml, set: {init: \"stage:first\"}}}\n"
+      "  sweep:\n    set: {init: \"stage:tuned\", seed: 9}\n    variants: {vespo: {objective: vespo}}\n"
+      "    axes: {optim.lr: [1.0e-9, 3.0e-2]}\n"
+      "  variants: {vespo: {objective: vespo, optim.lr: \"best:vespo\"}}\n"
+      "  axes: {rollout.mini_batches: [1, 3]}\n"
+      "  also: {set: {init: \"stage:tuned\", optim.lr: \"best:vespo\"}, variants: {grpo: {objective: "
+      "grpo}}}\n";
+  const auto study_of = [&](const std::string& text) {
+    return read_study(
+        base::parse_run_text(text, (folder_.path() / "study.yaml").string(), {}).section("study"));
+  };
+  const StudyConfig study = study_of(file);
+  comm::run_threads(1, [&](comm::World& world) {
+    EXPECT_EQ(run_study(study, world, {.train = {.measure_peak = false}}), ExitCode::kOk);
+  });
+  const auto results = collect_results(study);
+  ASSERT_EQ(results.size(), 7u);
+  EXPECT_EQ(results[1].steps, 3u);
+  const std::string chosen = results[3].value > results[2].value ? "0.03" : "1e-09";
+  for (const size_t i : {4u, 5u, 6u}) {
+    EXPECT_EQ(results[i].curve.size(), 7u) << "one before the first update, and one after each";
+    double last = 0;
+    for (size_t k = 4; k < 7; ++k) last += results[i].curve[k].second / 3;
+    EXPECT_DOUBLE_EQ(results[i].value, last);
+    EXPECT_GE(results[i].reward.best, results[i].value);
+    EXPECT_GT(results[i].reward.ess, 0);
+    EXPECT_LE(results[i].reward.ess, 1 + 1e-9);
+    const auto settings =
+        YAML::LoadFile((folder_of(study, results[i].name) / "config.resolved.yaml").string());
+    EXPECT_NEAR(settings["optim"]["lr"].as<double>(), std::stod(chosen), 1e-12);
+    EXPECT_EQ(settings["model"]["dim"].as<int>(), 16) << "the stage's";
+  }
+  EXPECT_EQ(results[4].curve[0].second, results[6].curve[0].second) << "both begin where the stage ended";
+  EXPECT_EQ(this->results()["cells"].size(), 3u) << "stages and sweeps are not compared";
+  const std::string table = base::read_file(folder_.path() / "out/results.md", ExitCode::kData);
+  EXPECT_NE(table.find("collapse step"), std::string::npos);
+  EXPECT_NE(table.find("sweep,vespo,lr=3.0e-2"), std::string::npos) << table;
+  const auto error = [&](const std::string& from, const std::string& to) -> std::string {
+    std::string text = file;
+    text.replace(text.find(from), from.size(), to);
+    try {
+      study_of(text);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_NE(error("stage:tuned", "stage:tund").find("stands for stage 'tund'"), std::string::npos);
+  EXPECT_NE(error("best:vespo", "best:gspo").find("swept variant 'gspo'"), std::string::npos);
+  EXPECT_NE(error("axes: {optim.lr: [1.0e-9, 3.0e-2]}", "axes: {}").find("the one key that is swept"),
+            std::string::npos);
+}
+
+// Below half of the best so far, and never back above.
+TEST(RewardHistory, CollapsesWhereItStaysBelowHalfOfTheBest) {
+  TempFolder folder;
+  std::ofstream lines(folder.path() / "metrics.jsonl");
+  const double curve[] = {0.4, 0.8, 0.3, 0.6, 0.39, 0.2, 0.1};
+  for (int i = 0; i < 7; ++i) {
+    lines << "{\"kind\": \"train\", \"step\": " << i + 1 << ", \"ess_fraction\": " << 1 - 0.1 * i
+          << (i % 3 == 0 ? ", \"rollout_ms\": 1}" : "}") << "\n";
+    lines << "{\"kind\": \"eval\", \"step\": " << i + 1 << ", \"eval_reward\": {\"a\": " << curve[i] + 0.1
+          << ", \"b\": " << curve[i] - 0.1 << "}}\n";
+  }
+  lines.close();
+  const RunResult result = read_result(folder.path(), "eval_reward");
+  EXPECT_NEAR(result.value, (0.39 + 0.2 + 0.1) / 3, 1e-12);
+  EXPECT_NEAR(result.reward.best, 0.8, 1e-12);
+  EXPECT_EQ(result.reward.collapse_step, 5);
+  EXPECT_NEAR(result.reward.ess, (0.8 + 0.5 + 0.4) / 3, 1e-12) << "after updates 3, 6 and 7";
+  EXPECT_NEAR(result.worst, 0.0, 1e-12);
+}
+
 }  // namespace
 }  // namespace cadre::study

@@ -57,6 +57,8 @@ class TrainLoop {
   ExitCode run() {
     start_ = Clock::now();
     base::at_step(state_.progress.step);
+    // What sampling starts from is what its reward is measured against.
+    if (state_.rollouts && state_.progress.step == 0 && state_.config().eval.every > 0) evaluate_now();
     while (state_.progress.step < state_.progress.total_steps && !out_of_time_) {
       profile_.before_step(state_.progress.step + 1);
       const StepReport report = timed_step();

@@ -31,12 +31,14 @@ struct Mean {
   double mean = 0, worst = -INFINITY;
   std::map<std::string, double> parts;
 };
-Mean mean_of(const json& parts) {
+Mean mean_of(const json& parts, bool higher_is_better) {
   Mean result;
+  if (higher_is_better) result.worst = INFINITY;
   for (const auto& [name, value] : parts.items()) {
     if (!value.is_number()) continue;
     result.parts[name] = value.get<double>();
-    result.worst = std::max(result.worst, value.get<double>());
+    result.worst = higher_is_better ? std::min(result.worst, value.get<double>())
+                                    : std::max(result.worst, value.get<double>());
     result.mean += value.get<double>();
   }
   result.mean /= double(result.parts.size());
@@ -46,16 +48,41 @@ Mean mean_of(const json& parts) {
 json to_json(const RunResult& result) {
   json curve = json::array();
   for (const auto& [step, value] : result.curve) curve.push_back({step, value});
-  return {{"name", result.name},   {"error", result.error}, {"code", result.code},
-          {"value", result.value}, {"worst", result.worst}, {"domains", result.domains},
-          {"curve", curve},        {"steps", result.steps}, {"tokens", result.tokens}};
+  return {{"name", result.name},
+          {"error", result.error},
+          {"code", result.code},
+          {"value", result.value},
+          {"worst", result.worst},
+          {"domains", result.domains},
+          {"curve", curve},
+          {"steps", result.steps},
+          {"tokens", result.tokens},
+          {"best", result.reward.best},
+          {"collapse_step", result.reward.collapse_step},
+          {"ess", result.reward.ess}};
+}
+
+// A number, or NaN for null: what JSON makes of it.
+double number_or_nan(const json& j, const char* key) {
+  return j.contains(key) && j[key].is_number() ? j[key].get<double>() : NAN;
+}
+
+double collapse_step(const std::vector<std::pair<double, double>>& curve) {
+  double best = -INFINITY, step = NAN;
+  for (const auto& [at, value] : curve) {
+    best = std::max(best, value);
+    const bool low = value < best / 2;
+    if (low && std::isnan(step)) step = at;
+    if (!low) step = NAN;
+  }
+  return step;
 }
 
 // Nothing when the run is not over.
 std::optional<RunResult> load_result(const StudyConfig& study, const StudyRun& run) {
   const fs::path file = folder_of(study, run.name) / kResult;
   if (!fs::exists(file)) return std::nullopt;
-  RunResult result{.name = run.name, .cell = run.cell, .seed = run.seed, .error = {}};
+  RunResult result{.name = run.name, .cell = run.cell, .seed = run.seed, .part = run.part};
   try {
     const json j = json::parse(base::read_file(file, ExitCode::kData));
     result.error = j.at("error");
@@ -67,6 +94,7 @@ std::optional<RunResult> load_result(const StudyConfig& study, const StudyRun& r
     for (const json& point : j.at("curve")) result.curve.emplace_back(point.at(0), point.at(1));
     result.steps = j.at("steps");
     result.tokens = j.at("tokens");
+    result.reward = {number_or_nan(j, "best"), number_or_nan(j, "collapse_step"), number_or_nan(j, "ess")};
   } catch (const json::exception& e) {
     fail(ExitCode::kData, "{}: cannot be read ({}); remove it, and the run is read or made again",
          file.string(), e.what());
@@ -125,7 +153,30 @@ class Study {
     return ranks_->all_reduce(answer, comm::ReduceOp::kMax, "study progress") > 0;
   }
 
+  // The value of the sweep's best run; the first of equals.
+  std::string best(const Reference& reference) {
+    std::optional<double> best;
+    std::string value;
+    for (const auto& [name, candidate] : reference.candidates) {
+      const auto result = load_result(study_, find_run(name));
+      if (!result || !result->error.empty()) continue;
+      const double score = study_.higher_is_better() ? result->value : -result->value;
+      if (best && score <= *best) continue;
+      best = score;
+      value = candidate;
+    }
+    require(best.has_value(), ExitCode::kData, "every run of the sweep before '{}' failed",
+            reference.candidates.front().first);
+    return value;
+  }
+
+  const StudyRun& find_run(const std::string& name) const {
+    return *std::find_if(study_.runs.begin(), study_.runs.end(),
+                         [&](const StudyRun& r) { return r.name == name; });
+  }
+
   std::string resolve(const Reference& reference) {
+    if (reference.kind == Reference::kBest) return best(reference);
     const fs::path folder = folder_of(study_, reference.run);
     if (reference.kind == Reference::kRun) return folder.string();
     return (folder / "average_weights.json").string();
@@ -149,10 +200,8 @@ class Study {
 
   void write_averages(const StudyRun& run) {
     for (const auto& [word, reference] : run.references) {
-      const auto before =
-          std::find_if(study_.runs.begin(), study_.runs.end(),
-                       [&, &reference = reference](const StudyRun& r) { return r.name == reference.run; });
-      const auto result = load_result(study_, *before);
+      if (reference.kind == Reference::kBest) continue;
+      const auto result = load_result(study_, find_run(reference.run));
       require(result && result->error.empty(), ExitCode::kData, "needs run '{}', which failed",
               reference.run);
       if (reference.kind == Reference::kRun) continue;
@@ -163,7 +212,7 @@ class Study {
   }
 
   ExitCode make(const StudyRun& run) {
-    RunResult result{.name = run.name, .cell = run.cell, .seed = run.seed, .error = {}};
+    RunResult result{.name = run.name, .cell = run.cell, .seed = run.seed, .part = run.part};
     std::optional<trainer::RunConfig> config;
     guard(result, [&] {
       on_first_rank("average weights", [&] { write_averages(run); });
@@ -191,8 +240,9 @@ class Study {
                        world_, options_.train);
     if (code == ExitCode::kStopped) return code;
     on_first_rank("read the run's result", [&] {
-      RunResult read = read_result(folder_of(study_, run.name), study_.metric);
-      read.name = run.name, read.cell = run.cell, read.seed = run.seed;
+      const bool stage = run.part == Part::kStage;
+      RunResult read = read_result(folder_of(study_, run.name), stage ? "train_loss" : study_.metric);
+      read.name = run.name, read.cell = run.cell, read.seed = run.seed, read.part = run.part;
       result = std::move(read);
     });
     return code;
@@ -235,8 +285,11 @@ class Study {
 }  // namespace
 
 const trainer::Dataset& DatasetCache::open(const trainer::RunConfig& config) {
-  const std::string key = fmt::format("{}\n{}\n{}\n{}", config.data.manifest, config.data.verify,
-                                      config.influence.manifest, config.influence.split);
+  std::string key = fmt::format("{}\n{}\n{}\n{}", config.data.manifest, config.data.verify,
+                                config.influence.manifest, config.influence.split);
+  if (config.tasks)
+    key +=
+        fmt::format("\n{}\n{}\n{}", YAML::Dump(config.tasks_node), config.rollout.has_value(), config.init);
   if (!dataset_ || key != key_) {
     dataset_.reset();
     dataset_ = trainer::open_dataset(config);
@@ -247,16 +300,20 @@ const trainer::Dataset& DatasetCache::open(const trainer::RunConfig& config) {
 
 RunResult read_result(const fs::path& run_folder, const std::string& metric) {
   RunResult result;
+  const bool rewards = metric == "eval_reward";
+  double ess = NAN, ess_sum = 0, rounds = 0;  // ess: of the update before
   each_line(run_folder, [&](const json& line) {
     const std::string kind = line["kind"];
     if (kind == "train") {
       result.steps = line["step"];
       result.tokens = line.value("tokens", uint64_t(0));
+      if (line.contains("rollout_ms") && !std::isnan(ess)) ess_sum += ess, ++rounds;
+      ess = number_or_nan(line, "ess_fraction");
     }
     if (metric == "train_loss" ? kind != "train" : kind != "eval") return;
     const char* key = metric == "train_loss" ? "domain_loss" : metric.c_str();
     if (!line.contains(key) || !line[key].is_object() || line[key].empty()) return;
-    const Mean mean = mean_of(line[key]);
+    const Mean mean = mean_of(line[key], rewards);
     result.value = mean.mean;
     result.worst = mean.worst;
     result.domains = mean.parts;
@@ -265,6 +322,14 @@ RunResult read_result(const fs::path& run_folder, const std::string& metric) {
   require(!result.curve.empty() && std::isfinite(result.value), ExitCode::kData,
           "{}: no finite {} in metrics.jsonl; does the data have held-out text (cadre prepare --valid)?",
           run_folder.string(), metric);
+  if (!rewards) return result;
+  if (!std::isnan(ess)) ess_sum += ess, ++rounds;
+  result.reward = {-INFINITY, collapse_step(result.curve), rounds > 0 ? ess_sum / rounds : NAN};
+  for (const auto& [step, value] : result.curve) result.reward.best = std::max(result.reward.best, value);
+  const size_t last = std::min<size_t>(3, result.curve.size());
+  result.value = 0;
+  for (size_t i = result.curve.size() - last; i < result.curve.size(); ++i)
+    result.value += result.curve[i].second / double(last);
   return result;
 }
 

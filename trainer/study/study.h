@@ -3,6 +3,7 @@
 // its newest checkpoint. A run that fails is part of the results, and the others go on.
 #pragma once
 
+#include <cmath>
 #include <memory>
 #include <optional>
 
@@ -11,15 +12,24 @@
 
 namespace cadre::study {
 
+// Of runs that sample (metric eval_reward), for reports on how long a reward lasts. NaN: nothing of the kind.
+struct RewardHistory {
+  double best = NAN;
+  double collapse_step = NAN;  // the first evaluation below half of the best so far, if none came back above
+  double ess = NAN;            // mean of ess_fraction over the last updates of the rounds of sampling
+};
 struct RunResult {
   std::string name, cell, seed;
-  std::string error;                           // empty: it is done
-  int code = 0;                                // ExitCode of the error
-  double value = 0;                            // the study's metric: the mean over domains with equal weights
-  double worst = 0;                            // of the worst domain
-  std::map<std::string, double> domains = {};  // the metric by domain
+  Part part = Part::kGrid;
+  std::string error = {};  // empty: it is done
+  int code = 0;            // ExitCode of the error
+  // The study's metric: the mean over domains with equal weights. Of eval_reward, the mean of the last three.
+  double value = 0;
+  double worst = 0;                                   // of the worst domain
+  std::map<std::string, double> domains = {};         // the metric by domain
   std::vector<std::pair<double, double>> curve = {};  // (step, metric)
   uint64_t steps = 0, tokens = 0;
+  RewardHistory reward = {};
 };
 
 struct StudyOptions {

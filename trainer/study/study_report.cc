@@ -24,6 +24,7 @@ ordered_json finite(double x) {
 }
 
 const char* unit_of(const std::string& metric) {
+  if (metric == "eval_reward") return "reward of the likeliest response, mean over domains";
   return metric == "eval_bpb" ? "bits per byte, mean over domains" : "nats per token, mean over domains";
 }
 
@@ -43,10 +44,10 @@ std::vector<std::pair<double, double>> mean_curve(const std::vector<const RunRes
   return curve;
 }
 
-// The step at which a falling curve first reaches `level`, by straight lines between its points.
-double step_at(const std::vector<std::pair<double, double>>& curve, double level) {
+// The step at which a curve first reaches `level`, by straight lines between its points.
+double step_at(const std::vector<std::pair<double, double>>& curve, double level, bool rising) {
   for (size_t i = 0; i < curve.size(); ++i) {
-    if (curve[i].second > level) continue;
+    if (rising ? curve[i].second < level : curve[i].second > level) continue;
     if (i == 0) return curve[0].first;
     const auto& [x0, y0] = curve[i - 1];
     const auto& [x1, y1] = curve[i];
@@ -71,7 +72,7 @@ void summarise_cell(const std::vector<const RunResult*>& runs, CellResult& cell)
 }
 
 // Seed by seed, so that what a seed does to all cells falls out.
-void compare(const CellResult& first, CellResult& cell) {
+void compare(const CellResult& first, bool higher_is_better, CellResult& cell) {
   std::vector<double> differences;
   for (size_t i = 0; i < cell.seeds.size(); ++i) {
     const auto at = std::find(first.seeds.begin(), first.seeds.end(), cell.seeds[i]);
@@ -79,7 +80,8 @@ void compare(const CellResult& first, CellResult& cell) {
       differences.push_back(cell.values[i] - first.values[size_t(at - first.seeds.begin())]);
   }
   cell.difference = summarise(differences);
-  cell.steps_to_first = first.curve.empty() ? NAN : step_at(cell.curve, first.curve.back().second);
+  cell.steps_to_first =
+      first.curve.empty() ? NAN : step_at(cell.curve, first.curve.back().second, higher_is_better);
 }
 
 std::string seeds_text(const CellResult& cell) {
@@ -132,6 +134,27 @@ Table failure_table(const std::vector<RunResult>& results) {
   return table;
 }
 
+// Runs that came before those that are compared: stages and sweeps.
+Table earlier_table(const StudyConfig& study, const std::vector<RunResult>& results) {
+  Table table = {{"run", "steps", study.metric}};
+  for (const RunResult& r : results) {
+    if (r.part == Part::kGrid || !r.error.empty()) continue;
+    table.push_back({r.name, std::to_string(r.steps), r.part == Part::kStage ? "-" : number(r.value)});
+  }
+  return table;
+}
+
+Table reward_table(const std::vector<RunResult>& results) {
+  Table table = {{"run", "final", "best", "collapse step", "ESS at the end of a round"}};
+  for (const RunResult& r : results) {
+    if (r.part != Part::kGrid || !r.error.empty()) continue;
+    const double step = r.reward.collapse_step;
+    table.push_back({r.name, number(r.value), number(r.reward.best),
+                     std::isfinite(step) ? fmt::format("{:.0f}", step) : "-", number(r.reward.ess)});
+  }
+  return table;
+}
+
 std::string dots(const StudyConfig& study, const std::vector<CellResult>& cells) {
   std::vector<DotRow> rows;
   for (const CellResult& c : cells) {
@@ -162,10 +185,11 @@ std::string state_of(const StudyConfig& study, const std::vector<RunResult>& res
 
 }  // namespace
 
-std::vector<CellResult> by_cell(const std::vector<RunResult>& results) {
+std::vector<CellResult> by_cell(const std::vector<RunResult>& results, bool higher_is_better) {
   std::vector<CellResult> cells;
   std::vector<std::vector<const RunResult*>> runs;
   for (const RunResult& result : results) {
+    if (result.part != Part::kGrid) continue;
     auto at =
         std::find_if(cells.begin(), cells.end(), [&](const CellResult& c) { return c.name == result.cell; });
     if (at == cells.end()) {
@@ -181,7 +205,7 @@ std::vector<CellResult> by_cell(const std::vector<RunResult>& results) {
   }
   for (size_t i = 0; i < cells.size(); ++i) {
     summarise_cell(runs[i], cells[i]);
-    compare(cells[0], cells[i]);
+    compare(cells[0], higher_is_better, cells[i]);
   }
   return cells;
 }
@@ -192,7 +216,7 @@ ordered_json results_json(const StudyConfig& study, const std::vector<RunResult>
                        {"runs_planned", study.runs.size()},
                        {"cells", ordered_json::array()},
                        {"runs", ordered_json::array()}};
-  for (const CellResult& c : by_cell(results)) {
+  for (const CellResult& c : by_cell(results, study.higher_is_better())) {
     ordered_json cell = {{"name", c.name},
                          {"n", c.summary.n},
                          {"mean", finite(c.summary.mean)},
@@ -218,6 +242,11 @@ ordered_json results_json(const StudyConfig& study, const std::vector<RunResult>
       run["domains"] = r.domains;
       run["steps"] = r.steps;
       run["tokens"] = r.tokens;
+      if (study.higher_is_better() && r.part != Part::kStage) {
+        run["best"] = finite(r.reward.best);
+        run["collapse_step"] = finite(r.reward.collapse_step);
+        run["ess"] = finite(r.reward.ess);
+      }
     }
     root["runs"].push_back(std::move(run));
   }
@@ -225,23 +254,37 @@ ordered_json results_json(const StudyConfig& study, const std::vector<RunResult>
 }
 
 std::string results_markdown(const StudyConfig& study, const std::vector<RunResult>& results) {
-  const std::vector<CellResult> cells = by_cell(results);
+  const std::vector<CellResult> cells = by_cell(results, study.higher_is_better());
   std::string out = fmt::format("# {}\n\n{}. {}: {}. Intervals: Student's t over seeds.\n\n",
                                 fs::path(study.out).filename().string(), state_of(study, results),
                                 study.metric, unit_of(study.metric));
   out += markdown_table(main_table(cells)) + "\n" + markdown_table(domain_table(cells));
-  const Table failures = failure_table(results);
+  if (study.higher_is_better()) out.append("\n").append(markdown_table(reward_table(results)));
+  const Table earlier = earlier_table(study, results), failures = failure_table(results);
+  if (earlier.size() > 1) out.append("\n").append(markdown_table(earlier));
   return failures.size() > 1 ? out + "\n" + markdown_table(failures) : out;
 }
 
 std::string results_page(const StudyConfig& study, const std::vector<RunResult>& results) {
-  const std::vector<CellResult> cells = by_cell(results);
+  const std::vector<CellResult> cells = by_cell(results, study.higher_is_better());
   const Table failures = failure_table(results);
   std::string body =
-      html_section("Results", "Lower is better. Differences are taken seed by seed against the first row.",
+      html_section("Results",
+                   std::string(study.higher_is_better() ? "Higher" : "Lower") +
+                       " is better. Differences are taken seed by seed against the first row.",
                    "stack", html_table(main_table(cells)) + dots(study, cells) + curves(study, cells));
   body += html_section("By domain", "Mean and standard deviation over seeds.", "stack",
                        html_table(domain_table(cells)));
+  if (study.higher_is_better())
+    body += html_section(
+        "How long the reward lasts",
+        "Final: the mean of the last three evaluations. Collapse: the first evaluation below half of "
+        "the best before it, when none came back above.",
+        "stack", html_table(reward_table(results)));
+  const Table earlier = earlier_table(study, results);
+  if (earlier.size() > 1)
+    body += html_section("Stages and sweeps", "Runs that the others start from or took a value from.",
+                         "stack", html_table(earlier));
   if (failures.size() > 1) body += html_section("Runs that failed", "", "stack", html_table(failures));
   return html_document(fs::path(study.out).filename().string(),
                        state_of(study, results) + "; " + unit_of(study.metric), body);
@@ -252,7 +295,7 @@ void write_report(const StudyConfig& study, const std::vector<RunResult>& result
   base::write_file_atomic(out / "results.json", results_json(study, results).dump(1) + "\n", ExitCode::kData);
   base::write_file_atomic(out / "results.md", results_markdown(study, results), ExitCode::kData);
   base::write_file_atomic(out / "report.html", results_page(study, results), ExitCode::kData);
-  const std::string chart = dots(study, by_cell(results));
+  const std::string chart = dots(study, by_cell(results, study.higher_is_better()));
   if (!chart.empty()) base::write_file_atomic(out / "results.svg", svg_document(chart), ExitCode::kData);
 }
 

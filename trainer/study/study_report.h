@@ -23,7 +23,8 @@ struct CellResult {
   Summary difference = {};
   double steps_to_first = 0;  // step where the curve reaches the first cell's last value; NaN: never
 };
-std::vector<CellResult> by_cell(const std::vector<RunResult>& results);
+// Of the runs of the grid; see StudyConfig::higher_is_better.
+std::vector<CellResult> by_cell(const std::vector<RunResult>& results, bool higher_is_better);
 
 nlohmann::ordered_json results_json(const StudyConfig& study, const std::vector<RunResult>& results);
 std::string results_markdown(const StudyConfig& study, const std::vector<RunResult>& results);

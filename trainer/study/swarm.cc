@@ -46,7 +46,7 @@ Mix natural_of(const std::vector<int64_t>& tokens) {
 StudyConfig with_runs(const SwarmConfig& config, size_t mixes) {
   StudyConfig study = config.study;
   for (size_t i = 0; i < mixes; ++i) {
-    StudyRun run{mix_name(i), mix_name(i), "", config.set, {}};
+    StudyRun run{.name = mix_name(i), .cell = mix_name(i), .overrides = config.set};
     run.overrides.emplace_back("mixer",
                                fmt::format("{{name: file, path: \"{}\"}}", mix_file(config, i).string()));
     study.runs.push_back(std::move(run));
