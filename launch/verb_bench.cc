@@ -10,6 +10,7 @@
 #include "launch/verbs.h"
 #include "trainer/run/bench.h"
 #include "trainer/run/bench_comm.h"
+#include "trainer/run/bench_rollout.h"
 #include "trainer/run/initial_model.h"
 
 namespace cadre::launch {
@@ -123,6 +124,24 @@ void take_turns(trainer::StepBench& bench, comm::World& world) {
   }
 }
 
+int bench_rollout(const BenchArguments& arguments, const trainer::RolloutBenchConfig& bench,
+                  comm::World& world) {
+  const auto config = trainer::load_run(arguments.run_file, arguments.overrides);
+  const trainer::RolloutBenchResult r = trainer::bench_rollout(config, world, bench);
+  if (world.rank() != 0) return int(ExitCode::kOk);
+  fmt::print(
+      "{} prompts of {} tokens and {} new ones on each of {} ranks, {}: {:.0f} new tokens/s, median {:.3f} s "
+      "of "
+      "{} (fastest {:.3f}, slowest {:.3f}), {} passes\n",
+      bench.prompts, bench.prompt_tokens, bench.new_tokens, r.ranks, r.bf16 ? "bf16" : "fp32",
+      r.tokens_per_s(), r.median_seconds(), r.seconds.size(), r.seconds.front(), r.seconds.back(), r.passes);
+  fmt::print(
+      "memory: {:.2f} GB of weights, keys and values must be read, {:.1f} GB/s by copying: {:.1f}% of the "
+      "bandwidth's bound\n",
+      r.bytes / 1e9, r.bandwidth / 1e9, 100 * r.share_of_bound());
+  return int(ExitCode::kOk);
+}
+
 int bench(const BenchArguments& arguments, comm::World& world) {
   const auto config = trainer::load_run(arguments.run_file, arguments.overrides);
   const trainer::Dataset dataset =
@@ -164,7 +183,26 @@ void add_bench(CLI::App& app, Run& run) {
   collectives->add_option("--repeats", comm_config->repeats, "Timed calls of each size")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
-  verb->callback([arguments, collectives, comm_config, &run] {
+  const auto rollout_config = std::make_shared<trainer::RolloutBenchConfig>();
+  const auto rollout_run = std::make_shared<BenchArguments>();
+  CLI::App* rollout =
+      verb->add_subcommand("rollout", "Speed of sampling from random values, against the memory's bandwidth");
+  rollout->add_option("run", rollout_run->run_file, "The run file")->required();
+  rollout->add_option("overrides", rollout_run->overrides, "key.sub=value ...");
+  const std::pair<const char*, int64_t*> counts[] = {{"--prompts", &rollout_config->prompts},
+                                                     {"--prompt-tokens", &rollout_config->prompt_tokens},
+                                                     {"--new-tokens", &rollout_config->new_tokens},
+                                                     {"--repeats", &rollout_config->repeats}};
+  for (const auto& [name, value] : counts)
+    rollout->add_option(name, *value)->check(CLI::Range(int64_t(1), int64_t(1) << 20))->capture_default_str();
+  verb->callback([arguments, collectives, comm_config, rollout, rollout_config, rollout_run, &run] {
+    if (rollout->parsed()) {
+      run = [rollout_config, rollout_run] {
+        return run_ranks(
+            [&](comm::World& world) { return bench_rollout(*rollout_run, *rollout_config, world); });
+      };
+      return;
+    }
     if (collectives->parsed()) {
       run = [comm_config] {
         return run_ranks([&](comm::World& world) { return bench_comm(*comm_config, world); });
@@ -172,7 +210,8 @@ void add_bench(CLI::App& app, Run& run) {
       return;
     }
     run = [arguments] {
-      require(!arguments->run_file.empty(), ExitCode::kUsage, "bench: name a run file, or `bench comm`");
+      require(!arguments->run_file.empty(), ExitCode::kUsage,
+              "bench: name a run file, `bench comm` or `bench rollout`");
       return run_ranks([&](comm::World& world) { return bench(*arguments, world); });
     };
   });

@@ -1,0 +1,40 @@
+// How fast sampling is, against the bytes that it must at least read: every pass of the model reads the weights that it
+// uses, and the keys and values of every running sequence.
+#pragma once
+
+#include <vector>
+
+#include "parallel/comm/communicator.h"
+#include "trainer/run/run_config.h"
+
+namespace cadre::trainer {
+
+struct RolloutBenchConfig {
+  int64_t prompts = 64;  // on each rank
+  int64_t prompt_tokens = 128, new_tokens = 256, repeats = 3;
+};
+struct RolloutBenchResult {
+  std::vector<double> seconds;  // of the slowest rank, sorted
+  int64_t new_tokens = 0;       // of a repeat, all ranks
+  int64_t passes = 0;           // of a repeat, this rank
+  double bytes = 0;             // a repeat must read on a rank
+  double bandwidth = 0;         // bytes/s of a large copy on a rank's device, reads and writes
+  int ranks = 1;
+  bool bf16 = false;
+
+  double median_seconds() const { return seconds[seconds.size() / 2]; }
+  double tokens_per_s() const { return double(new_tokens) / median_seconds(); }
+  // Of the speed at which nothing but these bytes would take time.
+  double share_of_bound() const { return bytes / bandwidth / median_seconds(); }
+};
+
+// Random prompts, and responses that never end by themselves, from the values that a run starts with. Collective. Throws
+// Error(kUsage) where a sequence does not fit into data.seq_len, or model.vocab is missing.
+RolloutBenchResult bench_rollout(const RunConfig& config, comm::World& world,
+                                 const RolloutBenchConfig& bench);
+
+// Bytes of weights that one pass of `rows` tokens reads on this rank: all dense ones but the input embedding's, and the
+// experts that the rows choose, if they choose evenly.
+double weight_bytes(const device::ParamLayout& layout, const RunConfig& config, int64_t rows, size_t element);
+
+}  // namespace cadre::trainer
