@@ -40,6 +40,10 @@ struct OptimKernels {
   using W = device::wide_t<T>;
   // Elementwise, so a slice of any size and alignment gives the same bits as the whole.
   void (*adamw)(device::Queue&, const AdamWStep&, const AdamWTensors<T>&);
+  // out = grad / (sqrt(v / correction2) + eps), v in one of the two types; a copy where both are empty.
+  void (*precondition)(device::Queue&, double correction2, double eps, device::View<const W, 1> v,
+                       device::View<const device::bf16, 1> v_bf16, device::View<const W, 1> grad,
+                       device::View<W, 1> out);
   // sum[0] += sum of x^2 in double, over fixed blocks: the bits do not depend on the number of threads.
   void (*add_squares)(device::Queue&, device::View<const T, 1> x, device::View<double, 1> sum);
   void (*add_squares_wide)(device::Queue&, device::View<const W, 1> x, device::View<double, 1> sum);

@@ -55,7 +55,7 @@ class Optimizer {
   // nearest.
   virtual void restore_values() {}
   // out = P grad for one piece's elements, P as the last update left it (Adam: 1/(sqrt(vhat) + eps); ones
-  // before the first update). For influence.
+  // before the first update). In the queue's order, on its device. For influence.
   virtual void precondition(device::Group group, const comm::Piece& piece, device::View<const W, 1> grad,
                             device::View<W, 1> out) const = 0;
   int64_t updates() const { return updates_; }  // applied so far; bias correction counts these, not steps

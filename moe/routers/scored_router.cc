@@ -116,8 +116,7 @@ void LinearRouter<T>::logits_backward(device::Queue& queue, device::View<const T
   if constexpr (std::is_same_v<T, W>) {
     if (tap) tap->on_linear(row_, x, dlogits, nullptr, {});
   } else {
-    require(tap == nullptr, ExitCode::kUsage,
-            "a router's gradients are not in the storage type here: no taps");
+    if (tap) tap->on_wide_linear(row_, x, dlogits);
   }
   this->kernels().router_linear_backward(queue, dlogits, x, weight_, dx, dweight_);
 }

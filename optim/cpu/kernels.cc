@@ -56,6 +56,21 @@ void adamw(device::Queue& queue, const AdamWStep& s, const AdamWTensors<T>& tens
 }
 
 template <class T>
+void precondition(device::Queue& queue, double correction2, double eps, device::View<const T, 1> v,
+                  device::View<const device::bf16, 1> v_bf16, device::View<const T, 1> grad,
+                  device::View<T, 1> out) {
+  const auto run = [&](const auto& moment) {
+    device::cpu(queue).parallel_for(grad.size(), kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        out[i] = T(double(grad[i]) / (std::sqrt(double(T(moment[i])) / correction2) + eps));
+    });
+  };
+  if (!v.empty()) return run(v);
+  if (!v_bf16.empty()) return run(v_bf16);
+  std::copy_n(grad.data(), grad.size(), out.data());
+}
+
+template <class T>
 void add_squares(device::Queue& queue, device::View<const T, 1> x, device::View<double, 1> sum_of_all) {
   constexpr int64_t kParts = 64;
   double parts[kParts] = {};
@@ -118,6 +133,7 @@ void subtract(device::Queue& queue, double keep, double rate, device::View<const
 template <class T>
 const OptimKernels<T>& cpu_optim_kernels() {
   static const OptimKernels<T> table = {.adamw = adamw<T>,
+                                        .precondition = precondition<T>,
                                         .add_squares = add_squares<T>,
                                         .add_squares_wide = add_squares<T>,
                                         .momentum = momentum<T>,

@@ -62,6 +62,40 @@ void adamw(Queue& queue, const AdamWStep& s, const AdamWTensors<T>& tensors) {
   adamw_grad<T, Wide<T>>(queue, s, tensors, tensors.grad_sum);
 }
 
+// v may be null.
+template <class M>
+struct Precondition {
+  const M* v;
+  const float* grad;
+  float* out;
+  float root, eps;
+  template <int N>
+  __device__ void run(int64_t i) const {
+    float g[N], a[N];
+    load<N>(grad + i, g);
+    if (v != nullptr) {
+      load<N>(v + i, a);
+#pragma unroll
+      for (int j = 0; j < N; ++j) g[j] /= sqrtf(a[j]) * root + eps;
+    }
+    store<N>(out + i, g);
+  }
+};
+
+template <class M>
+void precondition_typed(Queue& queue, double correction2, double eps, View<const M, 1> v,
+                        View<const float, 1> grad, View<float, 1> out) {
+  const Precondition<native_t<M>> body{raw(v), grad.data(), out.data(), float(1 / std::sqrt(correction2)),
+                                       float(eps)};
+  map<4>(queue, grad.size(), all_aligned16(body.grad, body.out) && all_aligned16(body.v), body);
+}
+
+void precondition(Queue& queue, double correction2, double eps, View<const float, 1> v,
+                  View<const device::bf16, 1> v_bf16, View<const float, 1> grad, View<float, 1> out) {
+  if (!v_bf16.empty()) return precondition_typed(queue, correction2, eps, v_bf16, grad, out);
+  precondition_typed(queue, correction2, eps, v, grad, out);
+}
+
 constexpr int kThreads = 256, kMaxBlocks = 1056;
 
 // partial[block]: the sum of squares of the block's elements; a few at a time in float, then in double.
@@ -213,6 +247,7 @@ void subtract(Queue& queue, double keep, double rate, View<const T, 1> x, View<T
 template <class T>
 const OptimKernels<T>& cuda_optim_kernels() {
   static const OptimKernels<T> table = {.adamw = cuda::adamw<T>,
+                                        .precondition = cuda::precondition,
                                         .add_squares = cuda::add_squares<T>,
                                         .add_squares_wide = cuda::add_squares<device::wide_t<T>>,
                                         .momentum = cuda::momentum<T>,

@@ -64,14 +64,13 @@ class AdamW final : public Optimizer<device::wide_t<T>> {
   }
   void precondition(Group group, const comm::Piece& piece, View<const W, 1> grad,
                     View<W, 1> out) const override {
+    Moments<W> moments;
     if (config_.narrow_moments) {
-      const auto v = view<device::bf16>("v", group).rows(piece.state_offset, piece.count);
-      std::vector<W> wide(v.begin(), v.end());
-      const View<const W, 1> values(wide.data(), {piece.count});
-      return adamw_precondition<T>(config_, this->updates_, values, grad, out);
+      moments.v_bf16 = view<device::bf16>("v", group).rows(piece.state_offset, piece.count);
+    } else {
+      moments.v = view<W>("v", group).rows(piece.state_offset, piece.count);
     }
-    adamw_precondition<T>(config_, this->updates_, view<W>("v", group).rows(piece.state_offset, piece.count),
-                          grad, out);
+    adamw_precondition<T>(context_, config_, this->updates_, moments, grad, out);
   }
 
  private:
@@ -152,14 +151,14 @@ void adamw_piece(const OptimizerContext<T>& context, const AdamWConfig& config, 
 }
 
 template <class T>
-void adamw_precondition(const AdamWConfig& config, int64_t updates, View<const device::wide_t<T>, 1> v,
-                        View<const device::wide_t<T>, 1> grad, View<device::wide_t<T>, 1> out) {
+void adamw_precondition(const OptimizerContext<T>& context, const AdamWConfig& config, int64_t updates,
+                        const Moments<device::wide_t<T>>& moments, View<const device::wide_t<T>, 1> grad,
+                        View<device::wide_t<T>, 1> out) {
   using W = device::wide_t<T>;
-  const double correction = 1 - std::pow(config.beta2, double(updates));
-  for (int64_t i = 0; i < grad.size(); ++i) {
-    out[i] =
-        updates == 0 ? grad[i] : W(double(grad[i]) / (std::sqrt(double(v[i]) / correction) + config.eps));
-  }
+  const bool first = updates == 0;
+  context.optim_kernels->precondition(*context.queue, 1 - std::pow(config.beta2, double(updates)), config.eps,
+                                      first ? View<W, 1>() : moments.v,
+                                      first ? View<device::bf16, 1>() : moments.v_bf16, grad, out);
 }
 
 template <class T>
@@ -171,11 +170,12 @@ std::unique_ptr<Optimizer<device::wide_t<T>>> make_adamw(base::Section section, 
   return std::make_unique<AdamW<T>>(config, std::move(context));
 }
 
-#define CADRE_INSTANTIATE(T)                                                                           \
-  template void adamw_piece(const OptimizerContext<T>&, const AdamWConfig&, Group, const comm::Piece&, \
-                            double, double, int64_t, const Moments<device::wide_t<T>>&);               \
-  template void adamw_precondition<T>(const AdamWConfig&, int64_t, View<const device::wide_t<T>, 1>,   \
-                                      View<const device::wide_t<T>, 1>, View<device::wide_t<T>, 1>);   \
+#define CADRE_INSTANTIATE(T)                                                                               \
+  template void adamw_piece(const OptimizerContext<T>&, const AdamWConfig&, Group, const comm::Piece&,     \
+                            double, double, int64_t, const Moments<device::wide_t<T>>&);                   \
+  template void adamw_precondition<T>(const OptimizerContext<T>&, const AdamWConfig&, int64_t,             \
+                                      const Moments<device::wide_t<T>>&, View<const device::wide_t<T>, 1>, \
+                                      View<device::wide_t<T>, 1>);                                         \
   template std::unique_ptr<Optimizer<device::wide_t<T>>> make_adamw(base::Section, OptimizerContext<T>);
 CADRE_INSTANTIATE(float)
 CADRE_INSTANTIATE(double)

@@ -30,10 +30,10 @@ void adamw_piece(const OptimizerContext<T>& context, const AdamWConfig& config, 
                  const Moments<device::wide_t<T>>& moments);
 // The key of random rounding of a row's elements in that update.
 uint64_t rounding_key(uint64_t seed, int64_t updates, const device::ParamRow& row);
-// out = grad / (sqrt(vhat) + eps), as the last update left v; a copy before the first. All in host memory.
+// out = grad / (sqrt(vhat) + eps), as the last update left v of these moments; a copy before the first.
 template <class T>
-void adamw_precondition(const AdamWConfig& config, int64_t updates,
-                        device::View<const device::wide_t<T>, 1> v,
+void adamw_precondition(const OptimizerContext<T>& context, const AdamWConfig& config, int64_t updates,
+                        const Moments<device::wide_t<T>>& moments,
                         device::View<const device::wide_t<T>, 1> grad,
                         device::View<device::wide_t<T>, 1> out);
 

@@ -65,9 +65,10 @@ class Muon final : public Optimizer<device::wide_t<T>> {
   // is passed through unchanged.
   void precondition(Group group, const comm::Piece& piece, View<const W, 1> grad,
                     View<W, 1> out) const override {
-    const W* v = reinterpret_cast<const W*>(v_[int(group)].data()) + piece.state_offset;
+    W* const v = reinterpret_cast<W*>(v_[int(group)].data()) + piece.state_offset;
     const int64_t updates = is_matrix(piece) ? 0 : this->updates_;
-    adamw_precondition<T>(config_.adamw, updates, View<const W, 1>(v, {piece.count}), grad, out);
+    adamw_precondition<T>(context_, config_.adamw, updates, {{}, View<W, 1>(v, {piece.count}), {}, {}}, grad,
+                          out);
   }
 
  private:

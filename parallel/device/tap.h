@@ -7,10 +7,15 @@
 
 namespace cadre::device {
 
-template <class T>
-class Tap {
+// A tap as those hand it on who do not know the model's storage type; it is a Tap of that type.
+class AnyTap {
  public:
-  virtual ~Tap() = default;
+  virtual ~AnyTap() = default;
+};
+
+template <class T>
+class Tap : public AnyTap {
+ public:
   // Row `param` of the table computed y = a W^T; b is the gradient of y. a: (R, in), b: (R, out). token[r] is
   // the index within the micro-batch of the token of row r, or null when row r is token r. For experts,
   // group_offsets (experts + 1) cuts the rows by local expert; else it is empty. The views are valid during
@@ -21,6 +26,10 @@ class Tap {
   // Autonomy of Experts): out then runs over its first axes together.
   virtual void on_linear(int param, View<const T, 2> a, View<const T, 2> b, const int32_t* token,
                          View<const int64_t, 1> group_offsets) = 0;
+  // The same for a layer whose outputs' gradients are in wide_t, where T is narrower: routers. Row r is token r.
+  virtual void on_wide_linear(int param, View<const T, 2> a, View<const wide_t<T>, 2> b) {
+    (void)param, (void)a, (void)b;
+  }
   // Row `param` is a table (V, D), and token r's output was its row index[r]; b: (R, D) is the gradient of the
   // outputs.
   virtual void on_lookup(int param, View<const int32_t, 1> index, View<const T, 2> b) {

@@ -306,6 +306,30 @@ TEST(Influence, ScoresAreTheSameForAnyRanksAndExpertDegree) {
   }
 }
 
+// Routers of a model stored in bf16 come this way.
+TEST(Influence, AWideLayerScoresAsALinearOne) {
+  const Case c = cases()[3];
+  with_mesh(1, 1, [&](comm::Mesh& mesh) {
+    Rig rig(c, mesh);
+    int router = -1;
+    for (int row = 0; row < int(rig.m.table.rows().size()); ++row) {
+      if (rig.m.table.row(row).name.ends_with("router.weight")) router = row;
+    }
+    ASSERT_GE(router, 0);
+    const int64_t rows = 17, in = c.model.dim, out = 4;
+    std::vector<double> x, dy;
+    for (int64_t i = 0; i < rows * in; ++i) x.push_back(base::Philox(1).normal(uint64_t(i)));
+    for (int64_t i = 0; i < rows * out; ++i) dy.push_back(base::Philox(2).normal(uint64_t(i)));
+    const device::View<const double, 2> a(x.data(), {rows, in}), b(dy.data(), {rows, out});
+    rig.tap.on_linear(router, a, b, nullptr, {});
+    const auto linear = rig.tap.finish(rows);
+    const std::vector<double> expected(linear.begin(), linear.end());
+    rig.tap.on_wide_linear(router, a, b);
+    const auto wide = rig.tap.finish(rows);
+    for (size_t t = 0; t < expected.size(); ++t) EXPECT_NEAR(wide[t], expected[t], 1e-12) << t;
+  });
+}
+
 TEST(Influence, SumsByDomainAreThoseOfTheirPieces) {
   InfluenceSums sums;
   add_pieces(std::vector<PieceScore>{{.domain = 1, .tokens = 3, .score = 2},

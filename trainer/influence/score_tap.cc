@@ -25,8 +25,9 @@ ScoreTap<T>::ScoreTap(const ScoreTapContext<T>& context, const device::ParamStor
       sums_(context.queue->kind(), size_t(ranks() * context.max_tokens) * sizeof(double)) {}
 
 template <class T>
-device::View<T, 2> ScoreTap<T>::product(int64_t rows, int64_t width) {
-  return grown<T>(product_, context_.queue->kind(), rows * width).template reshape<2>({rows, width});
+template <class U>
+device::View<U, 2> ScoreTap<T>::product(int64_t rows, int64_t width) {
+  return grown<U>(product_, context_.queue->kind(), rows * width).template reshape<2>({rows, width});
 }
 
 template <class T>
@@ -39,12 +40,20 @@ device::View<double, 1> ScoreTap<T>::token_sums() {
   return {reinterpret_cast<double*>(sums_.data()), {ranks() * context_.max_tokens}};
 }
 
-// shared_tokens: indices run over the tokens of all expert ranks, as Tap::on_linear has them for experts.
 template <class T>
-void ScoreTap<T>::add(int64_t rows, const int32_t* token, int64_t rows_per_token, bool shared_tokens) {
-  const View<double, 1> own = token_sums().rows(rank() * context_.max_tokens, context_.max_tokens);
-  kernels_.add_to_tokens(*context_.queue, scores(rows), token, rows_per_token,
-                         shared_tokens ? token_sums() : own);
+void ScoreTap<T>::add_named(int64_t rows, const int32_t* token, bool shared_tokens) {
+  const View<double, 1> sums = shared_tokens ? token_sums() : own_sums();
+  const View<int32_t, 1> memory =
+      grown<int32_t>(lists_, context_.queue->kind(), token_sums().size() + 1 + rows);
+  const View<int32_t, 1> offsets = memory.rows(0, sums.size() + 1),
+                         list = memory.rows(token_sums().size() + 1, rows);
+  context_.moe_kernels->slots_by_row(*context_.queue, {token, {rows}}, offsets, list);
+  kernels_.add_lists_to_tokens(*context_.queue, scores(rows), offsets, list, sums);
+}
+
+template <class T>
+void ScoreTap<T>::add_in_order(int64_t rows, int64_t rows_per_token) {
+  kernels_.add_to_tokens(*context_.queue, scores(rows), rows_per_token, own_sums());
 }
 
 // b . (D a) is a GEMM and a dot for each row, on the narrower side: (D^T b) . a or b . (D a).
@@ -55,7 +64,7 @@ void ScoreTap<T>::on_linear(int param, View<const T, 2> a, View<const T, 2> b, c
   if (rows == 0) return;
   device::Queue& queue = *context_.queue;
   const bool grouped = !group_offsets.empty(), input_side = in <= out;
-  const View<T, 2> y = product(rows, input_side ? in : out);
+  const View<T, 2> y = product<T>(rows, input_side ? in : out);
   if (grouped) {
     const View<const T, 3> d = direction_.template value<3>(param);
     if (input_side) {
@@ -69,14 +78,28 @@ void ScoreTap<T>::on_linear(int param, View<const T, 2> a, View<const T, 2> b, c
     context_.kernels->gemm(queue, input_side ? b : a, d, y, {.transpose_b = !input_side});
   }
   kernels_.row_dots(queue, y, input_side ? a : b, scores(rows));
-  add(rows, token, 1, grouped);
+  if (token != nullptr) {
+    add_named(rows, token, grouped);
+  } else {
+    add_in_order(rows, 1);
+  }
+}
+
+template <class T>
+void ScoreTap<T>::on_wide_linear(int param, View<const T, 2> a, View<const W, 2> b) {
+  const int64_t rows = a.dim(0);
+  if (rows == 0) return;
+  const View<W, 2> y = product<W>(rows, b.dim(1));
+  context_.moe_kernels->router_linear(*context_.queue, a, direction_.template value<2>(param), y);
+  kernels_.wide_row_dots(*context_.queue, y, b, scores(rows));
+  add_in_order(rows, 1);
 }
 
 template <class T>
 void ScoreTap<T>::on_lookup(int param, View<const int32_t, 1> index, View<const T, 2> b) {
   if (b.dim(0) == 0) return;
   kernels_.lookup_dots(*context_.queue, b, index, direction_.template value<2>(param), scores(b.dim(0)));
-  add(b.dim(0), nullptr, 1, false);
+  add_in_order(b.dim(0), 1);
 }
 
 template <class T>
@@ -84,7 +107,7 @@ void ScoreTap<T>::on_scale(int param, View<const T, 2> x, View<const W, 1> rstd,
                            int64_t rows_per_token) {
   if (b.dim(0) == 0) return;
   kernels_.scale_dots(*context_.queue, x, rstd, b, direction_.template value<1>(param), scores(b.dim(0)));
-  add(b.dim(0), nullptr, rows_per_token, false);
+  add_in_order(b.dim(0), rows_per_token);
 }
 
 template <class T>
@@ -107,5 +130,6 @@ std::span<const double> ScoreTap<T>::finish(int64_t num_tokens) {
 
 template class ScoreTap<float>;
 template class ScoreTap<double>;
+template class ScoreTap<device::bf16>;
 
 }  // namespace cadre::trainer

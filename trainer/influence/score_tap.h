@@ -12,6 +12,7 @@
 
 #include "moe/kernels.h"
 #include "parallel/comm/communicator.h"
+#include "parallel/device/bf16.h"
 #include "parallel/device/kernels.h"
 #include "parallel/device/param_table.h"
 #include "parallel/device/tap.h"
@@ -40,6 +41,7 @@ class ScoreTap final : public device::Tap<T> {
 
   void on_linear(int param, View<const T, 2> a, View<const T, 2> b, const int32_t* token,
                  View<const int64_t, 1> group_offsets) override;
+  void on_wide_linear(int param, View<const T, 2> a, View<const W, 2> b) override;
   void on_lookup(int param, View<const int32_t, 1> index, View<const T, 2> b) override;
   void on_scale(int param, View<const T, 2> x, View<const W, 1> rstd, View<const T, 2> b,
                 int64_t rows_per_token) override;
@@ -49,10 +51,14 @@ class ScoreTap final : public device::Tap<T> {
   std::span<const double> finish(int64_t num_tokens);
 
  private:
-  void add(int64_t rows, const int32_t* token, int64_t rows_per_token, bool shared_tokens);
-  View<T, 2> product(int64_t rows, int64_t width);
+  // Scores of `rows` rows to the tokens that are named, of this rank or of all expert ranks; -1 names none.
+  void add_named(int64_t rows, const int32_t* token, bool shared_tokens);
+  void add_in_order(int64_t rows, int64_t rows_per_token);
+  template <class U>
+  View<U, 2> product(int64_t rows, int64_t width);
   View<double, 1> scores(int64_t rows);
   View<double, 1> token_sums();
+  View<double, 1> own_sums() { return token_sums().rows(rank() * context_.max_tokens, context_.max_tokens); }
   int ranks() const { return context_.expert != nullptr ? context_.expert->size() : 1; }
   int rank() const { return context_.expert != nullptr ? context_.expert->rank() : 0; }
 
@@ -60,12 +66,13 @@ class ScoreTap final : public device::Tap<T> {
   const InfluenceKernels<T>& kernels_;
   const device::ParamStore<T>& direction_;
   // Grown by the first micro-batch that needs more, since nobody knows the experts' rows before.
-  device::Buffer product_, scores_;
+  device::Buffer product_, scores_, lists_;
   device::Buffer sums_;  // (expert ranks * max_tokens)
   std::vector<double> own_;
 };
 
 extern template class ScoreTap<float>;
 extern template class ScoreTap<double>;
+extern template class ScoreTap<device::bf16>;
 
 }  // namespace cadre::trainer

@@ -191,14 +191,11 @@ void Decoder<T>::start_forward(const Batch& batch, bool training, LogProbs<W>& l
 
 template <class T>
 void Decoder<T>::backward(View<const W, 1> dlogp, const BatchCounts& counts,
-                          absl::FunctionRef<void(int)> on_bucket_done, device::Tap<W>* wide_tap) {
+                          absl::FunctionRef<void(int)> on_bucket_done, device::AnyTap* any_tap) {
   Impl& m = *impl_;
-  device::Tap<T>* tap = nullptr;
-  if constexpr (std::is_same_v<T, W>) {
-    tap = wide_tap;
-  } else {
-    require(wide_tap == nullptr, ExitCode::kUsage, "influence scores need a model in fp32; set device: cpu");
-  }
+  auto* const tap = dynamic_cast<device::Tap<T>*>(any_tap);
+  require(any_tap == nullptr || tap != nullptr, ExitCode::kUsage,
+          "a tap has another storage type than the model");
   assert(m.trained && dlogp.dim(0) == m.micro.num_tokens());
   const int64_t tokens = m.micro.num_tokens();
   const View<T, 2> dx = m.dx.rows(0, tokens), dh = m.dh.rows(0, tokens);

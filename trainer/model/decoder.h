@@ -33,7 +33,7 @@ class Decoder final : public Network<device::wide_t<T>> {
   void start_forward(const Batch& batch, bool training, LogProbs<W>& logp,
                      device::View<const W, 1> dlogp = {}) override;
   void backward(device::View<const W, 1> dlogp, const BatchCounts& counts,
-                absl::FunctionRef<void(int)> on_bucket_done, device::Tap<W>* tap = nullptr) override;
+                absl::FunctionRef<void(int)> on_bucket_done, device::AnyTap* tap = nullptr) override;
   void fetch_stats() override;
   std::vector<moe::MoeStats> moe_stats() const override;
   void after_step(const std::vector<std::vector<double>>& global_expert_tokens) override;

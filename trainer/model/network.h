@@ -43,9 +43,9 @@ class Network {
                              device::View<const W, 1> dlogp = {}) = 0;
   // Adds gradients. counts scale the balance losses. on_bucket_done(bucket) is called when a bucket's
   // gradients from this micro-batch are complete, from the last bucket to the first. Belongs to the last
-  // forward, which had training = true. A tap needs a storage type that is W.
+  // forward, which had training = true. A tap needs the model's storage type.
   virtual void backward(device::View<const W, 1> dlogp, const BatchCounts& counts,
-                        absl::FunctionRef<void(int)> on_bucket_done, device::Tap<W>* tap = nullptr) = 0;
+                        absl::FunctionRef<void(int)> on_bucket_done, device::AnyTap* tap = nullptr) = 0;
   // Queues what moe_stats() needs, so that the caller may wait for it together with other things.
   virtual void fetch_stats() = 0;
   // MoE statistics of the step, one entry a MoE layer in rising order (dense layers have none). Waits for the

@@ -34,9 +34,9 @@ void ExpertDomains::begin_step(bool due) {
   for (LayerDomains& layer : counts_) layer.tokens.assign(domains_, std::vector<double>(experts_, 0.0));
 }
 
-device::Tap<Real>* ExpertDomains::around(device::Tap<Real>* inner, const Batch& micro) {
+device::AnyTap* ExpertDomains::around(device::AnyTap* inner, const Batch& micro) {
   if (!counting_) return inner;
-  inner_ = inner;
+  inner_ = dynamic_cast<device::Tap<Real>*>(inner);
   comm::Communicator& group = model_.mesh.expert();
   domain_of_.assign(size_t(group.size() * max_tokens_), 0);
   std::copy(micro.domain.begin(), micro.domain.end(), domain_of_.begin() + group.rank() * max_tokens_);

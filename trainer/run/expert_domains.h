@@ -1,5 +1,5 @@
 // Which experts the tokens of each domain go to: a tap that counts rows of experts by the domain of their tokens, in the
-// steps whose line of metrics shows it. On the CPU; a model stored in bf16 has no taps.
+// steps whose line of metrics shows it. On the CPU, where the lists of rows can be read.
 #pragma once
 
 #include <string>
@@ -24,7 +24,7 @@ class ExpertDomains final : public device::Tap<Real> {
   void begin_step(bool due);
   // The tap for one micro-batch: `inner` (may be null) sees everything, and this one counts when it is due. Collective
   // over the expert group.
-  device::Tap<Real>* around(device::Tap<Real>* inner, const Batch& micro);
+  device::AnyTap* around(device::AnyTap* inner, const Batch& micro);
   // Sums over data ranks, empty when nothing was counted. Collective.
   std::vector<LayerDomains> finish();
 

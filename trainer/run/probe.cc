@@ -19,13 +19,7 @@ int64_t scored_steps(const RunConfig& config, size_t targets) {
   return std::max<int64_t>(steps, int64_t(targets));
 }
 
-ScoreTapContext<Real> tap_context(ModelState& model, int64_t max_tokens) {
-  return {.queue = &model.queue,
-          .kernels = &device::device_kernels<Real>(model.queue.kind()),
-          .moe_kernels = &moe::moe_kernels<Real>(model.queue.kind()),
-          .expert = &model.mesh.expert(),
-          .max_tokens = max_tokens};
-}
+constexpr int64_t kPart = int64_t(4) << 20;  // elements of D that are made at a time
 
 template <class Body>
 void for_pieces(const optim::OwnedSlices& slices, const Body& body) {
@@ -40,10 +34,10 @@ Probe::Probe(const RunConfig& config, const Dataset& dataset, const ProbeContext
     : config_(config.influence),
       context_(context),
       corpus_(target_corpus(config, dataset)),
-      kernels_(influence_kernels<Real>(context.model->queue.kind())),
+      store_(
+          make_probe_store(*context.model, *context.reducer, config.train.micro_batch * config.data.seq_len)),
       targets_(choose_targets(config, dataset)),
-      direction_(context.model->layout, context.model->queue.kind(), false),
-      tap_(tap_context(*context.model, config.train.micro_batch * config.data.seq_len), direction_),
+      moved_(context.model->queue.kind(), size_t(kPart) * sizeof(W)),
       steps_(scored_steps(config, targets_.size())) {
   for (const InfluenceTarget& target : targets_) {
     names_.push_back(target.name);
@@ -89,31 +83,32 @@ void Probe::measure(size_t target, double keep) {
   for (int bucket = 0; bucket < model.table.num_buckets(); ++bucket) context_.reducer->add(bucket);
   context_.reducer->finish(model.queue);
   for_pieces(*context_.slices, [&](Group group, const comm::Piece& piece) {
-    kernels_.blend(model.queue, keep, model.store.grads(group).rows(piece.group_offset, piece.count),
-                   gradient(target, group).rows(piece.state_offset, piece.count));
+    store_->blend_gradient(group, piece, keep, gradient(target, group).rows(piece.state_offset, piece.count));
   });
 }
 
-// direction_ = P times the target's gradient, on all ranks.
+// D = P times the target's gradient, on all ranks.
 void Probe::point(size_t target) {
-  ModelState& model = *context_.model;
-  std::vector<W> moved;
+  const device::View<W, 1> moved(reinterpret_cast<W*>(moved_.data()), {kPart});
   for_pieces(*context_.slices, [&](Group group, const comm::Piece& piece) {
-    const auto slice = gradient(target, group).rows(piece.state_offset, piece.count);
-    const auto out = direction_.values(group).rows(piece.group_offset, piece.count);
-    if (config_.direction == "gradient") {
-      kernels_.narrow(model.queue, slice, out);
-      return;
+    for (int64_t begin = 0; begin < piece.count; begin += kPart) {
+      const comm::Piece part = {.row = piece.row,
+                                .row_begin = piece.row_begin + begin,
+                                .count = std::min(kPart, piece.count - begin),
+                                .group_offset = piece.group_offset + begin,
+                                .state_offset = piece.state_offset + begin};
+      const auto mean = gradient(target, group).rows(part.state_offset, part.count);
+      if (config_.direction == "gradient") {
+        store_->set_direction(group, part, mean);
+        continue;
+      }
+      const auto out = moved.rows(0, part.count);
+      context_.optimizer->precondition(group, part, mean, out);
+      store_->set_direction(group, part, out);
     }
-    moved.resize(size_t(piece.count));
-    const device::View<W, 1> temporary(moved.data(), {piece.count});
-    context_.optimizer->precondition(group, piece, slice, temporary);
-    kernels_.narrow(model.queue, temporary, out);
   });
-  if (model.config.mesh.zero == 0) return;  // every rank has all of it
-  for (int g = 0; g < device::kNumGroups; ++g) {
-    context_.reducer->all_gather(Group(g), direction_.values(Group(g)), "influence direction");
-  }
+  // Without sharding every rank has all of it.
+  if (context_.model->config.mesh.zero != 0) store_->gather_direction();
 }
 
 void Probe::begin_step(bool due) {
@@ -135,12 +130,12 @@ void Probe::begin_step(bool due) {
   scoring_ = true;
 }
 
-device::Tap<Real>* Probe::tap() {
-  return scoring_ ? &tap_ : nullptr;
+device::AnyTap* Probe::tap() {
+  return scoring_ ? store_->tap() : nullptr;
 }
 
 void Probe::add(const Batch& micro) {
-  const auto scores = tap_.finish(micro.num_tokens());
+  const auto scores = store_->finish_scores(micro.num_tokens());
   for (const double s : scores) {
     step_score_ += s;
     step_size_ += std::abs(s);
@@ -149,34 +144,24 @@ void Probe::add(const Batch& micro) {
              step_sums_);
 }
 
-double Probe::direction_dot_gradient() const {
-  double sum = 0;
-  for_pieces(*context_.slices, [&](Group group, const comm::Piece& piece) {
-    if (!context_.slices->in_norm[int(group)]) return;
-    sum += kernels_.dot(context_.model->queue, direction_.values(group).rows(piece.group_offset, piece.count),
-                        context_.model->store.grads(group).rows(piece.group_offset, piece.count));
-  });
-  return sum;
-}
-
 std::optional<ProbeReport> Probe::end_step(const BatchCounts& counts, bool skipped) {
   if (!scoring_) return std::nullopt;
   scoring_ = false;
   if (skipped) return std::nullopt;  // its gradient is not finite; the next step takes its place
-  std::vector<double> sums = {step_score_, step_size_, direction_dot_gradient()};
+  std::vector<double> sums = {step_score_, step_size_, store_->direction_dot_gradient(*context_.slices)};
   for (std::vector<double>* column : step_sums_.columns())
     sums.insert(sums.end(), column->begin(), column->end());
   context_.model->mesh.data().all_reduce(std::span<double>(sums), comm::ReduceOp::kSum, "influence sums");
   const double error = std::abs(sums[0] - sums[2]) / std::max(sums[1], 1e-300);
-  // Sums of single-precision products; what is checked is that no layer is missing or counted twice.
-  constexpr double kTolerance = 1e-3;
+  // What is checked is that no layer is missing or counted twice.
+  const double tolerance = store_->tolerance();
   require(
-      error <= kTolerance, ExitCode::kNumeric,
+      error <= tolerance, ExitCode::kNumeric,
       "influence scores add up to {}, but the batch gradient along the direction is {}: {:.2g} of the sum of "
       "absolute scores apart, at most {} expected. Please report this; influence.period: 0 and a mixer "
       "without "
       "influence go on without probes",
-      sums[0], sums[2], error, kTolerance);
+      sums[0], sums[2], error, tolerance);
   report_.identity_error = std::max(report_.identity_error, error);
   const size_t target = size_t(steps_ - left_) % targets_.size();
   // Scores belong to the loss per token of this batch: times its tokens they are comparable over batches.

@@ -18,16 +18,16 @@
 
 #include "optim/optimizer.h"
 #include "parallel/base/batch.h"
-#include "trainer/influence/score_tap.h"
 #include "trainer/run/influence_targets.h"
 #include "trainer/run/model_state.h"
+#include "trainer/run/probe_store.h"
 #include "trainer/run/target_windows.h"
 
 namespace cadre::trainer {
 
 struct ProbeContext {  // all borrowed; they outlive the probe
   ModelState* model = nullptr;
-  comm::GradReducer<Real>* reducer = nullptr;
+  comm::Reducer* reducer = nullptr;
   optim::Optimizer<Real>* optimizer = nullptr;
   const optim::OwnedSlices* slices = nullptr;
   int num_domains = 0;  // of the training text
@@ -48,7 +48,7 @@ class Probe {
 
   // In this order in every step; all but tap() are collective. `due`: begin a probe unless one is under way.
   void begin_step(bool due);     // before the gradients are zeroed: uses their memory
-  device::Tap<Real>* tap();      // null in a step that is not scored
+  device::AnyTap* tap();         // null in a step that is not scored
   void add(const Batch& micro);  // after its backward pass, when tap() is not null
   // With the gradients reduced. Throws Error(kNumeric) when the scores do not add up to <D, batch gradient>. A
   // skipped step is not counted. Returns a report when this step was the probe's last.
@@ -65,21 +65,19 @@ class Probe {
  private:
   void measure(size_t target, double keep);
   void point(size_t target);
-  double direction_dot_gradient() const;
 
   const InfluenceConfig config_;
   const ProbeContext context_;
   const data::Corpus& corpus_;
-  const InfluenceKernels<Real>& kernels_;
+  std::unique_ptr<ProbeStore> store_;
   std::vector<InfluenceTarget> targets_;
   std::vector<std::string> names_;
   std::vector<TargetWindows> windows_;                                     // by target
   std::vector<std::array<device::Buffer, device::kNumGroups>> gradients_;  // by target: this rank's slices
-  device::ParamStore<Real> direction_;
-  ScoreTap<Real> tap_;
-  int64_t steps_;       // that a probe scores
-  int64_t probes_ = 0;  // begun so far
-  int64_t left_ = 0;    // steps of the probe under way that are not scored yet
+  device::Buffer moved_;                                                   // a part of D on its way, in W
+  int64_t steps_;                                                          // that a probe scores
+  int64_t probes_ = 0;                                                     // begun so far
+  int64_t left_ = 0;  // steps of the probe under way that are not scored yet
   bool scoring_ = false;
   ProbeReport report_;
   InfluenceSums step_sums_;

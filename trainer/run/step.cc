@@ -68,7 +68,7 @@ struct Computed {
   optim::GradNorm norm;
   double comm_exposed_ms = 0;
 };
-Computed compute(TrainState& state, const data::LoadedBatch& batch, device::Tap<Real>* tap) {
+Computed compute(TrainState& state, const data::LoadedBatch& batch, device::AnyTap* tap) {
   using W = device::wide_t<Real>;
   Network<Real>& model = state.model.decoder;
   Computed result;

@@ -56,21 +56,14 @@ void make_updates(TrainState& state, const RunConfig& run) {
   };
 }
 
-// Scores have kernels for the CPU alone, and gradients of targets are kept in fp32.
-std::unique_ptr<Probe> make_probe(TrainState& state, const RunConfig& run) {
+std::unique_ptr<Probe> make_probe(TrainState& state) {
   ModelState& model = state.model;
-  require(
-      model.queue.kind() == device::DeviceKind::kCpu, ExitCode::kUsage,
-      "{}: influence is measured on the CPU only in this version, and this run is on a GPU; set device: cpu, "
-      "or influence.period: 0 and a mixer without influence",
-      run.source);
-  return std::make_unique<Probe>(
-      model.config, state.dataset,
-      ProbeContext{.model = &model,
-                   .reducer = &static_cast<comm::GradReducer<Real>&>(state.reducer),
-                   .optimizer = state.optimizer.get(),
-                   .slices = &state.optimizer_context,
-                   .num_domains = state.dataset.train->num_domains()});
+  return std::make_unique<Probe>(model.config, state.dataset,
+                                 ProbeContext{.model = &model,
+                                              .reducer = &state.reducer,
+                                              .optimizer = state.optimizer.get(),
+                                              .slices = &state.optimizer_context,
+                                              .num_domains = state.dataset.train->num_domains()});
 }
 
 // Of prompts, the positions of as many as the run will draw.
@@ -205,7 +198,7 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
                 : "the data holds pairs; train on it with objective: dpo");
   model.bf16() ? make_updates<bf16>(*this, run) : make_updates<Real>(*this, run);
   model.decoder.set_before_bucket([this](int bucket) { reducer.need_values(bucket, model.queue); });
-  if (run.influence.period > 0 || mixer->needs() == data::Needs::kInfluence) probe = make_probe(*this, run);
+  if (run.influence.period > 0 || mixer->needs() == data::Needs::kInfluence) probe = make_probe(*this);
   if (const auto selection = data::make_selector(kind(run, run.selector, "selector"))->online()) {
     require(
         !run.rollout, ExitCode::kUsage,

@@ -192,6 +192,32 @@ TEST(CudaOptimFloat, RandomRoundingIsTheCpus) {
   }
 }
 
+// The kinds of v: in float, in bf16, none.
+TYPED_TEST(CudaOptim, PreconditionEqualsTheCpuInDouble) {
+  device::cuda::CudaQueue queue(0);
+  device::CpuQueue cpu(1);
+  for (const int64_t n : {1, 7, 1000, 100003}) {
+    for (const int64_t shift : {0, 1}) {
+      for (int kind = 0; kind < 3; ++kind) {
+        const auto grad = normal<float>(n, 1, 1), v = normal<float>(n, 2, 1e-4, true);
+        const auto narrow = normal<bf16>(n, 2, 1e-4, true);
+        const OnGpu<float> gpu_grad(queue, grad, shift), gpu_v(queue, v, shift), gpu_out(queue, grad, shift);
+        const OnGpu<bf16> gpu_narrow(queue, narrow, shift);
+        const View<float, 1> wide_v = kind == 0 ? gpu_v.view() : View<float, 1>();
+        const View<bf16, 1> narrow_v = kind == 1 ? gpu_narrow.view() : View<bf16, 1>();
+        cuda_optim_kernels<TypeParam>().precondition(queue, 0.2, 1e-8, wide_v, narrow_v, gpu_grad.view(),
+                                                     gpu_out.view());
+        const std::vector<double> g = widened(grad), moments = kind == 1 ? widened(narrow) : widened(v);
+        std::vector<double> exact(g.size());
+        cpu_optim_kernels<double>().precondition(
+            cpu, 0.2, 1e-8, kind == 2 ? View<const double, 1>() : View<const double, 1>(moments.data(), {n}),
+            {}, {g.data(), {n}}, {exact.data(), {n}});
+        expect_near(gpu_out.read(), exact, 2e-6, "preconditioned");
+      }
+    }
+  }
+}
+
 TYPED_TEST(CudaOptim, AddSquaresIsExactToFloatAndRepeats) {
   device::cuda::CudaQueue queue(0);
   for (const int64_t n : {1, 9, 4099, 3000001}) {

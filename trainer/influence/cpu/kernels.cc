@@ -1,9 +1,7 @@
-// The CPU's kernels for influence scores.
+// The CPU's kernels for influence scores. W is T here.
 #include "trainer/influence/kernels.h"
 
 #include <algorithm>
-
-#include "parallel/base/errors.h"
 
 namespace cadre::trainer {
 namespace {
@@ -63,34 +61,38 @@ void scale_dots(Queue& queue, View<const T, 2> x, View<const device::wide_t<T>, 
   });
 }
 
-// One thread: a token's rows can stand anywhere, and there are few numbers by now.
-void add_to_tokens(Queue&, View<const double, 1> score, const int32_t* token, int64_t rows_per_token,
-                   View<double, 1> sums) {
-  for (int64_t r = 0; r < score.size(); ++r)
-    sums[token != nullptr ? token[r] : r / rows_per_token] += score[r];
+// One thread: there are few numbers by now.
+void add_to_tokens(Queue&, View<const double, 1> score, int64_t rows_per_token, View<double, 1> sums) {
+  for (int64_t r = 0; r < score.size(); ++r) sums[r / rows_per_token] += score[r];
+}
+
+void add_lists_to_tokens(Queue&, View<const double, 1> score, View<const int32_t, 1> offsets,
+                         View<const int32_t, 1> rows, View<double, 1> sums) {
+  for (int64_t t = 0; t < sums.size(); ++t) {
+    for (int32_t j = offsets[t]; j < offsets[t + 1]; ++j) sums[t] += score[rows[j]];
+  }
 }
 
 template <class T>
-void blend(Queue& queue, double keep, View<const T, 1> x, View<device::wide_t<T>, 1> mean) {
-  using W = device::wide_t<T>;
-  const W old = W(keep), fresh = W(1 - keep);
+void blend(Queue& queue, double keep, View<const T, 1> x, View<T, 1> mean) {
+  const T old = T(keep), fresh = T(1 - keep);
   device::cpu(queue).parallel_for(x.size(), kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) mean[i] = old * mean[i] + fresh * W(x[i]);
+    for (int64_t i = begin; i < end; ++i) mean[i] = old * mean[i] + fresh * x[i];
   });
 }
 
 template <class T>
-void narrow(Queue& queue, View<const device::wide_t<T>, 1> x, View<T, 1> y) {
+void narrow(Queue& queue, View<const T, 1> x, View<T, 1> y) {
   device::cpu(queue).parallel_for(x.size(), kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) y[i] = T(x[i]);
+    for (int64_t i = begin; i < end; ++i) y[i] = x[i];
   });
 }
 
 template <class T>
-double dot(Queue&, View<const T, 1> x, View<const T, 1> y) {
+void add_dot(Queue&, View<const T, 1> x, View<const T, 1> y, View<double, 1> total) {
   double sum = 0;
   for (int64_t i = 0; i < x.size(); ++i) sum += double(x[i]) * double(y[i]);
-  return sum;
+  total[0] += sum;
 }
 
 }  // namespace
@@ -98,25 +100,20 @@ double dot(Queue&, View<const T, 1> x, View<const T, 1> y) {
 template <class T>
 const InfluenceKernels<T>& cpu_influence_kernels() {
   static const InfluenceKernels<T> table = {.row_dots = row_dots<T>,
+                                            .wide_row_dots = row_dots<T>,
                                             .lookup_dots = lookup_dots<T>,
                                             .scale_dots = scale_dots<T>,
                                             .add_to_tokens = add_to_tokens,
+                                            .add_lists_to_tokens = add_lists_to_tokens,
                                             .blend = blend<T>,
+                                            .blend_wide = blend<T>,
                                             .narrow = narrow<T>,
-                                            .dot = dot<T>};
+                                            .add_dot = add_dot<T>,
+                                            .add_dot_wide = add_dot<T>};
   return table;
-}
-
-template <class T>
-const InfluenceKernels<T>& influence_kernels(device::DeviceKind device) {
-  require(device == device::DeviceKind::kCpu, ExitCode::kUsage,
-          "influence scores have no kernels for this device in this build; set device: cpu");
-  return cpu_influence_kernels<T>();
 }
 
 template const InfluenceKernels<float>& cpu_influence_kernels();
 template const InfluenceKernels<double>& cpu_influence_kernels();
-template const InfluenceKernels<float>& influence_kernels(device::DeviceKind);
-template const InfluenceKernels<double>& influence_kernels(device::DeviceKind);
 
 }  // namespace cadre::trainer
