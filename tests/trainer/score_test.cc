@@ -240,7 +240,8 @@ TEST(PassRates, AreMeanRewardsOfSamplesWhateverTheGroup) {
     }
     EXPECT_GT(sum, 0);
     EXPECT_LT(sum, 8);
-    EXPECT_EQ(rates("{name: regex, pattern: '^'}", 0, 3), std::vector<double>(3, 1.0));
+    EXPECT_EQ(rates("{name: regex, pattern: '(?!)'}", 0, 3), std::vector<double>(3, 0.0))
+        << "matches nothing";
   });
 }
 
