@@ -124,8 +124,8 @@ TEST(Reinforcement, FirstUpdateAfterSamplingHasWeightOne) {
 
 // Over one epoch: 15 rounds of 8 prompts.
 TEST(Reinforcement, ACurriculumOrdersPromptsAndEveryRoundHoldsEveryLevel) {
-  const std::vector<std::string> overrides = {"curriculum=length", "tasks.levels=[1, 4]", "train.steps=30",
-                                              "data.seq_len=80"};
+  const std::vector<std::string> overrides = {"curriculum={name: length, low: 0.05, high: 0.95}",
+                                              "tasks.levels=[1, 6]", "train.steps=30", "data.seq_len=80"};
   const Dataset set = problems(rl_run(overrides));
   std::vector<double> length;  // mean over the round's harder prompts
   comm::run_threads(1, [&](comm::World& world) {
