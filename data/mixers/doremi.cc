@@ -56,9 +56,9 @@ std::unique_ptr<Mixer> make_doremi(base::Section section, const MixerContext& co
   const double smoothing = section.number("smoothing", 1e-3, {.max = 1, .above = 0});
   const double max_epochs = section.number("max_epochs", 0, {.min = 0});
   section.finish();
+  if (context.made_up) return std::make_unique<StaticMixer>(std::vector<double>{}, max_epochs);
   if (reference.empty())
     section.reject("reference", "missing; give the run folder or a checkpoint of a run of the same model");
-  if (context.made_up) return std::make_unique<StaticMixer>(std::vector<double>{}, max_epochs);
   return std::make_unique<Doremi>(eta, smoothing, max_epochs,
                                   normalised(text_bounds(context.domain_tokens).hi));
 }
