@@ -80,11 +80,11 @@ TEST(Doremi, ReferenceProxyAndFinalRunAreOneStudy) {
   TempFolder folder;
   std::ofstream(folder.path() / "run.yaml") << kTinyRun;
   const std::string file = fmt::format(
-      "study:\n  base: run.yaml\n  out: {}\n  set: {{train.steps: 6}}\n  axes: {{seed: [1, 2]}}\n  "
-      "variants:\n"
+      "study:\n  base: run.yaml\n  out: {}\n  set: {{train.steps: 6}}\n  variants:\n"
       "    natural: {{mixer: natural}}\n"
       "    doremi-proxy: {{mixer: {{name: doremi, reference: \"run:natural\"}}}}\n"
-      "    doremi: {{mixer: {{name: file, path: \"average:doremi-proxy\"}}}}\n",
+      "    doremi: {{mixer: {{name: file, path: \"average:doremi-proxy\"}}}}\n"
+      "  axes: {{seed: [1, 2]}}\n",
       (folder.path() / "out").string());
   base::Section root = base::parse_run_text(file, (folder.path() / "study.yaml").string(), {});
   const study::StudyConfig config = study::read_study(root.section("study"));
