@@ -1,5 +1,6 @@
 // Training on sampled responses: the update does not depend on the layout, a killed run goes on as if it had not been, and
 // the reward rises.
+#include <cmath>
 #include <fstream>
 #include <numeric>
 

@@ -270,8 +270,9 @@ TEST_F(StudyTest, StagesFeedSweepsAndSweepsChooseForTheGrid) {
         "rollout: {group: 4, mini_batches: 2, max_new_tokens: 6, sequences: 12}\n"
         "optim: {name: adamw, lr: 1.0e-9}\ntrain: {steps: 6, global_batch: 8, micro_batch: 4}\n"
         "eval: {every: 1}\ncheckpoint: {every: 0}\n");
-  const std::string file =
-      "study:\n  base: rl.yaml\n  out: " + (folder_.path() / "out").string() +
+  std::string file = "study:\n  base: rl.yaml\n  out: ";
+  file.append((folder_.path() / "out").string());
+  file.append(
       "\n  metric: eval_reward\n  set: {init: \"stage:tuned\"}\n"
       "  stages: {first: {base: sft.yaml}, tuned: {base: sft.yaml, set: {init: \"stage:first\"}}}\n"
       "  sweep:\n    set: {init: \"stage:tuned\", seed: 9}\n    variants: {vespo: {objective: vespo}}\n"
@@ -279,7 +280,7 @@ TEST_F(StudyTest, StagesFeedSweepsAndSweepsChooseForTheGrid) {
       "  variants: {vespo: {objective: vespo, optim.lr: \"best:vespo\"}}\n"
       "  axes: {rollout.mini_batches: [1, 3]}\n"
       "  also: {set: {init: \"stage:tuned\", optim.lr: \"best:vespo\"}, variants: {grpo: {objective: "
-      "grpo}}}\n";
+      "grpo}}}\n");
   const auto study_of = [&](const std::string& text) {
     return read_study(
         base::parse_run_text(text, (folder_.path() / "study.yaml").string(), {}).section("study"));

@@ -16,9 +16,9 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// The best of several copies of 256 MiB, which no cache holds.
+// The best of several copies of 128 MiB, which no cache holds.
 double copy_bandwidth(device::Queue& queue) {
-  constexpr int64_t kCount = int64_t(1) << 26;
+  constexpr int64_t kCount = int64_t(1) << 25;
   constexpr int kCopies = 5;
   const device::Buffer from(queue.kind(), kCount * sizeof(float)), to(queue.kind(), kCount * sizeof(float));
   const device::View<float, 1> x(reinterpret_cast<float*>(from.data()), {kCount}),

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "parallel/comm/communicator.h"
+#include "parallel/device/param_table.h"
 #include "trainer/run/run_config.h"
 
 namespace cadre::trainer {
