@@ -25,7 +25,7 @@ double exposed_values(const std::vector<BucketTimes>& buckets, double own_update
   updated += own_update;
   double now = updated;
   for (size_t b = 0; b < buckets.size(); ++b) now = std::max(now, arrivals[b]) + buckets[b].forward;
-  return now - updated - forward;
+  return std::max(0.0, now - updated - forward);  // sums in another order may differ by a rounding
 }
 
 }  // namespace cadre::trainer
