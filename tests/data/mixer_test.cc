@@ -57,8 +57,11 @@ TEST(MixerTable, EveryRowTakesACapOnEpochs) {
   const MixerContext context{{"a", "b"}, {1000, 2000}, 1500};
   const testing::TempFile file("equal.yaml", "{a: 1, b: 1}");
   for (const auto& row : mixer_table()) {
-    const std::string path = row.name == std::string("file") ? ", path: " + file.path() : "";
-    const auto mixer = make(fmt::format("{{name: {}, max_epochs: 1.5{}}}", row.name, path), context);
+    const std::string name = row.name;
+    const std::string needed = name == "file"     ? ", path: " + file.path()
+                               : name == "doremi" ? ", reference: here"
+                                                  : "";
+    const auto mixer = make(fmt::format("{{name: {}, max_epochs: 1.5{}}}", name, needed), context);
     EXPECT_EQ(mixer->max_epochs(), 1.5) << row.name;
   }
 }
