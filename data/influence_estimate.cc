@@ -15,7 +15,10 @@ InfluenceEstimate estimate_influence(const InfluenceSums& sums) {
     const double squares =
         sums.score2[k] - 2 * value * sums.score_tokens[k] + value * value * sums.tokens2[k];
     out.value.push_back(value);
-    out.error.push_back(tokens > 0 ? std::sqrt(std::max(0.0, squares)) / tokens : none);
+    const double n = tokens > 0 ? tokens * tokens / sums.tokens2[k] : 0;
+    out.error.push_back(sums.pieces[k] > 1 && n > 1 ? std::sqrt(std::max(0.0, squares) * n / (n - 1)) / tokens
+                                                    : none);
+    out.freedom.push_back(std::max(1.0, n - 1));
   }
   return out;
 }

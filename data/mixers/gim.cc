@@ -5,7 +5,8 @@
 // At the end of a probe, with S_ki the influence per token of domain k on target i and se_ki its error:
 //   s_k = mean_i S_ki / mean_j |S_ji|, so that scales of targets, losses and steps do not matter; se_k likewise
 //   d_k = s_k - mean_j s_j, shrunk to d~_k = d_k^3 / (d_k^2 + se_k^2)
-//   all d~ = 0 when every |d_k| < z se_k, z = Phi^-1(1 - 0.025 / K): K looks at pure noise find nothing in 95%
+//   all d~ = 0 when no |d_k| / se_k is beyond the 1 - 0.025 / K quantile of Student's t: K looks at pure noise find
+//   nothing in 95%. The t and not the normal distribution, because a probe may see few documents of a domain.
 //   w <- (w prior^lambda exp(eta d~))^(1 / (1 + lambda)), normalised; its fixed point is prior exp(eta / lambda d~)
 //   w moves at most max_move in total variation, then into lo_k <= w_k <= hi_k by w_k = clamp(c w_k):
 //   hi_k = min(4 prior_k, what the epochs that are left allow), lo_k = min(prior_k / 4, hi_k).
@@ -18,6 +19,7 @@
 #include "data/mixers/learnt_mixer.h"
 #include "data/mixers/simplex.h"
 #include "data/mixers/static_mixer.h"
+#include "parallel/base/student.h"
 
 namespace cadre::data {
 namespace {
@@ -30,16 +32,6 @@ struct GimConfig {
   bool gate = true;
   std::string prior = "unimax";
 };
-
-// The x with Phi(x) = p, by bisection.
-double normal_quantile(double p) {
-  double lo = -40, hi = 40;
-  for (int i = 0; i < 200; ++i) {
-    const double x = (lo + hi) / 2;
-    (0.5 * std::erfc(-x / std::sqrt(2.0)) < p ? lo : hi) = x;
-  }
-  return (lo + hi) / 2;
-}
 
 class Gim final : public LearntMixer {
  public:
@@ -87,21 +79,23 @@ class Gim final : public LearntMixer {
   // d~ of all domains.
   std::vector<double> drift(const std::vector<InfluenceSums>& influence) const {
     const size_t domains = w_.size();
-    std::vector<double> s(domains, 0.0), variance(domains, 0.0), out(domains, 0.0);
+    // spread: of which Welch's formula (1947) makes the degrees of freedom of a sum of squared errors.
+    std::vector<double> s(domains, 0.0), variance(domains, 0.0), spread(domains, 0.0), out(domains, 0.0);
     std::vector<bool> seen(domains, true);
-    const double targets = double(influence.size());
     for (const InfluenceSums& sums : influence) {
       const InfluenceEstimate e = estimate_influence(sums);
       double size = 0, count = 0;
       for (size_t k = 0; k < domains; ++k) {
-        seen[k] = seen[k] && std::isfinite(e.value[k]) && sums.pieces[k] > 1;
+        seen[k] = seen[k] && std::isfinite(e.value[k]) && std::isfinite(e.error[k]);
         if (seen[k]) size += std::abs(e.value[k]), count += 1;
       }
-      const double divisor = count > 0 ? size / count + 1e-300 : 1;
+      const double divisor = (count > 0 ? size / count + 1e-300 : 1) * double(influence.size());
       for (size_t k = 0; k < domains; ++k) {
         if (!seen[k]) continue;
-        s[k] += e.value[k] / divisor / targets;
-        variance[k] += (e.error[k] / divisor / targets) * (e.error[k] / divisor / targets);
+        const double square = (e.error[k] / divisor) * (e.error[k] / divisor);
+        s[k] += e.value[k] / divisor;
+        variance[k] += square;
+        spread[k] += square * square / e.freedom[k];
       }
     }
     double mean = 0, count = 0;
@@ -110,16 +104,21 @@ class Gim final : public LearntMixer {
     }
     if (count < 2) return out;  // nothing to compare
     mean /= count;
-    const double z = normal_quantile(1 - 0.025 / count);
     bool signal = !config_.gate;
     for (size_t k = 0; k < domains; ++k) {
       if (!seen[k]) continue;
       const double d = s[k] - mean;
-      signal = signal || std::abs(d) >= z * std::sqrt(variance[k]);
+      signal = signal || stands_out(std::abs(d), variance[k], spread[k], count);
       out[k] = d == 0 ? 0 : d * d * d / (d * d + variance[k]);
     }
     if (!signal) std::fill(out.begin(), out.end(), 0.0);
     return out;
+  }
+
+  static bool stands_out(double distance, double variance, double spread, double looks) {
+    if (spread <= 0) return distance > 0;
+    return base::student_t_cdf(distance / std::sqrt(variance), variance * variance / spread) >=
+           1 - 0.025 / looks;
   }
 
   Bounds bounds() const {

@@ -51,9 +51,9 @@ struct Progress {
   double lr = 0;
 };
 
-// Sums over the document pieces of one influence probe, by domain (K), for one target. A piece has a score, the
-// dot product of its share of the batch gradient with the target's direction (> 0: training on it lowers the
-// target's loss), and a number of trained tokens.
+// Sums over the documents of one influence probe, by domain (K), for one target. A piece is all that the probe saw of a
+// document: its score, the dot product of its share of the batches' gradients with the target's direction (> 0: training
+// on it lowers the target's loss), and its trained tokens.
 struct InfluenceSums {
   std::vector<double> pieces, tokens, tokens2, score, score2, score_tokens;  // (K) each
   std::vector<std::vector<double>*> columns() {

@@ -14,17 +14,18 @@ namespace {
 using testing::context_of;
 const auto make = testing::make_from;
 
-// Sums whose estimate has exactly these values and errors: two pieces of one token a domain.
+// Sums whose estimate has exactly these values and errors: a thousand documents of one token a domain.
 InfluenceSums sums_of(const std::vector<double>& value, const std::vector<double>& error) {
   InfluenceSums s;
   for (size_t k = 0; k < value.size(); ++k) {
-    const double spread = std::sqrt(2.0) * error[k];  // scores value +- spread: se^2 = 2 spread^2 / 4
-    s.pieces.push_back(2);
-    s.tokens.push_back(2);
-    s.tokens2.push_back(2);
-    s.score.push_back(2 * value[k]);
-    s.score2.push_back(2 * value[k] * value[k] + 2 * spread * spread);
-    s.score_tokens.push_back(2 * value[k]);
+    constexpr double n = 1000;
+    const double spread = std::sqrt(n - 1) * error[k];  // scores value +- spread: se^2 = spread^2 / (n - 1)
+    s.pieces.push_back(n);
+    s.tokens.push_back(n);
+    s.tokens2.push_back(n);
+    s.score.push_back(n * value[k]);
+    s.score2.push_back(n * value[k] * value[k] + n * spread * spread);
+    s.score_tokens.push_back(n * value[k]);
   }
   return s;
 }
@@ -44,6 +45,9 @@ TEST(InfluenceEstimate, IsARatioWithItsError) {
   // Scores proportional to lengths have no error, however the lengths vary.
   InfluenceSums even{{2}, {10}, {68}, {20}, {272}, {136}};  // T = 2, 8; s = 4, 16
   EXPECT_NEAR(estimate_influence(even).error[0], 0, 1e-12);
+  // Two of one length, scores 1 and 3: mean 2, sample variance 2, so the mean's error is 1. One alone has none.
+  EXPECT_NEAR(estimate_influence({{2}, {2}, {2}, {4}, {10}, {4}}).error[0], 1, 1e-12);
+  EXPECT_TRUE(std::isnan(estimate_influence({{1}, {2}, {4}, {4}, {16}, {8}}).error[0]));
   InfluenceSums none{{0}, {0}, {0}, {0}, {0}, {0}};
   EXPECT_TRUE(std::isnan(estimate_influence(none).value[0]));
 }
@@ -87,6 +91,39 @@ TEST(Gim, MovesOnNoiseInAtMostOneProbeOfTwenty) {
   }
   EXPECT_EQ(moved_without_gate, trials);
   EXPECT_LT(moved, trials * 0.07);  // 5%, and two standard deviations of 600 trials
+}
+
+// Documents of all lengths whose influence differs by chance, a few in each domain.
+TEST(Gim, KnowsHowLittleFewDocumentsSay) {
+  const size_t domains = 6;
+  const base::Philox random(12);
+  for (const uint64_t documents : {2, 4, 8}) {
+    int moved = 0;
+    const int trials = 600;
+    for (uint64_t t = 0; t < trials; ++t) {
+      InfluenceSums s;
+      for (std::vector<double>* column : s.columns()) column->assign(domains, 0.0);
+      for (uint64_t k = 0; k < domains; ++k) {
+        for (uint64_t d = 0; d < documents; ++d) {
+          const uint64_t at = (t * domains + k) * documents + d;
+          const double tokens = 100 + 2900 * random.uniform(at), score = tokens * (1 + random.normal(at, 1));
+          s.pieces[k] += 1, s.tokens[k] += tokens, s.tokens2[k] += tokens * tokens;
+          s.score[k] += score, s.score2[k] += score * score, s.score_tokens[k] += score * tokens;
+        }
+      }
+      DomainStats stats{.loss_sum = std::vector<double>(domains, 1),
+                        .tokens = std::vector<double>(domains, 0)};
+      stats.influence = {s};
+      const auto mixer = make("gim", context_of(domains));
+      const auto before = mixer->weights({});
+      mixer->observe({}, stats);
+      double change = 0;
+      for (size_t k = 0; k < domains; ++k)
+        change = std::max(change, std::abs(mixer->weights({})[k] - before[k]));
+      moved += change > 1e-12;
+    }
+    EXPECT_LT(moved, trials * 0.07) << documents;
+  }
 }
 
 TEST(Gim, KnowsWhatControlsMustGive) {

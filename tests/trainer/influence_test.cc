@@ -330,12 +330,14 @@ TEST(Influence, AWideLayerScoresAsALinearOne) {
   });
 }
 
-TEST(Influence, SumsByDomainAreThoseOfTheirPieces) {
-  InfluenceSums sums;
-  add_pieces(std::vector<PieceScore>{{.domain = 1, .tokens = 3, .score = 2},
-                                     {.domain = 0, .tokens = 1, .score = -1},
-                                     {.domain = 1, .tokens = 4, .score = 0.5}},
-             3, sums);
+TEST(Influence, SumsByDomainCountDocumentsAndNotTheirPieces) {
+  DocumentScores documents;
+  add_pieces(std::vector<PieceScore>{{.document = 5, .domain = 1, .tokens = 2, .score = 3},
+                                     {.document = 2, .domain = 0, .tokens = 1, .score = -1},
+                                     {.document = 5, .domain = 1, .tokens = 1, .score = -1},
+                                     {.document = 9, .domain = 1, .tokens = 4, .score = 0.5}},
+             documents);
+  const InfluenceSums sums = influence_sums(documents, 3);
   EXPECT_EQ(sums.pieces, (std::vector<double>{1, 2, 0}));
   EXPECT_EQ(sums.tokens, (std::vector<double>{1, 7, 0}));
   EXPECT_EQ(sums.tokens2, (std::vector<double>{1, 25, 0}));

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/base/files.h"
+#include "parallel/base/student.h"
 #include "tests/trainer/run_fixture.h"
 #include "trainer/audit/audit_config.h"
 #include "trainer/run/stop.h"
@@ -25,6 +26,12 @@ TEST(Statistics, StudentsTIsThatOfTheTables) {
   for (const auto& [df, x] :
        {std::pair{1, 12.7062}, {2, 4.30265}, {4, 2.77645}, {9, 2.26216}, {1000, 1.96234}})
     EXPECT_NEAR(student_t95(df), x, 1e-4) << df;
+  // One degree of freedom is Cauchy's distribution, two have a closed form, many are normal.
+  for (const double x : {-3.0, 0.0, 0.5, 40.0}) {
+    EXPECT_NEAR(base::student_t_cdf(x, 1), 0.5 + std::atan(x) / std::numbers::pi, 1e-8) << x;
+    EXPECT_NEAR(base::student_t_cdf(x, 2), 0.5 + x / (2 * std::sqrt(2 + x * x)), 1e-8) << x;
+    EXPECT_NEAR(base::student_t_cdf(x, 1e12), 0.5 * std::erfc(-x / std::sqrt(2.0)), 1e-6) << x;
+  }
   const Summary s = summarise(std::vector<double>{1, 2, 6});
   EXPECT_DOUBLE_EQ(s.mean, 3);
   EXPECT_NEAR(s.sd, std::sqrt(7.0), 1e-12);

@@ -221,7 +221,8 @@ std::vector<LdsScore> score_lds(const UnitInfluence& influence,
                                 const std::vector<std::vector<size_t>>& members,
                                 const std::vector<std::vector<std::vector<double>>>& outcomes) {
   std::vector<LdsScore> scores;
-  for (const auto& [method, queries] : influence) {
+  for (const auto& entry : influence) {
+    const auto& queries = entry.second;
     std::vector<std::vector<double>> predicted(queries.size()), real(queries.size());
     for (size_t q = 0; q < queries.size(); ++q) {
       for (size_t s = 0; s < members.size(); ++s) {
@@ -242,7 +243,7 @@ std::vector<LdsScore> score_lds(const UnitInfluence& influence,
       }
       return mean;
     };
-    LdsScore score{.method = method, .by_query = {}};
+    LdsScore score{.method = entry.first, .by_query = {}};
     std::vector<size_t> all(members.size());
     std::iota(all.begin(), all.end(), size_t(0));
     score.mean = mean_over_queries(all, &score.by_query);

@@ -1,5 +1,8 @@
 #include "trainer/influence/piece_scores.h"
 
+#include <cstring>
+#include <string>
+
 namespace cadre::trainer {
 
 std::vector<PieceScore> piece_scores(const Batch& batch, std::span<const double> scores,
@@ -20,16 +23,50 @@ std::vector<PieceScore> piece_scores(const Batch& batch, std::span<const double>
   return pieces;
 }
 
-void add_pieces(std::span<const PieceScore> pieces, int num_domains, InfluenceSums& sums) {
-  for (std::vector<double>* column : sums.columns()) column->resize(size_t(num_domains), 0.0);
+void add_pieces(std::span<const PieceScore> pieces, DocumentScores& documents) {
   for (const PieceScore& piece : pieces) {
-    const size_t k = size_t(piece.domain);
+    DocumentScore& document = documents[piece.document];
+    document.domain = piece.domain;
+    document.tokens += piece.tokens;
+    document.score += piece.score;
+  }
+}
+
+InfluenceSums influence_sums(const DocumentScores& documents, int num_domains) {
+  InfluenceSums sums;
+  for (std::vector<double>* column : sums.columns()) column->assign(size_t(num_domains), 0.0);
+  for (const auto& [index, d] : documents) {
+    const size_t k = size_t(d.domain);
     sums.pieces[k] += 1;
-    sums.tokens[k] += piece.tokens;
-    sums.tokens2[k] += piece.tokens * piece.tokens;
-    sums.score[k] += piece.score;
-    sums.score2[k] += piece.score * piece.score;
-    sums.score_tokens[k] += piece.score * piece.tokens;
+    sums.tokens[k] += d.tokens;
+    sums.tokens2[k] += d.tokens * d.tokens;
+    sums.score[k] += d.score;
+    sums.score2[k] += d.score * d.score;
+    sums.score_tokens[k] += d.score * d.tokens;
+  }
+  return sums;
+}
+
+void gather_documents(const DocumentScores& mine, double scale, comm::Communicator& ranks,
+                      DocumentScores& total) {
+  struct Entry {
+    int64_t document;
+    DocumentScore score;
+  };
+  std::string bytes;
+  for (const auto& [document, score] : mine) {
+    const Entry entry{document, score};
+    bytes.append(reinterpret_cast<const char*>(&entry), sizeof(entry));
+  }
+  for (const std::string& theirs : ranks.gather_texts(bytes, "influence of documents")) {
+    for (size_t at = 0; at < theirs.size(); at += sizeof(Entry)) {
+      Entry entry;
+      std::memcpy(&entry, theirs.data() + at, sizeof(entry));
+      DocumentScore& document = total[entry.document];
+      document.domain = entry.score.domain;
+      document.tokens += entry.score.tokens;
+      document.score += scale * entry.score.score;
+    }
   }
 }
 

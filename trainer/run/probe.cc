@@ -120,12 +120,11 @@ void Probe::begin_step(bool due) {
     }
     ++probes_;
     left_ = steps_;
-    report_ = {names_, std::vector<InfluenceSums>(names_.size()), 0};
-    for (InfluenceSums& sums : report_.sums) add_pieces({}, context_.num_domains, sums);
+    documents_.assign(targets_.size(), {});
+    identity_error_ = 0;
   }
   point(size_t(steps_ - left_) % targets_.size());
-  step_sums_ = {};
-  add_pieces({}, context_.num_domains, step_sums_);
+  step_documents_.clear();
   step_score_ = step_size_ = 0;
   scoring_ = true;
 }
@@ -140,18 +139,16 @@ void Probe::add(const Batch& micro) {
     step_score_ += s;
     step_size_ += std::abs(s);
   }
-  add_pieces(piece_scores(micro, scores, context_.model->config.data.mask_documents), context_.num_domains,
-             step_sums_);
+  add_pieces(piece_scores(micro, scores, context_.model->config.data.mask_documents), step_documents_);
 }
 
 std::optional<ProbeReport> Probe::end_step(const BatchCounts& counts, bool skipped) {
   if (!scoring_) return std::nullopt;
   scoring_ = false;
   if (skipped) return std::nullopt;  // its gradient is not finite; the next step takes its place
+  comm::Communicator& ranks = context_.model->mesh.data();
   std::vector<double> sums = {step_score_, step_size_, store_->direction_dot_gradient(*context_.slices)};
-  for (std::vector<double>* column : step_sums_.columns())
-    sums.insert(sums.end(), column->begin(), column->end());
-  context_.model->mesh.data().all_reduce(std::span<double>(sums), comm::ReduceOp::kSum, "influence sums");
+  ranks.all_reduce(std::span<double>(sums), comm::ReduceOp::kSum, "influence sums");
   const double error = std::abs(sums[0] - sums[2]) / std::max(sums[1], 1e-300);
   // What is checked is that no layer is missing or counted twice.
   const double tolerance = store_->tolerance();
@@ -162,31 +159,27 @@ std::optional<ProbeReport> Probe::end_step(const BatchCounts& counts, bool skipp
       "without "
       "influence go on without probes",
       sums[0], sums[2], error, tolerance);
-  report_.identity_error = std::max(report_.identity_error, error);
+  identity_error_ = std::max(identity_error_, error);
   const size_t target = size_t(steps_ - left_) % targets_.size();
   // Scores belong to the loss per token of this batch: times its tokens they are comparable over batches.
-  const double scale = double(counts.trained_tokens);
-  const double factor[] = {1, 1, 1, scale, scale * scale, scale};
-  auto next = sums.begin() + 3;
-  size_t column = 0;
-  for (std::vector<double>* total : report_.sums[target].columns()) {
-    for (double& x : *total) x += factor[column] * *next++;
-    ++column;
-  }
+  gather_documents(step_documents_, double(counts.trained_tokens), ranks, documents_[target]);
   if (--left_ > 0) return std::nullopt;
-  return report_;
+  ProbeReport report{.targets = names_, .sums = {}, .identity_error = identity_error_};
+  for (const DocumentScores& documents : documents_)
+    report.sums.push_back(influence_sums(documents, context_.num_domains));
+  return report;
 }
 
 json Probe::save() const {
   json state = {{"targets", names_},
                 {"probes", probes_},
                 {"left", left_},
-                {"error", report_.identity_error},
-                {"sums", json::array()}};
-  for (InfluenceSums sums : report_.sums) {
-    json columns = json::array();
-    for (const std::vector<double>* column : sums.columns()) columns.push_back(*column);
-    state["sums"].push_back(std::move(columns));
+                {"error", identity_error_},
+                {"documents", json::array()}};
+  for (const DocumentScores& documents : documents_) {
+    json& rows = state["documents"].emplace_back(json::array());
+    if (left_ == 0) continue;  // reported already
+    for (const auto& [index, d] : documents) rows.push_back({index, d.domain, d.tokens, d.score});
   }
   return state;
 }
@@ -199,15 +192,16 @@ void Probe::load(const json& state) try {
           state.at("targets").dump(), json(names_).dump());
   probes_ = state.at("probes");
   left_ = state.at("left");
-  report_ = {names_, std::vector<InfluenceSums>(names_.size()), state.at("error")};
+  identity_error_ = state.at("error");
+  documents_.assign(targets_.size(), {});
   if (probes_ == 0) return;
-  const json& all = state.at("sums");
+  const json& all = state.at("documents");
   bool fits = left_ >= 0 && left_ <= steps_ && all.size() == names_.size();
   for (size_t target = 0; fits && target < names_.size(); ++target) {
-    size_t i = 0;
-    for (std::vector<double>* column : report_.sums[target].columns()) {
-      *column = all.at(target).at(i++).get<std::vector<double>>();
-      fits = fits && column->size() == size_t(context_.num_domains);
+    for (const json& row : all.at(target)) {
+      const DocumentScore d{row.at(1), row.at(2), row.at(3)};
+      fits = fits && d.domain >= 0 && d.domain < context_.num_domains;
+      documents_[target][row.at(0).get<int64_t>()] = d;
     }
   }
   require(fits, ExitCode::kCheckpoint,

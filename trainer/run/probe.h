@@ -18,6 +18,7 @@
 
 #include "optim/optimizer.h"
 #include "parallel/base/batch.h"
+#include "trainer/influence/piece_scores.h"
 #include "trainer/run/influence_targets.h"
 #include "trainer/run/model_state.h"
 #include "trainer/run/probe_store.h"
@@ -79,8 +80,9 @@ class Probe {
   int64_t probes_ = 0;                                                     // begun so far
   int64_t left_ = 0;  // steps of the probe under way that are not scored yet
   bool scoring_ = false;
-  ProbeReport report_;
-  InfluenceSums step_sums_;
+  double identity_error_ = 0;              // the largest of the probe under way
+  std::vector<DocumentScores> documents_;  // by target: of the probe under way, from all ranks
+  DocumentScores step_documents_;          // of this step, from this rank
   double step_score_ = 0, step_size_ = 0;  // this rank's scores: sum, sum of absolute values by token
 };
 

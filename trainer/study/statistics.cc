@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numbers>
 #include <numeric>
 
 #include "parallel/base/rng.h"
+#include "parallel/base/student.h"
 
 namespace cadre::study {
 namespace {
@@ -27,23 +27,10 @@ double mean(std::span<const double> values) {
 }
 
 double student_t95(double df) {
-  const double scale =
-      std::exp(std::lgamma((df + 1) / 2) - std::lgamma(df / 2)) / std::sqrt(df * std::numbers::pi);
-  // Twice the integral of the density from 0, by Simpson's rule.
-  const auto within = [&](double x) {
-    constexpr int kPieces = 200;
-    const double h = x / kPieces;
-    double sum = 0;
-    for (int i = 0; i <= kPieces; ++i) {
-      const double t = i * h, weight = i == 0 || i == kPieces ? 1 : i % 2 == 1 ? 4 : 2;
-      sum += weight * std::pow(1 + t * t / df, -(df + 1) / 2);
-    }
-    return 2 * scale * sum * h / 3;
-  };
   double low = 0, high = 16;  // 12.7 for one degree of freedom
   for (int i = 0; i < 45; ++i) {
     const double middle = (low + high) / 2;
-    (within(middle) < 0.95 ? low : high) = middle;
+    (base::student_t_cdf(middle, df) < 0.975 ? low : high) = middle;
   }
   return (low + high) / 2;
 }
