@@ -18,6 +18,12 @@ function(cadre_library name)
   target_link_libraries(${name} PUBLIC ${ARG_LINK} PRIVATE cadre_warnings)
 endfunction()
 
+# cadre_apart(FILES...): files with names of their own (an alias, an explicit instantiation) that others of the target have too; a build
+# of several files at once (CMAKE_UNITY_BUILD, the sanitizer preset: headers cost more there than code) leaves them alone.
+function(cadre_apart)
+  set_source_files_properties(${ARGN} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+endfunction()
+
 # What every test runs with: Open MPI as root and with more ranks than cores, one BLAS thread, and sanitizers that stop at the
 # first finding. MPI leaks by design; its suppressions match only with the slow unwinder, since its libraries have no frame
 # pointers, so only tests that start MPI pay for that.

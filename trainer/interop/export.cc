@@ -16,8 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int64_t kChunk = int64_t(1) << 20;  // numbers in memory at a time
-using Shard = std::vector<TensorLink>;        // tensors of one file
+using Shard = std::vector<TensorLink>;  // tensors of one file
 
 // What the checkpoint knows of the model's published form, when it was imported: see import_model.
 struct Published {
@@ -152,8 +151,8 @@ class Exporter {
 
   void write_tensor(const TensorLink& link, FloatFormat format, SafetensorsWriter& writer) {
     const device::ParamRow& row = table_.params.row(link.row);
-    for (int64_t at = 0; at < link.numel(); at += kChunk) {
-      values_.resize(size_t(std::min(kChunk, link.numel() - at)));
+    for (int64_t at = 0; at < link.numel(); at += kTransferChunk) {
+      values_.resize(size_t(std::min(kTransferChunk, link.numel() - at)));
       bytes_.resize(values_.size() * size_t(size_of(format)));
       reader_.read(row.name, row.shape, link.begin + at, values_);
       const int64_t overflow = encode(format, values_, bytes_);

@@ -17,8 +17,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using trainer::CheckpointIndex;
 
-constexpr int64_t kChunk = int64_t(1) << 20;  // numbers in memory at a time
-
 void apply(const Upcycle& upcycle, HfModel& hf, const std::string& where) {
   require(!hf.moe, ExitCode::kUsage, "{}: {} has experts already; --upcycle takes a dense model", where,
           hf.architecture->model_type);
@@ -100,8 +98,8 @@ void for_each_chunk(const TensorLink& link, HfWeights& weights, const device::Pa
     return body(0, std::span<const float>(values.data(), size_t(values.size())));
   }
   std::vector<float> values;
-  for (int64_t at = 0; at < link.numel(); at += kChunk) {
-    values.resize(size_t(std::min(kChunk, link.numel() - at)));
+  for (int64_t at = 0; at < link.numel(); at += kTransferChunk) {
+    values.resize(size_t(std::min(kTransferChunk, link.numel() - at)));
     weights.read(link.theirs, at, values);
     body(at, std::span<const float>(values));
   }
@@ -113,8 +111,8 @@ void check_tied_head(const HfModel& hf, HfWeights& weights, const std::string& w
   if (!hf.model.tie_head || !weights.has(kHead)) return;
   bool same = weights.at(kHead).shape == weights.at(kEmbedding).shape;
   std::vector<float> head, embedding;
-  for (int64_t at = 0, n = weights.at(kEmbedding).numel(); same && at < n; at += kChunk) {
-    head.resize(size_t(std::min(kChunk, n - at)));
+  for (int64_t at = 0, n = weights.at(kEmbedding).numel(); same && at < n; at += kTransferChunk) {
+    head.resize(size_t(std::min(kTransferChunk, n - at)));
     embedding.resize(head.size());
     weights.read(kHead, at, head);
     weights.read(kEmbedding, at, embedding);

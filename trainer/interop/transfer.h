@@ -12,6 +12,8 @@
 
 namespace cadre::interop {
 
+inline constexpr int64_t kTransferChunk = int64_t(1) << 20;  // numbers of a tensor in memory at a time
+
 // A dense model made into one with experts (Komatsuzaki et al. 2022, arXiv 2212.05055): in every layer each
 // expert is a copy of the dense feed-forward. The chosen gates add up to 1, so the first forward pass is the
 // dense one, up to rounding; the routers start at random.
