@@ -49,7 +49,7 @@ TEST(Jinja, HostileTemplatesEndAsOneErrorWithinSeconds) {
       {"{% set ns = namespace() %}{% set ns.a = ns %}", "a namespace inside of another value"},
       {"{% set ns = namespace() %}{% set ns.a = [ns] %}", "a namespace inside of another value"},
       {"{% set ns = namespace() %}{% set ns.a = namespace(b=ns) %}", "a namespace inside of another value"},
-      {"{% for i in range(100000) %}{% set x = range(100000) | list %}{% endfor %}", "steps"},
+      {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps"},
   };
   for (const auto& [source, message] : cases)
     EXPECT_NE(error_of(source).find(message), std::string::npos) << source << "\n" << error_of(source);
@@ -102,7 +102,6 @@ TEST(Jinja, NamesWhatIsNotSupported) {
 
 TEST(Jinja, AHostileTemplateStops) {
   const auto stops = [](const std::string& source) { EXPECT_NE(error_of(source), "no error"); };
-  stops("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}");
   stops("{% set ns = namespace(t='x') %}{% for i in range(99) %}{% set ns.t = ns.t + ns.t %}{% endfor %}");
   stops("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}");
   stops("{{ " + std::string(100000, '(') + "1");
