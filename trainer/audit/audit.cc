@@ -92,7 +92,7 @@ class Audit {
     OracleResult result;
     const bool done = measure_oracle(*config_.oracle, *state_, kept, context_.keep_going, result);
     if (result.cells.empty()) return done;
-    json_["oracle"] = oracle_json(*config_.oracle, result);
+    json_["oracle"] = oracle_json(result);
     html_ += oracle_html(result);
     markdown_ += oracle_markdown(result) + "\n";
     for (auto& figure : oracle_figures(result)) figures_.push_back(std::move(figure));

@@ -9,11 +9,10 @@
 // long document a domain sees that document's difference and not chance.
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "trainer/audit/control_run.h"
 #include "trainer/audit/journal.h"
 #include "trainer/audit/retrain.h"
 
@@ -30,26 +29,10 @@ struct ControlsConfig {
 };
 ControlsConfig read_controls(base::Section section);
 
-struct ControlRun {
-  std::string control, domain;  // the domain that was tampered with or aimed at
-  int64_t seed = 0;
-  bool passed = false;
-  std::map<std::string, double> prior, weights;  // first of the run; mean over its second half
-  double measure = 0;                            // what the bound is about
-  // Root mean square of domains' deviations from their mean, over the standard errors of these: 1 where domains do not
-  // differ (permuted) and error bars are honest. NaN without probes.
-  double deviation = 0;
-};
 // `checkpoint`: of the audited moment.
 bool measure_controls(const ControlsConfig& config, const std::filesystem::path& checkpoint,
                       const AuditContext& context, Journal& journal, std::vector<ControlRun>& result);
-// ControlRun::deviation from each probe's influence by domain and its errors. Pure.
-double relative_deviation(const std::vector<std::pair<std::vector<double>, std::vector<double>>>& probes);
 // Whether the weights of a run are what the control expects; sets passed and measure. Pure.
 void judge(const ControlsConfig& config, ControlRun& run);
-
-nlohmann::ordered_json controls_json(const std::vector<ControlRun>& runs);
-std::string controls_html(const std::vector<ControlRun>& runs);
-std::string controls_markdown(const std::vector<ControlRun>& runs);
 
 }  // namespace cadre::audit

@@ -86,4 +86,11 @@ std::vector<Part> passages(const data::Corpus& corpus, int64_t tokens) {
   return parts;
 }
 
+std::vector<int64_t> spread(int64_t available, int64_t count) {
+  std::vector<int64_t> out;
+  for (int64_t i = 0; i < std::min(available, count); ++i)
+    out.push_back(i * available / std::min(available, count));
+  return out;
+}
+
 }  // namespace cadre::audit

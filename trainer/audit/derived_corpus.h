@@ -26,5 +26,7 @@ std::vector<Part> whole_documents(const data::Corpus& corpus);
 // Documents cut into passages of at most `tokens` tokens, which do not overlap; a rest of less than half of that
 // is left out, unless it is the whole document.
 std::vector<Part> passages(const data::Corpus& corpus, int64_t tokens);
+// Numbers of `count` documents spread evenly over `available`; of all of them when there are fewer.
+std::vector<int64_t> spread(int64_t available, int64_t count);
 
 }  // namespace cadre::audit

@@ -33,10 +33,8 @@ json domain_influence(const MixesConfig& config, trainer::TrainState& state) {
     double influence = 0, plain = 0;  // a domain without text has none
     if (!own.empty()) {
       const auto corpus = make_derived_corpus(text, domain_names(text), own);
-      std::vector<int64_t> chosen;
-      const int64_t available = corpus->num_documents(), count = std::min(available, config.domain_passages);
-      for (int64_t i = 0; i < count; ++i) chosen.push_back(i * available / count);
-      const TextGradient g = moment.text_gradient(*corpus, chosen, &direction);
+      const TextGradient g =
+          moment.text_gradient(*corpus, spread(corpus->num_documents(), config.domain_passages), &direction);
       influence = g.score;
       plain = dot(gradient, g.mean);
     }

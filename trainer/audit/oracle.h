@@ -7,13 +7,11 @@
 #pragma once
 
 #include <functional>
-#include <map>
-#include <nlohmann/json.hpp>
-#include <string>
 #include <vector>
 
 #include "trainer/audit/journal.h"
 #include "trainer/audit/one_step.h"
+#include "trainer/audit/oracle_report.h"
 
 namespace cadre::audit {
 
@@ -27,38 +25,9 @@ struct OracleConfig {
 };
 OracleConfig read_oracle(base::Section section);
 
-// What one group was predicted to do and did, in nats of target loss; > 0: the loss falls.
-struct OracleGroup {
-  double adam = 0, unclipped = 0,
-         gradient = 0;               // predicted by D', by D, and by D' with D = G; per unit of lr
-  std::vector<double> after;         // predicted with G taken after the background's step; by lr
-  std::vector<double> real, frozen;  // by lr; frozen: the step with the old v
-  double identity_error = 0;         // scores of the influence engine against <D', g>, relative
-};
-struct OracleCell {  // one size, one lr, v real or frozen
-  int64_t size = 0, groups = 0;
-  double lr = 0;
-  bool frozen = false;
-  // Of the prediction against what happened. slope: real = slope * lr * predicted, least squares.
-  double spearman = 0, low = 0, high = 0, pearson = 0, slope = 0;
-  double unclipped = 0, gradient = 0, after = 0;  // Spearman of the other forms
-};
-struct OracleResult {
-  std::vector<OracleCell> cells;
-  std::map<int64_t, std::vector<OracleGroup>> groups;  // by size
-  double run_lr = 0, clip_scale = 1, identity_error = 0;
-  uint64_t step = 0;
-};
-
 // Measures what the journal lacks. `keep_going` is asked before every group; when it says no, returns false with the
 // rest undone.
 bool measure_oracle(const OracleConfig& config, trainer::TrainState& state, Journal& journal,
                     const std::function<bool()>& keep_going, OracleResult& result);
-
-nlohmann::ordered_json oracle_json(const OracleConfig& config, const OracleResult& result);
-// Tables and plots for the report's body.
-std::string oracle_html(const OracleResult& result);
-std::string oracle_markdown(const OracleResult& result);
-std::vector<std::pair<std::string, std::string>> oracle_figures(const OracleResult& result);  // name, figure
 
 }  // namespace cadre::audit
