@@ -6,6 +6,8 @@
 #include <chrono>
 #include <vector>
 
+#include "parallel/device/accelerator.h"
+
 namespace cadre::trainer {
 
 double sgemm_flops(int64_t n, int threads, int repeats) {
@@ -23,6 +25,18 @@ double sgemm_flops(int64_t n, int threads, int repeats) {
   }
   openblas_set_num_threads(before);
   return best;
+}
+
+double peak_flops(ModelState& model) {
+  comm::Communicator& data = model.mesh.data();
+  double own = 0;
+  if (model.queue.kind() == device::DeviceKind::kCpu) {
+    data.barrier("SGEMM peak");  // ranks of a host share caches and power, so they measure at the same time
+    own = sgemm_flops(1024, model.host.num_threads(), 3);
+  } else {
+    own = device::accelerator(model.queue.kind()).peak_flops;
+  }
+  return data.all_reduce(own, comm::ReduceOp::kSum, "peak");
 }
 
 }  // namespace cadre::trainer
