@@ -14,12 +14,14 @@ namespace cadre::fuzz {
 void box_target(std::string_view input);
 void chat_template_target(std::string_view input);
 void checkpoint_index_target(std::string_view input);
+void domain_file_target(std::string_view input);
 void json_line_target(std::string_view input);
 void manifest_target(std::string_view input);
 void published_model_target(std::string_view input);
 void run_file_target(std::string_view input);
 void run_folder_target(std::string_view input);
 void safetensors_target(std::string_view input);
+void scores_target(std::string_view input);
 void sentencepiece_target(std::string_view input);
 void shard_target(std::string_view input);
 void task_file_target(std::string_view input);
