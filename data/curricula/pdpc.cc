@@ -1,5 +1,6 @@
 // PDPC (arXiv 2501.13126): text that a strong reference fits much better than a weak one comes late. The share of such
-// text follows an S-curve over a domain's own progress that uses each document once; the cut is the domain's median.
+// text follows an S-curve over a domain's own progress that uses each document once; the cut is the domain's median. The
+// score and the constants are ours.
 #include "data/curricula/makers.h"
 #include "data/curricula/perplexity.h"
 #include "data/curricula/split_curriculum.h"

@@ -1,7 +1,7 @@
-// BIDS (arXiv 2501.12147), balanced greedy choice: scores are standardised by target; then the next unit is the one with
-// the largest A_ij - m_j over units i and targets j, m_j being the mean of what was chosen so far (0 at first): the best
-// gain on the capability that is served least. m_j shifts a whole column, so each column is sorted once and read by a
-// cursor; ties go to the lower target, then the lower unit.
+// Balanced greedy choice after BIDS (arXiv 2501.12147); the exact rule is ours. Scores are standardised by target; then the
+// next unit is the one with the largest A_ij - m_j over units i and targets j, m_j being the mean of what was chosen so
+// far (0 at first): the best gain on the capability that is served least. m_j shifts a whole column, so each column is
+// sorted once and read by a cursor; ties go to the lower target, then the lower unit.
 #include <algorithm>
 #include <cmath>
 #include <numeric>

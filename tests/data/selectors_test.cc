@@ -103,7 +103,7 @@ TEST(Less, KeepsTheBestOfAnyTargetOverWeightedCheckpoints) {
   EXPECT_THROW(make("{name: less, scores: [missing]}")->choose(*corpus, 1), Error);
 }
 
-TEST(Bids, IsTheGreedyRuleOfThePaperByBruteForce) {
+TEST(Bids, IsTheGreedyRuleByBruteForce) {
   const size_t count = 60, targets = 3;
   std::vector<std::vector<double>> a;
   for (uint64_t j = 0; j < targets; ++j) a.push_back(noise(count, 50 + j));
