@@ -4,10 +4,8 @@
 #include <cmath>
 #include <mutex>
 
-#include "data/manifest.h"
-#include "data/shard.h"
 #include "data/tasks/task_corpus.h"
-#include "tests/trainer/run_fixture.h"
+#include "tests/trainer/shard_fixture.h"
 #include "trainer/run/document_rows.h"
 #include "trainer/selection/gradient_model.h"
 #include "trainer/selection/score_job.h"
@@ -75,44 +73,18 @@ class ScoreTest : public ::testing::Test {
  protected:
   void SetUp() override {
     run_steps(1, {"moe.balance=none"}, 12, folder_.path() / "run" / "checkpoints");
-    manifest_.folder = folder_.path() / "data";
-    std::filesystem::create_directories(manifest_.folder);
-    manifest_.tokenizer_file = "tokenizer.model";
-    manifest_.tokenizer_kind = "bytes";
-    manifest_.tokenizer_sha256 = std::string(64, 'a');
-    manifest_.vocab_size = kVocab;
-    manifest_.eos = 1;
-    add_split("train", 1, {20, 33});
-    add_split("valid", 2, {24});
-    data::save_manifest(manifest_, manifest_.folder / "manifest.json");
+    manifest_ = tiny_manifest(folder_.path() / "data");
+    add_split(manifest_, "train", 1, {20, 33});
+    add_split(manifest_, "valid", 2, {24});
+    save(manifest_);
   }
-
-  // Of pairs, neighbouring documents stand for two answers, and all but the first four tokens are trained.
-  void add_split(const std::string& name, uint64_t seed, const std::vector<int>& shards) {
-    const bool pairs = manifest_.kind == data::SetKind::kPreference;
-    int all = 0;
-    for (const int n : shards) all += n;
-    const auto corpus = tiny_corpus(seed, all);
-    data::Split split{name, {}, {{"alpha"}, {"beta"}, {"gamma"}}};
-    data::ShardWriter writer(
-        {manifest_.tokenizer_sha256, kVocab, {"alpha", "beta", "gamma"}, name, manifest_.kind});
-    int64_t d = 0;
-    for (const int n : shards) {
-      for (int i = 0; i < n; ++i, ++d) {
-        const data::DocumentInfo info = corpus->document(d);
-        std::vector<int32_t> tokens(size_t(info.length));
-        corpus->read(d, 0, tokens);
-        const int32_t k = pairs ? int32_t(d / 2 % 3) : info.domain;
-        std::vector<uint8_t> mask(pairs ? tokens.size() : 0, 1);
-        if (pairs) std::fill_n(mask.begin(), 4, uint8_t(0));
-        writer.add(tokens, k, uint32_t(info.bytes), {}, {.loss_mask = mask, .answer = {}});
-        data::DomainInfo& domain = split.domains[size_t(k)];
-        domain.documents += 1, domain.tokens += info.length, domain.bytes += info.bytes;
-      }
-      split.shards.push_back(
-          writer.finish(manifest_.folder, fmt::format("{}-{}.h5", name, split.shards.size())));
-    }
-    manifest_.splits.push_back(split);
+  // The same files as pairs.
+  void make_pairs(const std::vector<int>& train, int valid) {
+    manifest_.kind = data::SetKind::kPreference;
+    manifest_.splits.clear();
+    add_split(manifest_, "train", 3, train);
+    add_split(manifest_, "valid", 4, {valid});
+    save(manifest_);
   }
 
   ScoreSummary score(int ranks, const ScoreOptions& options, const std::string& name) {
@@ -182,10 +154,7 @@ TEST_F(ScoreTest, LossIsThatOfEachDocumentAlone) {
 }
 
 TEST_F(ScoreTest, OfPairsIncludeTheMargin) {
-  manifest_.kind = data::SetKind::kPreference;
-  manifest_.splits.clear();
-  add_split("train", 3, {20, 34});
-  data::save_manifest(manifest_, manifest_.folder / "manifest.json");
+  make_pairs({20, 34}, 2);
   EXPECT_EQ(score(1, {}, "one").columns, (std::vector<std::string>{"nats", "tokens", "margin"}));
   score(3, {}, "three");
   const Columns found = values("one");
@@ -196,7 +165,56 @@ TEST_F(ScoreTest, OfPairsIncludeTheMargin) {
     EXPECT_EQ(found[2][d], found[0][d + 1] - found[0][d]) << "log p of the chosen minus the rejected answer";
     EXPECT_EQ(found[2][d], found[2][d + 1]);
   }
-  EXPECT_THROW(score(1, options_of("influence"), "influence"), Error) << "gradients of pairs";
+}
+
+// A pair is one unit whose loss is minus its margin, as what is scored and as a target.
+TEST_F(ScoreTest, GradientsOfPairsAreThoseOfTheMargin) {
+  make_pairs({20, 6}, 18);
+  score(1, options_of("influence", 60), "influence");
+  score(1, options_of("less", 60, 0), "less");
+  const Columns influence = values("influence"), less = values("less");
+  score(3, options_of("influence", 60), "three");
+  EXPECT_EQ(values("three"), influence);
+  with_inputs([&](const ScoreInputs& in, GradientModel& model) {
+    // Of the answer's nats, summed.
+    const auto answer = [&](const data::Corpus& corpus, int64_t d, bool moved) {
+      std::vector<double> g = gradient(model, corpus, d, moved);
+      const double scale = GradientModel::tokens(corpus, d) * (d % 2 == 1 ? -1 : 1);  // sign() is undone
+      for (double& x : g) x *= scale;
+      return g;
+    };
+    const auto pair = [&](const data::Corpus& corpus, int64_t d, bool moved) {
+      std::vector<double> chosen = answer(corpus, d, moved);
+      const std::vector<double> rejected = answer(corpus, d + 1, moved);
+      for (size_t i = 0; i < chosen.size(); ++i) chosen[i] -= rejected[i];
+      return chosen;
+    };
+    const auto domains = target_domains(in.targets, 60);
+    ASSERT_EQ(domains.size(), 3u);
+    for (size_t j = 0; j < domains.size(); ++j) {
+      std::vector<std::vector<double>> targets;
+      for (size_t at = 0; at < domains[j].documents.size(); at += 2) {
+        ASSERT_EQ(domains[j].documents[at] % 2, 0);
+        ASSERT_EQ(domains[j].documents[at] + 1, domains[j].documents[at + 1]);
+        targets.push_back(pair(*in.targets, domains[j].documents[at], false));
+      }
+      double scale = 0;
+      for (const double s : influence[j]) scale = std::max(scale, std::abs(s));
+      EXPECT_GT(scale, 0);
+      for (int64_t d = 0; d < in.corpus->num_documents(); d += 4) {
+        const std::vector<double> moved = pair(*in.corpus, d, true);
+        double sum = 0, mean = 0;
+        for (const auto& v : targets) {
+          sum += dot(v, moved) / domains[j].tokens;
+          mean += dot(v, moved) / std::sqrt(dot(v, v) * dot(moved, moved)) / double(targets.size());
+        }
+        EXPECT_NEAR(influence[j][size_t(d)], sum, 1e-4 * scale);
+        EXPECT_EQ(influence[j][size_t(d)], influence[j][size_t(d + 1)]);
+        EXPECT_NEAR(less[j][size_t(d)], mean, 1e-5);
+        EXPECT_EQ(less[j][size_t(d)], less[j][size_t(d + 1)]);
+      }
+    }
+  });
 }
 
 // A random model and a reward that finds a digit or a letter now and then.

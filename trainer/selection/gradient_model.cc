@@ -28,10 +28,8 @@ std::unique_ptr<data::Corpus> stub() {
 }  // namespace
 
 GradientModel::GradientModel(const ScoreInputs& inputs) {
-  require(
-      inputs.corpus->kind() == data::SetKind::kText || inputs.corpus->kind() == data::SetKind::kInstruction,
-      ExitCode::kUsage,
-      "gradients are scored for text and conversations; pairs have --kind loss, prompts --kind pass_rate");
+  require(inputs.corpus->kind() != data::SetKind::kPrompts, ExitCode::kUsage,
+          "prompts have no answers whose gradient could be taken; score them with --kind pass_rate");
   dataset_.train = stub();
   dataset_.vocab = inputs.config->model.vocab;
   state_ = std::make_unique<TrainState>(still(inputs), dataset_, *inputs.world);
@@ -47,6 +45,14 @@ double GradientModel::tokens(const data::Corpus& corpus, int64_t document) {
   return double(std::count(mask.begin(), mask.end(), 1));
 }
 
+int64_t GradientModel::unit(const data::Corpus& corpus) {
+  return corpus.kind() == data::SetKind::kPreference ? 2 : 1;
+}
+
+double GradientModel::sign(const data::Corpus& corpus, int64_t document) {
+  return unit(corpus) == 2 && document % 2 == 1 ? -1 : 1;
+}
+
 void GradientModel::differentiate(const data::Corpus& corpus, const std::vector<int64_t>& documents,
                                   const std::function<double(int64_t)>& weight) {
   ModelState& model = state_->model;
@@ -60,7 +66,8 @@ void GradientModel::differentiate(const data::Corpus& corpus, const std::vector<
     model.decoder.forward(batch, true);
     dlogp.assign(size_t(batch.num_tokens()), 0);
     for (size_t t = 0; t < dlogp.size(); ++t) {
-      if (batch.loss_mask[t] != 0) dlogp[t] = Real(-weight(batch.document[t]));
+      const int64_t d = batch.document[t];
+      if (batch.loss_mask[t] != 0) dlogp[t] = Real(-sign(corpus, d) * weight(d));
     }
     // Without counts the layers' own losses stay out: what is scored is the text.
     model.decoder.backward({dlogp.data(), {batch.num_tokens()}}, {},
@@ -92,15 +99,19 @@ void GradientModel::visit(bool preconditioned, const Body& body) {
 std::vector<TargetDomain> target_domains(const data::Corpus* targets, int64_t tokens_per_domain) {
   require(targets != nullptr, ExitCode::kData,
           "there is no target text: the data has no such split; prepare it with --valid, or give --targets");
+  require(
+      targets->kind() != data::SetKind::kPrompts, ExitCode::kUsage,
+      "prompts have no answers that could be a target; give --targets a set of text, conversations or pairs");
   const EvalSet set = choose_documents(*targets, tokens_per_domain, true);
   std::vector<TargetDomain> out;
   for (int k = 0; k < targets->num_domains(); ++k) {
     TargetDomain domain{targets->domain_name(k), {}, double(set.tokens[size_t(k)])};
     for (const int64_t d : set.documents) {
-      if (targets->document(d).domain == k && GradientModel::tokens(*targets, d) > 0)
-        domain.documents.push_back(d);
+      // Both answers of a pair stay, whatever they hold.
+      const bool trained = GradientModel::unit(*targets) == 2 || GradientModel::tokens(*targets, d) > 0;
+      if (targets->document(d).domain == k && trained) domain.documents.push_back(d);
     }
-    if (!domain.documents.empty()) out.push_back(std::move(domain));
+    if (domain.tokens > 0) out.push_back(std::move(domain));
   }
   require(!out.empty(), ExitCode::kData, "the target text is empty");
   return out;

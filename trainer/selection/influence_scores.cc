@@ -1,6 +1,9 @@
 // Influence of each document on each domain of the targets, per trained token: <P G, g_z>, g_z the gradient of the
 // document's mean loss, G that of the domain's, P as the optimizer's last update left it. Whole batches are scored by one
 // backward pass, with a tap for each target (trainer/influence/score_tap.h); no document's gradient is made.
+// Of pairs, g_z is the gradient of minus the margin, what a step of DPO takes from the pair at its reference up to a
+// factor that all pairs share: influence by pair and not by token, at both documents. Pairs as a target stand for minus
+// their margin by token.
 #include <algorithm>
 
 #include "trainer/influence/score_tap.h"
@@ -58,7 +61,7 @@ class InfluenceScores final : public ScoreKind {
     std::vector<double> tokens;
     for (int64_t d = begin; d < end; ++d) {
       documents.push_back(d);
-      tokens.push_back(std::max(1.0, GradientModel::tokens(corpus_, d)));
+      tokens.push_back(pairs() ? 1 : std::max(1.0, GradientModel::tokens(corpus_, d)));
     }
     std::vector<std::vector<double>> out(names_.size(), std::vector<double>(documents.size(), 0.0));
     const DocumentRows rows(corpus_, documents, model.config.data.seq_len, model.config.data.mask_documents);
@@ -72,7 +75,9 @@ class InfluenceScores final : public ScoreKind {
       model.decoder.forward(batch, true);
       dlogp.assign(size_t(batch.num_tokens()), 0);
       for (size_t t = 0; t < dlogp.size(); ++t) {
-        if (batch.loss_mask[t] != 0) dlogp[t] = Real(-1 / tokens[size_t(batch.document[t] - begin)]);
+        const int64_t d = batch.document[t];
+        if (batch.loss_mask[t] != 0)
+          dlogp[t] = Real(-GradientModel::sign(corpus_, d) / tokens[size_t(d - begin)]);
       }
       model.decoder.backward(
           {dlogp.data(), {batch.num_tokens()}}, {}, [](int) {}, &list);
@@ -83,10 +88,16 @@ class InfluenceScores final : public ScoreKind {
         }
       }
     }
+    for (auto& column : out) {
+      for (size_t d = 0; pairs() && d < column.size(); d += 2)
+        column[d] = column[d + 1] = column[d] + column[d + 1];
+    }
     return out;
   }
 
  private:
+  bool pairs() const { return GradientModel::unit(corpus_) == 2; }
+
   void point(device::Group group, device::ParamStore<Real>& direction) {
     const TrainState& state = model_.state();
     for (const comm::Piece& piece : state.optimizer_context.pieces[int(group)]) {

@@ -3,6 +3,7 @@
 // Adam would with its second moments frozen: P = 1 / (sqrt(vhat) + eps), as the last update left it, with bias correction
 // and eps outside the root. The paper's own feature, one Adam step on z alone, is mostly the stale momentum that all
 // documents share; that part is left out. The cosine takes away the bias to short documents, whose gradients are large.
+// A pair counts as one document whose loss is minus its margin.
 #include <cmath>
 
 #include "trainer/selection/gradient_model.h"
@@ -19,13 +20,7 @@ class LessScores final : public ScoreKind {
       : corpus_(*in.corpus), model_(in), sketcher_(in.options->sketch, in.options->seed) {
     for (const TargetDomain& domain : target_domains(in.targets, in.options->target_tokens)) {
       names_.push_back(domain.name);
-      Vector& mean = targets_.emplace_back();
-      for (const int64_t d : domain.documents) {
-        const Vector v = feature(*in.targets, d, false);
-        mean.resize(v.size(), 0.0);
-        const double norm = std::sqrt(dot(v, v));
-        for (size_t i = 0; i < v.size(); ++i) mean[i] += v[i] / (norm * double(domain.documents.size()));
-      }
+      targets_.push_back(mean_direction(*in.targets, domain));
     }
   }
 
@@ -33,19 +28,40 @@ class LessScores final : public ScoreKind {
 
   std::vector<Vector> score(int64_t begin, int64_t end) override {
     std::vector<Vector> out(names_.size(), Vector(size_t(end - begin), 0.0));
-    for (int64_t d = begin; d < end; ++d) {
-      if (GradientModel::tokens(corpus_, d) == 0) continue;  // teaches nothing
+    const int64_t unit = GradientModel::unit(corpus_);
+    for (int64_t d = begin; d < end; d += unit) {
       const Vector v = feature(corpus_, d, true);
       const double norm = std::sqrt(dot(v, v));
-      for (size_t j = 0; j < targets_.size(); ++j) out[j][size_t(d - begin)] = dot(v, targets_[j]) / norm;
+      if (norm == 0) continue;  // teaches nothing
+      for (size_t j = 0; j < targets_.size(); ++j) {
+        for (int64_t i = 0; i < unit; ++i) out[j][size_t(d + i - begin)] = dot(v, targets_[j]) / norm;
+      }
     }
     return out;
   }
 
  private:
+  Vector mean_direction(const data::Corpus& corpus, const TargetDomain& domain) {
+    const int64_t unit = GradientModel::unit(corpus);
+    Vector mean;
+    for (size_t at = 0; at < domain.documents.size(); at += size_t(unit)) {
+      const Vector v = feature(corpus, domain.documents[at], false);
+      mean.resize(v.size(), 0.0);
+      const double norm = std::sqrt(dot(v, v)), count = double(int64_t(domain.documents.size()) / unit);
+      for (size_t i = 0; norm > 0 && i < v.size(); ++i) mean[i] += v[i] / (norm * count);
+    }
+    return mean;
+  }
+
+  // Of the document, or the pair that begins there.
   Vector feature(const data::Corpus& corpus, int64_t document, bool preconditioned) {
-    const double tokens = GradientModel::tokens(corpus, document);
-    model_.differentiate(corpus, {document}, [&](int64_t) { return 1 / tokens; });
+    std::vector<int64_t> documents;
+    double tokens = 0;
+    for (int64_t i = 0; i < GradientModel::unit(corpus); ++i) {
+      documents.push_back(document + i);
+      tokens += GradientModel::tokens(corpus, document + i);
+    }
+    model_.differentiate(corpus, documents, [&](int64_t) { return 1 / tokens; });
     Vector out(size_t(sketcher_.size()), 0.0);
     model_.visit(preconditioned,
                  [&](const device::ParamRow& row, int64_t begin, std::span<const float> values) {
