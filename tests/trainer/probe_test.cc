@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "data/influence_estimate.h"
+#include "parallel/base/files.h"
 #include "tests/trainer/run_fixture.h"
 
 namespace cadre::trainer {
@@ -247,6 +248,24 @@ std::string failure(const std::vector<std::string>& overrides, Dataset set) {
     }
   });
   return message;
+}
+
+TEST(Probe, SaysWhatMuonsDirectionLacks) {
+  const TempFolder folder;
+  const auto said = [&](const std::string& direction) {
+    const auto out = folder / direction;
+    comm::run_threads(1, [&](comm::World& world) {
+      const Dataset dataset = tiny_dataset();
+      RunConfig config =
+          tiny_run(probing({"optim=muon", "train.steps=1", "influence.direction=" + direction}));
+      config.out = out.string();
+      train(config, dataset, world, {.measure_peak = false});
+    });
+    return base::read_file(out / "metrics.jsonl", ExitCode::kData).find("influence with optim muon") !=
+           std::string::npos;
+  };
+  EXPECT_TRUE(said("optimizer"));
+  EXPECT_FALSE(said("gradient"));
 }
 
 TEST(Probe, RefusesTargetsThatAreMissingEmptyOrJudgedOn) {

@@ -1,6 +1,7 @@
 // Selection inside the step: what is kept, against the plain rule on the whole batch, and the same on every layout.
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <numeric>
 
 #include "data/selectors/online.h"
@@ -115,6 +116,36 @@ TEST(Batches, ThatNeedMoreTextThanADomainHasAreRefused) {
     EXPECT_NE(std::string(e.what()).find("one batch needs 2133 of it (0.333 of 6400)"), std::string::npos)
         << e.what();
   }
+}
+
+// What can be refused before training is refused before the run's folder holds anything.
+TEST(BadInput, LeavesNothingBehind) {
+  const TempFolder folder;
+  std::ofstream(folder / "weights.yaml") << "{alpha: 1, beta: 1, gamma: 1, delta: 1}";
+  const auto message = [&](const std::vector<std::string>& overrides, Dataset dataset) {
+    std::string what;
+    comm::run_threads(1, [&](comm::World& world) {
+      RunConfig config = tiny_run(overrides);
+      config.out = (folder / "out").string();
+      try {
+        train(config, dataset, world, {.measure_peak = false});
+      } catch (const Error& e) {
+        what = e.what();
+      }
+    });
+    EXPECT_FALSE(std::filesystem::exists(folder / "out/metrics.jsonl")) << what;
+    EXPECT_FALSE(std::filesystem::exists(folder / "out/config.resolved.yaml")) << what;
+    return what;
+  };
+  EXPECT_NE(message({"train.global_batch=400"}, tiny_dataset()).find("one batch needs"), std::string::npos);
+  Dataset empty = tiny_dataset();
+  empty.valid = data::make_memory_corpus({"alpha", "beta", "gamma"}, {});
+  EXPECT_NE(message({"influence.period=2"}, std::move(empty)).find("targets are empty"), std::string::npos);
+  EXPECT_NE(message({"mixer={name: file, path: " + (folder / "weights.yaml").string() + "}"}, tiny_dataset())
+                .find("unknown domain 'delta'"),
+            std::string::npos);
+  EXPECT_NE(message({"curriculum={name: score, scores: none, column: x}"}, tiny_dataset()).find("none"),
+            std::string::npos);
 }
 
 TEST(OnlineSelection, NeedsAReferenceOfTheSameTokenizerThatIsThere) {

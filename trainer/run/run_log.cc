@@ -43,6 +43,20 @@ void RunLog::open_files(const std::string& commit) {
   metrics_.emplace(out / "metrics.jsonl", state_.progress.step);
   add_watchers(out);
   if (state_.progress.step > 0) event("resume", fmt::format("from step {}", state_.progress.step));
+  tell_of_muon();
+}
+
+// Muon's step is a function of whole matrices, and Optimizer::precondition has none of it.
+void RunLog::tell_of_muon() {
+  const RunConfig& config = state_.config();
+  if (!state_.probe || config.influence.direction == "gradient") return;
+  if (kind(config, config.optim, "optim").text("name", "adamw") != "muon") return;
+  const std::string message =
+      "influence with optim muon: matrices have their plain gradient as direction, all else Adam's, on "
+      "scales "
+      "that do not compare; set influence.direction: gradient, or train with adamw where influence decides";
+  event("influence", message);
+  spdlog::warn("{}", message);
 }
 
 void RunLog::add_watchers(const fs::path& out) {
