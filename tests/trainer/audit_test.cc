@@ -191,17 +191,29 @@ TEST_F(AuditTest, SmallStepsDoWhatInfluenceSaid) {
   }
 }
 
+// configs/study-influence.yaml in small: every part of it.
 TEST_F(AuditTest, GoesOnWhereItWasStoppedAndRefusesOtherSettings) {
-  const std::string parts =
-      "  oracle: {sizes: [1, 4], groups: 4, background: 4, passage: 12, lr: [1]}\n"
-      "  controls: {seeds: [1], mixer: {name: gim, period: 2, gate: false}, set: {train.steps: 6, "
-      "influence.micro_batches: 4}}\n"
-      "  mixes: {count: 3, domain_passages: 4}\n"
-      "  lds: {blocks: 2, subsets: 3, seeds: [1, 2], leave_out: 3, unit_passages: 4, ekfac_passages: 6, set: "
-      "{train.steps: 3}}\n";
-  const AuditConfig config = read("dense.yaml", parts);
+  const auto small = [&](const std::string& parts) {
+    std::vector<std::string> overrides = {
+        "base=" + (folder_.path() / "dense.yaml").string(),
+        "out=" + (folder_.path() / "out").string(),
+        "set={influence.tokens_per_domain: 200, eval.tokens_per_domain: 60, train.clip_norm: 0.1}",
+        "oracle={sizes: [1, 4], groups: 4, background: 4, passage: 12, lr: [1]}",
+        "controls.seeds=[1]",
+        "controls.mixer.period=2",
+        "controls.set={train.steps: 6, influence.micro_batches: 4}",
+        "mixes.count=3",
+        "mixes.domain_passages=4",
+        "lds={blocks: 2, subsets: 3, seeds: [1, 2], leave_out: 3, unit_passages: 4, ekfac_passages: 6, set: "
+        "{train.steps: 3}}"};
+    if (!parts.empty()) overrides.push_back("parts=" + parts);
+    for (std::string& o : overrides) o.insert(0, "audit.");
+    base::Section root = base::parse_run_file(CADRE_CONFIG_FOLDER "/study-influence.yaml", overrides);
+    return read_audit(root.section("audit"));
+  };
+  const AuditConfig config = small("");
   // Processes that share the parts among them leave what one that makes all gathers.
-  ASSERT_EQ(run(read("dense.yaml", "  parts: [lds, controls]\n" + parts)), ExitCode::kOk);
+  ASSERT_EQ(run(small("[lds, controls]")), ExitCode::kOk);
   EXPECT_EQ(results().size(), 2u);
   trainer::request_stop(true);
   EXPECT_EQ(run(config), ExitCode::kStopped);
@@ -215,8 +227,8 @@ TEST_F(AuditTest, GoesOnWhereItWasStoppedAndRefusesOtherSettings) {
   EXPECT_EQ(whole.at("mixes").at("predicted").size(), 3u);
   EXPECT_EQ(whole.at("lds").at("lds").size(), 3u);  // ekfac, gradient, optimizer
   EXPECT_EQ(whole.at("lds").at("leave_one_out").size(), 3u);
-  for (const char* file :
-       {"report.html", "sections.html", "audit.md", "mixes.svg", "lds.svg", "oracle-4-lr1-real.svg"})
+  for (const char* file : {"report.html", "sections.html", "audit.md", "controls.svg", "mixes.svg", "lds.svg",
+                           "oracle-4-lr1-real.svg"})
     EXPECT_TRUE(std::filesystem::exists(folder_.path() / "out" / file)) << file;
   const AuditConfig other =
       read("dense.yaml", "  oracle: {sizes: [1, 4], groups: 4, background: 4, passage: 12, lr: [2]}\n");

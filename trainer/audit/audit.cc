@@ -108,6 +108,7 @@ class Audit {
     json_["controls"] = controls_json(runs);
     html_ += controls_html(runs);
     markdown_ += controls_markdown(runs) + "\n";
+    figures_.emplace_back("controls", controls_figure(runs));
     return done;
   }
 

@@ -115,12 +115,26 @@ ordered_json controls_json(const std::vector<ControlRun>& runs) {
   return out;
 }
 
+std::string controls_figure(const std::vector<ControlRun>& runs) {
+  std::vector<study::DotRow> rows;
+  for (const ControlRun& run : runs) {
+    study::DotRow row{fmt::format("{} {}", run.control, run.seed), {}, 1, NAN};
+    for (const auto& [name, weight] : run.weights) {
+      row.values.push_back(weight / run.prior.at(name));
+      if (name == run.domain) row.mean = row.values.back();
+    }
+    rows.push_back(std::move(row));
+  }
+  return study::dot_chart("Null controls", "weight over prior, a dot for each domain", rows);
+}
+
 std::string controls_markdown(const std::vector<ControlRun>& runs) {
   return "## Null controls\n\n" + note_of(runs) + "\n\n" + study::markdown_table(table_of(runs));
 }
 
 std::string controls_html(const std::vector<ControlRun>& runs) {
-  return study::html_section("Null controls", note_of(runs), "stack", study::html_table(table_of(runs)));
+  return study::html_section("Null controls", note_of(runs), "stack",
+                             study::html_table(table_of(runs)) + controls_figure(runs));
 }
 
 }  // namespace cadre::audit

@@ -28,6 +28,8 @@ double relative_deviation(const std::vector<std::pair<std::vector<double>, std::
 
 nlohmann::ordered_json controls_json(const std::vector<ControlRun>& runs);
 std::string controls_html(const std::vector<ControlRun>& runs);
+// A row for each run, a dot for each domain: its weight over its prior; the stroke is the domain at issue.
+std::string controls_figure(const std::vector<ControlRun>& runs);
 std::string controls_markdown(const std::vector<ControlRun>& runs);
 
 }  // namespace cadre::audit

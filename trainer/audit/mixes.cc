@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "data/mixer.h"
 #include "parallel/base/files.h"
@@ -55,6 +56,37 @@ double inner(const std::vector<double>& x, const std::vector<double>& y) {
   return std::inner_product(x.begin(), x.end(), y.begin(), 0.0);
 }
 
+// Held-out losses after training on a mix; nothing when it was asked to stop.
+std::optional<std::map<std::string, double>> train_on(const MixesResult& result, size_t mix, int64_t seed,
+                                                      const AuditContext& context, study::Overrides overrides,
+                                                      const study::Overrides& set) {
+  json weights = json::object();
+  for (size_t k = 0; k < result.domains.size(); ++k) weights[result.domains[k]] = result.mixes[mix][k];
+  const fs::path file = context.out / fmt::format("mix-{}.json", mix);
+  base::write_file_atomic(file, weights.dump(), ExitCode::kData);
+  overrides.insert(overrides.end(), {{"eval.every", "0"},
+                                     {"mixer", fmt::format("{{name: file, path: \"{}\"}}", file.string())},
+                                     {"seed", std::to_string(seed)}});
+  overrides.insert(overrides.end(), set.begin(), set.end());
+  auto losses = retrain(context, fmt::format("mix-{}-{}", mix, seed), context.dataset, overrides);
+  if (losses) fs::remove(file);
+  return losses;
+}
+
+void compare(MixesResult& result) {
+  std::vector<double> plain;
+  for (const auto& mix : result.mixes) plain.push_back(inner(mix, result.gradient));
+  result.pearson = study::pearson(result.predicted, result.real);
+  result.spearman = study::spearman(result.predicted, result.real);
+  result.gradient_pearson = study::pearson(plain, result.real);
+  const auto interval = study::bootstrap95(result.mixes.size(), 1000, 1, [&](std::span<const size_t> at) {
+    std::vector<double> x, y;
+    for (const size_t i : at) x.push_back(result.predicted[i]), y.push_back(result.real[i]);
+    return study::pearson(x, y);
+  });
+  result.low = interval.low, result.high = interval.high;
+}
+
 std::string note_of(const MixesResult& r) {
   return fmt::format(
       "{} mixes. Pearson {:.3f} (95% {:.3f} to {:.3f}), Spearman {:.3f}; with the plain gradient as "
@@ -97,26 +129,16 @@ bool measure_mixes(const MixesConfig& config, trainer::TrainState& state, const 
   result.gradient = journal.find("influence")->at("gradient").get<std::vector<double>>();
   const auto steps =
       std::max<int64_t>(1, int64_t(std::llround(config.share * double(state.config().train.steps))));
-  std::vector<double> plain;
   for (size_t i = 0; i < result.mixes.size(); ++i) {
     double mean = 0;
     for (const int64_t seed : config.seeds) {
       const std::string key = fmt::format("mix {} seed {}", i, seed);
       if (journal.find(key) == nullptr) {
         if (!context.keep_going()) return false;
-        json weights = json::object();
-        for (size_t k = 0; k < text.domains.size(); ++k) weights[text.domains[k]] = result.mixes[i][k];
-        const fs::path file = context.out / fmt::format("mix-{}.json", i);
-        base::write_file_atomic(file, weights.dump(), ExitCode::kData);
-        study::Overrides overrides = {{"init", checkpoint.string()},
-                                      {"train.steps", std::to_string(steps)},
-                                      {"eval.every", "0"},
-                                      {"mixer", fmt::format("{{name: file, path: \"{}\"}}", file.string())},
-                                      {"seed", std::to_string(seed)}};
-        overrides.insert(overrides.end(), config.set.begin(), config.set.end());
-        const auto losses = retrain(context, fmt::format("mix-{}-{}", i, seed), context.dataset, overrides);
+        const auto losses =
+            train_on(result, i, seed, context,
+                     {{"init", checkpoint.string()}, {"train.steps", std::to_string(steps)}}, config.set);
         if (!losses) return false;
-        fs::remove(file);
         journal.add(key, *losses);
         spdlog::info("trained on: {}", key);
       }
@@ -124,18 +146,9 @@ bool measure_mixes(const MixesConfig& config, trainer::TrainState& state, const 
       for (const auto& [name, loss] : losses) mean += loss / double(losses.size() * config.seeds.size());
     }
     result.predicted.push_back(inner(result.mixes[i], result.influence));
-    plain.push_back(inner(result.mixes[i], result.gradient));
     result.real.push_back(-mean);
   }
-  result.pearson = study::pearson(result.predicted, result.real);
-  result.spearman = study::spearman(result.predicted, result.real);
-  result.gradient_pearson = study::pearson(plain, result.real);
-  const auto interval = study::bootstrap95(result.mixes.size(), 1000, 1, [&](std::span<const size_t> at) {
-    std::vector<double> x, y;
-    for (const size_t i : at) x.push_back(result.predicted[i]), y.push_back(result.real[i]);
-    return study::pearson(x, y);
-  });
-  result.low = interval.low, result.high = interval.high;
+  compare(result);
   return true;
 }
 
