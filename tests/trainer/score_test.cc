@@ -176,6 +176,8 @@ TEST_F(ScoreTest, GradientsOfPairsAreThoseOfTheMargin) {
   score(3, options_of("influence", 60), "three");
   EXPECT_EQ(values("three"), influence);
   with_inputs([&](const ScoreInputs& in, GradientModel& model) {
+    EXPECT_EQ(GradientModel::sign(*in.corpus, 2), 1);
+    EXPECT_EQ(GradientModel::sign(*in.corpus, 3), -1);  // the rejected answer's nats count against the loss
     // Of the answer's nats, summed.
     const auto answer = [&](const data::Corpus& corpus, int64_t d, bool moved) {
       std::vector<double> g = gradient(model, corpus, d, moved);

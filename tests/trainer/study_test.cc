@@ -10,12 +10,10 @@
 #include "parallel/base/files.h"
 #include "parallel/base/student.h"
 #include "tests/trainer/run_fixture.h"
-#include "trainer/audit/audit_config.h"
 #include "trainer/run/stop.h"
 #include "trainer/study/plots.h"
 #include "trainer/study/statistics.h"
 #include "trainer/study/study_report.h"
-#include "trainer/study/swarm.h"
 
 namespace cadre::study {
 namespace {
@@ -148,27 +146,6 @@ TEST_F(StudyTest, NamesTheKeyThatIsWrong) {
   EXPECT_NE(error_of("  variants: {b: {init: \"run:a\"}, a: {}}\n").find("not among those above it"),
             std::string::npos);
   EXPECT_NE(error_of("  variants: {a/b: {}}\n").find("names a folder"), std::string::npos);
-}
-
-// The project's own study files: keys, values, and the runs that values refer to.
-TEST(StudyFiles, OfTheProjectAreValid) {
-  int sections = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(CADRE_CONFIG_FOLDER)) {
-    const std::string file = entry.path().string();
-    if (!entry.path().filename().string().starts_with("study-")) continue;
-    base::Section root = base::parse_run_file(file, {});
-    for (const char* name : {"study", "swarm", "audit"}) sections += root.has(name);
-    if (root.has("study")) {
-      EXPECT_GT(read_study(root.section("study")).runs.size(), 1u) << file;
-    }
-    if (root.has("swarm")) {
-      EXPECT_GT(read_swarm(root.section("swarm")).draw.count, 1) << file;
-    }
-    if (root.has("audit")) {
-      EXPECT_FALSE(audit::read_audit(root.section("audit")).parts.empty()) << file;
-    }
-  }
-  EXPECT_GE(sections, 8);
 }
 
 constexpr const char* kSmall =
