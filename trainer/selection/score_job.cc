@@ -100,6 +100,73 @@ struct Totals {
   }
 };
 
+// What a job reads: the checkpoint, the documents and the targets, all of one tokenizer.
+struct JobInputs {
+  JobInputs(const ScoreJob& job, comm::World& world, comm::Communicator& ranks);
+  JobInputs(const JobInputs&) = delete;
+  JobInputs& operator=(const JobInputs&) = delete;
+  ScoreInputs inputs(const ScoreOptions& options, comm::World& alone) {
+    return {.options = &options,
+            .config = &config,
+            .reader = &reader,
+            .corpus = corpus.get(),
+            .targets = targets.get(),
+            .tokenizer = manifest.folder / manifest.tokenizer_file,
+            .world = &alone};
+  }
+
+  fs::path folder;
+  TensorReader reader;
+  RunConfig config;
+  data::Manifest manifest, target_manifest;
+  std::unique_ptr<data::Corpus> corpus, targets;  // no targets: null
+};
+
+JobInputs::JobInputs(const ScoreJob& job, comm::World& world, comm::Communicator& ranks)
+    : folder(find_checkpoint(job.checkpoint, ranks)),
+      reader(folder),
+      config(checkpoint_config(reader.index(), folder)) {
+  config.mesh = {};
+  config.threads = threads_per_rank(config, world.local_size());
+  manifest = data::load_manifest(job.manifest.empty() ? config.data.manifest : job.manifest);
+  corpus = data::open_corpus(manifest, job.split, data::Verify::kAlways);
+  require(same_tokenizer(reader.index(), folder, manifest.folder / manifest.tokenizer_file), ExitCode::kData,
+          "{} was made with another tokenizer than {}; prepare the text with --tokenizer", folder.string(),
+          manifest.folder.string());
+  target_manifest = job.options.targets.empty() ? manifest : data::load_manifest(job.options.targets);
+  require(target_manifest.tokenizer_sha256 == manifest.tokenizer_sha256, ExitCode::kData,
+          "--targets {} was prepared with another tokenizer than the data", job.options.targets);
+  for (const data::Split& s : target_manifest.splits) {
+    if (s.name == job.options.target_split)
+      targets = data::open_corpus(target_manifest, s.name, data::Verify::kAlways);
+  }
+}
+
+data::ScoreHeader header_of(const ScoreJob& job, const ScoreKindRow& row, const JobInputs& in) {
+  return {
+      "",
+      in.manifest.tokenizer_sha256,
+      base::sha256_file(in.folder / kIndexFile),
+      fmt::format("kind: {}, seq_len: {}{}{}", row.name, in.config.data.seq_len, row.settings(job.options),
+                  job.options.targets.empty() ? "" : ", " + in.target_manifest.hash),
+      {}};
+}
+
+// Rank 0 writes; a failure is every rank's.
+void write_shard(const ShardTask& task, data::ScoreHeader& header, const Columns& values,
+                 comm::Communicator& ranks) {
+  std::string error;
+  if (ranks.rank() == 0) {
+    try {
+      header.shard_sha256 = task.shard->sha256;
+      data::write_scores(task.file, header, values);
+    } catch (const Error& e) {
+      error = e.what();
+    }
+  }
+  ranks.agree(error, ExitCode::kData, "write scores");
+}
+
 }  // namespace
 
 ScoreSummary score_documents(const ScoreJob& requested, comm::World& world,
@@ -108,66 +175,21 @@ ScoreSummary score_documents(const ScoreJob& requested, comm::World& world,
   if (job.name.empty()) job.name = job.options.kind;
   const ScoreKindRow& row = find_score_kind(job.options.kind);
   const auto ranks = world.split(0, "score");
-  const fs::path folder = find_checkpoint(job.checkpoint, *ranks);
-  TensorReader reader(folder);
-  RunConfig config = checkpoint_config(reader.index(), folder);
-  config.mesh = {};
-  config.threads = threads_per_rank(config, world.local_size());
-  const data::Manifest manifest =
-      data::load_manifest(job.manifest.empty() ? config.data.manifest : job.manifest);
-  const data::Split& split = manifest.split(job.split);
-  const auto corpus = data::open_corpus(manifest, job.split, data::Verify::kAlways);
-  require(same_tokenizer(reader.index(), folder, manifest.folder / manifest.tokenizer_file), ExitCode::kData,
-          "{} was made with another tokenizer than {}; prepare the text with --tokenizer", folder.string(),
-          manifest.folder.string());
-  const data::Manifest target_manifest =
-      job.options.targets.empty() ? manifest : data::load_manifest(job.options.targets);
-  require(target_manifest.tokenizer_sha256 == manifest.tokenizer_sha256, ExitCode::kData,
-          "--targets {} was prepared with another tokenizer than the data", job.options.targets);
-  std::unique_ptr<data::Corpus> targets;
-  for (const data::Split& s : target_manifest.splits) {
-    if (s.name == job.options.target_split)
-      targets = data::open_corpus(target_manifest, s.name, data::Verify::kAlways);
-  }
-
-  ScoreSummary summary{.name = job.name,
-                       .model = base::sha256_file(folder / kIndexFile),
-                       .columns = {},
-                       .mean = {},
-                       .deviation = {},
-                       .least = {},
-                       .most = {}};
-  data::ScoreHeader header{
-      "",
-      manifest.tokenizer_sha256,
-      summary.model,
-      fmt::format("kind: {}, seq_len: {}{}{}", row.name, config.data.seq_len, row.settings(job.options),
-                  job.options.targets.empty() ? "" : ", " + target_manifest.hash),
-      {}};
-  const std::vector<ShardTask> tasks = tasks_of(manifest, split, job, header, summary.skipped);
+  JobInputs in(job, world, *ranks);
+  data::ScoreHeader header = header_of(job, row, in);
+  ScoreSummary summary;
+  summary.name = job.name;
+  summary.model = header.model;
+  const std::vector<ShardTask> tasks =
+      tasks_of(in.manifest, in.manifest.split(job.split), job, header, summary.skipped);
   if (tasks.empty()) return summary;
   comm::run_threads(1, [&](comm::World& alone) {
-    const auto kind = row.make({.options = &job.options,
-                                .config = &config,
-                                .reader = &reader,
-                                .corpus = corpus.get(),
-                                .targets = targets.get(),
-                                .tokenizer = manifest.folder / manifest.tokenizer_file,
-                                .world = &alone});
+    const auto kind = row.make(in.inputs(job.options, alone));
     header.columns = summary.columns = kind->columns();
     Totals totals;
     for (const ShardTask& task : tasks) {
       const Columns values = score_shard(*kind, task, *ranks);
-      std::string error;
-      if (ranks->rank() == 0) {
-        try {
-          header.shard_sha256 = task.shard->sha256;
-          data::write_scores(task.file, header, values);
-        } catch (const Error& e) {
-          error = e.what();
-        }
-      }
-      ranks->agree(error, ExitCode::kData, "write scores");
+      write_shard(task, header, values, *ranks);
       totals.add(values);
       ++summary.shards;
       summary.documents += task.shard->documents;
