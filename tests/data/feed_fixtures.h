@@ -8,10 +8,13 @@
 #include <nlohmann/json.hpp>
 
 #include "data/corpus.h"
+#include "data/curriculum.h"
 #include "data/mixer.h"
 #include "parallel/base/rng.h"
 
 namespace cadre::data::testing {
+
+inline const Curriculum kNone;  // documents in the shuffled order
 
 // sizes[k] documents of domain k with 2 to max_length tokens. The token at position i of document d is d *
 // 1000 + i, so that any batch tells which piece it came from; domains alternate in document order as far as

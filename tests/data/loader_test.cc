@@ -14,8 +14,8 @@
 namespace cadre::data {
 namespace {
 
+using testing::kNone;
 using testing::numbered_corpus;
-const Curriculum kNone;
 
 bool same(const Batch& a, const Batch& b) {
   return a.num_sequences == b.num_sequences && a.tokens == b.tokens && a.targets == b.targets &&

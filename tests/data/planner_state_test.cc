@@ -10,8 +10,8 @@
 namespace cadre::data {
 namespace {
 
+using testing::kNone;
 using testing::numbered_corpus;
-const Curriculum kNone;
 
 std::string text_of(const BatchPlan& plan) {
   std::string out;

@@ -12,8 +12,8 @@
 namespace cadre::data {
 namespace {
 
+using testing::kNone;
 using testing::numbered_corpus;
-const Curriculum kNone;
 
 TEST(Planner, EveryPositionOfEveryDocumentIsUsedOnceAnEpoch) {
   const auto corpus = numbered_corpus({40, 17, 3}, 60);
