@@ -56,7 +56,7 @@ expect() {
   fi
 }
 
-expect "all parts run" 0 "r['gpu'].startswith('Pretended') and r['commit'] == '1234567' and len(r['tests']) == 4 and \
+expect "all parts run" 0 "r['gpu'].startswith('Pretended') and r['commit'] == '1234567' and len(r['tests']) == 5 and \
   r['figures']['steps-mixtral-mini'] == {'configs': {}} and r['figures']['attention'][0] == {'program': 'bench_attention'} and \
   '--llmc L' in r['figures']['turns-olmoe4'][0] and 'steps-trained' in r['figures'] and not [p for p in r['parts'].values() if p['code']]" \
   -- --llmc L --data D
