@@ -1,6 +1,8 @@
 // Balance within each sequence, then the mean over the sequences of the global batch (DeepSeek-V3, arXiv
 // 2412.19437, eq. 17-20): f and P of a sequence come from its own real tokens. Sequences are never cut, so no
 // split changes the loss.
+#include <algorithm>
+
 #include "moe/balance/load_loss.h"
 #include "moe/balance/makers.h"
 
@@ -19,9 +21,11 @@ class SequenceBalance final : public LoadLoss<T> {
                      const BatchCounts& counts, device::View<W, 2> dprobs,
                      device::View<double, 1> loss) override {
     const auto rates = this->rates_.rows(0, (routing.num_tokens + seq_len - 1) / seq_len);
-    this->shape_.kernels->sequence_rates(*this->shape_.queue, routing.choice, segment, seq_len,
-                                         this->coef_ * this->shape_.num_experts, double(counts.sequences),
-                                         rates);
+    // Without counts the loss stays out.
+    const double scale = counts.sequences > 0 ? this->coef_ * this->shape_.num_experts : 0;
+    const double sequences = std::max(1.0, double(counts.sequences));
+    this->shape_.kernels->sequence_rates(*this->shape_.queue, routing.choice, segment, seq_len, scale,
+                                         sequences, rates);
     this->apply(routing, segment, seq_len, rates, dprobs, loss);
   }
 };

@@ -188,6 +188,21 @@ TEST_P(EveryBalance, TakesARankWithoutTokens) {
   EXPECT_EQ(result.loss > 0, GetParam() != "none");
 }
 
+// Gradients of a text alone, as influence takes them, come without counts.
+TEST_P(EveryBalance, StaysOutWithoutCounts) {
+  Tokens tokens(4);
+  std::vector<double> dprobs(tokens.probs.size(), 0.0);
+  comm::run_threads(1, [&](comm::World& world) {
+    comm::Mesh mesh(world, {});
+    LossRig rig(GetParam());
+    rig.loss->begin_step();
+    Piece piece(tokens, 0, tokens.size());
+    rig.loss->observe(piece.routing, piece.segment, kSeqLen, mesh.data());
+    EXPECT_EQ(rig.loss_and_grad(piece, {}, view(dprobs, {tokens.size(), int64_t(kExperts)})), 0);
+  });
+  for (const double d : dprobs) EXPECT_EQ(d, 0);
+}
+
 TEST(BalanceLoss, MicroBatchAndGlobalBatchAreTheSwitchLossOfTheirTokens) {
   Tokens tokens(6);
   EXPECT_NEAR(run("micro_batch", tokens, 1, 1).loss, switch_loss(tokens, 0, tokens.size()), 1e-13);
