@@ -9,8 +9,10 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -24,14 +26,35 @@ def last_json(text):
     return None
 
 
+def stop(process):
+    """Asks mpirun or torchrun to end its ranks: killed at once, it would leave them on the GPUs."""
+    process.terminate()
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def call(command, limit):
     start = time.time()
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
-        result = last_json(done.stdout) if done.returncode == 0 else None
-        failure = None if result else f"rc {done.returncode}: {(done.stdout + done.stderr)[-600:]}"
-    except subprocess.TimeoutExpired:
-        result, failure = None, f"no end after {limit} s"
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=errors, text=True)
+        try:
+            code = process.wait(limit)
+            failure = None
+        except subprocess.TimeoutExpired:
+            stop(process)
+            code, failure = None, f"no end after {limit} s"
+        except BaseException:
+            stop(process)
+            raise
+        for file in (said, errors):
+            file.seek(0)
+        text, complaints = said.read(), errors.read()
+    result = last_json(text) if code == 0 else None
+    if result is None:
+        failure = f"{failure or f'rc {code}'}: {(text + complaints)[-600:]}"
     return result, failure, round(time.time() - start, 1)
 
 
@@ -72,11 +95,12 @@ def main():
     parser.add_argument("--peer")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--limit", type=int, default=120, help="seconds of one run")
+    parser.add_argument("--limit", type=int, default=180, help="seconds of one run")
     options = parser.parse_args()
     options.cadre = str(pathlib.Path(options.cadre).resolve())
     os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
     os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     entries, ratios = [], {}
     for config in options.configs.split(","):
         for _ in range(options.rounds):
