@@ -3,10 +3,10 @@
 #
 #     tests/bench/two_gpus.sh OUT [--bin DIR] [--peer PROGRAM] [--parts "tests steps faults save peer comm channels"] [--limit S]
 #
-# OUT        a folder: one file or more for each part, and two_gpus.json with everything so far
+# OUT        a folder: two_gpus.json and logs.tar.gz with everything so far, both written again after each part
 # --bin      where cadre and the test programs are (flat, or a build folder); default build/cuda, which is built first
 # --peer     for tests/bench/peers/two_gpus.py; without it Cadre runs alone
-# --limit    seconds after which no further part is begun
+# --limit    seconds after which no further part is begun and what runs is ended
 # Needs two GPUs that nothing else uses, Open MPI and python3. Ends with 1 when a test failed or a fault ended otherwise than it
 # should. NCCL's environment is left as it is.
 set -u
@@ -24,7 +24,15 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-mkdir -p "$out"
+work=$(mktemp -d)
+results=$out out=$work/out
+mkdir -p "$results" "$out"
+pack() {
+  if [ -e "$out/two_gpus.json" ]; then cp "$out/two_gpus.json" "$results/"; fi
+  tar -czf "$work/logs.tar.gz" -C "$out" . && mv "$work/logs.tar.gz" "$results/"
+}
+trap 'pack; rm -rf "$work"' EXIT
+trap 'exit 1' TERM INT
 if [ -z "$bin" ]; then
   bin=$PWD/build/cuda
   cmake --preset cuda > "$out/build.log" && cmake --build --preset cuda --target cadre comm_nccl_test trainer_cuda_ranks_test device_cuda_test \
@@ -34,10 +42,8 @@ program() { find "$bin" -name "$1" -type f -perm -u+x | head -1; }
 cadre=$(program cadre)
 [ -x "$cadre" ] || { echo "no program cadre in $bin" >&2; exit 2; }
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OPENBLAS_NUM_THREADS=1
-export CUDA_MODULE_LOADING=EAGER
+export CUDA_MODULE_LOADING=EAGER GTEST_COLOR=no
 ranks="mpirun -np 2 --bind-to none"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 failed=0
 
 note() {  # KEY JSON: a figure of two_gpus.json
@@ -50,6 +56,13 @@ file.write_text(json.dumps(all_of_it, indent=1) + "\n")
 PYTHON
 }
 wrong() { echo "WRONG: $1"; failed=1; }
+timeout() {  # SECONDS COMMAND...: no longer than --limit either; mpirun ends its ranks when it is asked to end
+  local most=$1 left=$((limit - SECONDS))
+  shift
+  [ $left -gt "$most" ] || most=$left
+  [ "$most" -ge 5 ] || { echo "no time for: $*"; return 124; }
+  command timeout -k 10 "$most" "$@"
+}
 
 part_tests() {
   local name rc
@@ -65,10 +78,10 @@ part_tests() {
   done
 }
 
-bench() {  # NAME COMMAND...
+bench() {  # NAME COMMAND..., with most=SECONDS before it where 90 are too few
   local name=$1 line
   shift
-  timeout 90 "$@" > "$out/$name.log" 2>&1
+  timeout "${most:-90}" "$@" > "$out/$name.log" 2>&1
   line=$(grep -a '^{' "$out/$name.log" | tail -1)
   if [ -n "$line" ]; then
     note "$name" "$line"
@@ -120,8 +133,9 @@ part_comm() {
   tail -60 "$out/bench_comm.txt"
 }
 
+# Two checkpoints of 12 bytes a parameter: of half the layers, since disks of rented machines are slow.
 part_save() {
-  bench olmoe4-save-dp2 $ranks "$cadre" bench configs/bench-olmoe4.yaml train.steps=10 train.global_batch=16 --save "$work/save" --json
+  most=240 bench olmoe4-save-dp2 $ranks "$cadre" bench configs/bench-olmoe4.yaml model.layers=2 train.steps=10 train.global_batch=16 --save "$work/save" --json
   rm -rf "$work/save"
   python3 -c "
 import json, sys
@@ -164,7 +178,7 @@ weights() { (cd "$work/$1/checkpoints/$(newest "$1")" && basename "$PWD" && sha2
 # NAME SIGNAL CODES: rank 1 gets the signal in the middle of a run, which has to end soon with one of the codes.
 fault() {
   tiny "$1" 100000 50
-  timeout 60 $ranks "$cadre" train "$work/tiny.yaml" > "$out/fault-$1.log" 2>&1 &
+  command timeout -k 10 60 $ranks "$cadre" train "$work/tiny.yaml" > "$out/fault-$1.log" 2>&1 &
   local pid=$! mpi victim start code seconds
   for _ in $(seq 120); do ls "$work/$1/checkpoints" 2> /dev/null | grep -q step- && break; sleep 0.25; done
   sleep 1.37
@@ -179,6 +193,7 @@ fault() {
   local dump; dump=$(grep -acE "^#" "$out/fault-$1.log")
   note "fault $1" "{\"exit_code\": $code, \"seconds\": $seconds, \"lines_of_flight_recorder\": $dump}"
   [[ $code =~ ^($3)$ ]] || wrong "$1 ended with $code, expected $3"
+  [ "$2" != STOP ] || grep -qa "did not come\|not done within" "$out/fault-$1.log" || wrong "$1: no line names the collective"
   [ "$(python3 -c "print(int($seconds < 20))")" = 1 ] || wrong "$1 took $seconds s"
 }
 part_faults() {
@@ -203,6 +218,7 @@ for part in $parts; do
   [ $SECONDS -lt "$limit" ] || { echo "== no time for $part"; continue; }
   echo "== $part ($SECONDS s)"
   "part_$part"
+  pack
 done
 echo "== end ($SECONDS s), failed: $failed"
 exit $failed
