@@ -139,7 +139,12 @@ void NcclCommunicator::copy(void* to, const void* from, size_t bytes) {
 std::shared_ptr<NcclCommunicator::Call> NcclCommunicator::begin(const char* verb, std::string_view label,
                                                                 uint64_t bytes) {
   if (!open_) order(queue_.stream(), ready_, stream_);
-  return std::make_shared<Call>(Call{events_->take(events_), verb, std::string(label), bytes, 0});
+  auto call = std::make_shared<Call>();
+  call->done = events_->take(events_);
+  call->label = label;
+  call->in_box = watchdog_->started(verb, label, bytes, timeout(),
+                                    [call] { return call->given && finished(call->done.get()); });
+  return call;
 }
 
 Request NcclCommunicator::end(std::shared_ptr<Call> call) {
@@ -153,8 +158,7 @@ Request NcclCommunicator::end(std::shared_ptr<Call> call) {
 
 void NcclCommunicator::close(Call& call) {
   gpu::check(cudaEventRecord(call.done.get(), stream_));
-  call.in_box = watchdog_->started(call.verb, call.label, call.bytes, timeout(),
-                                   [done = call.done] { return finished(done.get()); });
+  call.given = true;
 }
 
 void NcclCommunicator::begin_together() {

@@ -10,6 +10,7 @@
 #include <nccl.h>
 
 #include <array>
+#include <atomic>
 #include <functional>
 #include <memory>
 
@@ -61,11 +62,11 @@ class NcclCommunicator final : public Communicator {
   struct Staged;
   struct Call {
     std::shared_ptr<CUevent_st> done;
-    const char* verb;
     std::string label;
-    uint64_t bytes;
-    uint64_t in_box;
+    uint64_t in_box = 0;
+    std::atomic<bool> given = false;  // to the stream, with `done` behind it
   };
+  // The watchdog knows of a call before NCCL does: the first ones of a kind wait for other ranks inside NCCL.
   std::shared_ptr<Call> begin(const char* verb, std::string_view label, uint64_t bytes);
   Request end(std::shared_ptr<Call> call);
   void close(Call& call);
