@@ -49,7 +49,12 @@ double steps_alone(TrainState& state, int64_t steps) {
   std::vector<double> seconds;
   auto start = std::chrono::steady_clock::now();
   for (int64_t step = -1; step < steps; ++step) {
-    train_step(state, {});
+    const StepReport report = train_step(state, {});
+    require(
+        !report.skipped, ExitCode::kNumeric,
+        "a step without communication had a loss of {} and a gradient norm of {}: without its update it is "
+        "no measure; lower optim.lr",
+        report.loss, report.grad_norm);
     if (step + 1 == steps) state.model.queue.wait();
     const auto end = std::chrono::steady_clock::now();
     if (step >= 0) seconds.push_back(std::chrono::duration<double>(end - start).count());
