@@ -4,6 +4,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "optim/advantage.h"
@@ -31,6 +33,8 @@ struct SequenceRecord {
   double phi = 0;        // mean over tokens of the weight on -advantage * dlogp
 };
 
+using NamedValues = std::vector<std::pair<std::string, double>>;
+
 template <class T>
 class Objective {
  public:
@@ -44,6 +48,8 @@ class Objective {
   // its backward pass.
   virtual bool constant_grad() const { return false; }
   virtual ObjectiveInputs inputs() const { return {}; }
+  // Settings that every line of metrics repeats, so that it can be read without the run file.
+  virtual NamedValues settings() const { return {}; }
   // One record a segment since the last call, in order of appearance; none from objectives without advantages
   // or pairs.
   std::vector<SequenceRecord> take_records() { return std::exchange(records_, {}); }

@@ -2,15 +2,10 @@
 #pragma once
 
 #include <span>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include "optim/objective.h"
 
 namespace cadre::optim {
-
-using NamedValues = std::vector<std::pair<std::string, double>>;
 
 // Of the sequences of one update, in order; those without a trained token are left out, and a mean over none is
 // absent.

@@ -28,6 +28,7 @@ class Policy final : public Objective<T> {
   }
 
   ObjectiveInputs inputs() const override { return inputs_; }
+  NamedValues settings() const override { return rule_->settings(); }
 
   double loss_and_grad(device::View<const W, 1> logp, const Batch& batch, const BatchCounts& counts,
                        device::View<W, 1> dlogp) override {

@@ -47,6 +47,7 @@ class PolicyRule {
   virtual ~PolicyRule() = default;
   virtual bool uses_behaviour() const { return true; }
   virtual bool uses_mismatch() const { return false; }
+  virtual NamedValues settings() const { return {}; }  // of Objective::settings
   // Writes each token's loss, and the weight w of its derivative -advantage * w. Returns what the rule adds to
   // log W beside the log-ratios.
   virtual double apply(const LiveSequence& sequence, std::span<double> value,

@@ -26,6 +26,13 @@ class Vespo final : public PolicyRule {
  public:
   explicit Vespo(const VespoConfig& config) : config_(config) {}
   bool uses_mismatch() const override { return config_.tis_cap > 0; }
+  NamedValues settings() const override {
+    return {{"positive_c1", config_.positive_c1},
+            {"positive_c2", config_.positive_c2},
+            {"negative_c1", config_.negative_c1},
+            {"negative_c2", config_.negative_c2},
+            {"tis_enabled", config_.tis_cap > 0 ? 1 : 0}};
+  }
 
   double apply(const LiveSequence& s, std::span<double> value, std::span<double> weight) const override {
     double log_tis = 0, log_w = 0;

@@ -189,6 +189,20 @@ TEST(ProgramReward, KillsWhatTheProgramLeavesBehind) {
   }
 }
 
+// It forks and hangs; nothing of it may be left to write after the time is over.
+TEST(ProgramReward, KillsWhatAHangingProgramForked) {
+  Folder folder;
+  const std::string file = (folder.path() / "alive").string();
+  const std::string script =
+      fmt::format("for i in 1 2 3 4 5 6; do sh -c \"sleep 0.6; echo x > {}\" & done; wait; sleep 60", file);
+  const RewardResult result =
+      judge(settings("program", fmt::format("timeout_s: 0.2\ncommand: [sh, -c, '{}']", script)), "x");
+  EXPECT_EQ(result.value, 0);
+  EXPECT_NE(result.failure.find("took more than 200 ms"), std::string::npos) << result.failure;
+  std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+  EXPECT_FALSE(std::filesystem::exists(file)) << "a child went on";
+}
+
 TEST(ProgramReward, HasNoNetwork) {
   if (namespaces_refused()) GTEST_SKIP() << "this kernel or container refuses namespaces";
   // Interfaces of a namespace of its own: the loopback device alone.

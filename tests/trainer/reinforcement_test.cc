@@ -3,7 +3,11 @@
 #include <cmath>
 #include <fstream>
 #include <numeric>
+#include <sstream>
 
+#include <spdlog/sinks/ostream_sink.h>
+
+#include "parallel/base/log.h"
 #include "parallel/comm/sub_world.h"
 #include "tests/trainer/run_fixture.h"
 #include "trainer/run/bench_rollout.h"
@@ -173,6 +177,134 @@ TEST(Reinforcement, VespoAtWeightOneIsReinforce) {
   const auto plain = run(1, {"objective={name: reinforce, tis_cap: 0}"}, 1)[0];
   EXPECT_NEAR(vespo.loss, plain.loss, 1e-5);
   EXPECT_NEAR(vespo.grad_norm, plain.grad_norm, 1e-4 * plain.grad_norm);
+}
+
+TEST(Reinforcement, IsVespoUnlessTheFileNamesAnother) {
+  std::string text = kRun;
+  text.erase(text.find("objective:"), text.find("mixer:") - text.find("objective:"));
+  const auto resolved = [&](const std::vector<std::string>& overrides) {
+    return YAML::Load(resolved_yaml(read_run(base::parse_run_text(text, "rl.yaml", overrides))))["objective"];
+  };
+  EXPECT_EQ(resolved({})["name"].as<std::string>(), "vespo");
+  const YAML::Node own = resolved({"objective={positive: [1, 2]}"});
+  EXPECT_EQ(own["name"].as<std::string>(), "vespo");
+  EXPECT_EQ(own["positive"][1].as<int>(), 2);
+  EXPECT_EQ(resolved({"objective=grpo"}).as<std::string>(), "grpo");
+}
+
+// All that the authors' code logs, and what is needed to read it.
+TEST(Reinforcement, EveryLineHasTheMetricsOfTheSpecification) {
+  const StepReport report = run(1, {"objective.tis_cap=1.5", "train.micro_batch=16"}, 2)[1];
+  std::map<std::string, double> got;
+  for (const auto& [key, value] : report.objective) got[key] = value;
+  for (const char* name : {"sequences",
+                           "length_mean",
+                           "approx_kl",
+                           "w_mean",
+                           "w_max",
+                           "w_min",
+                           "w_std",
+                           "log_w_mean",
+                           "log_w_max",
+                           "log_w_min",
+                           "log_w_std",
+                           "log_w_max_abs",
+                           "phi_mean",
+                           "phi_max",
+                           "phi_min",
+                           "phi_small_fraction",
+                           "ess_fraction",
+                           "sequences_positive",
+                           "sequences_negative",
+                           "w_positive_mean",
+                           "w_negative_mean",
+                           "phi_positive_mean",
+                           "phi_negative_mean",
+                           "negative_noise_count",
+                           "tis_enabled",
+                           "positive_c1",
+                           "positive_c2",
+                           "negative_c1",
+                           "negative_c2"}) {
+    ASSERT_TRUE(got.contains(name)) << name;
+    EXPECT_TRUE(std::isfinite(got[name])) << name;
+  }
+  EXPECT_EQ(got["tis_enabled"], 1);
+  EXPECT_EQ(got["negative_c1"], 3);
+  for (const char* name : {"reward_mean", "truncated_fraction", "reward_failures", "entropy",
+                           "staleness_mean", "staleness", "reward", "level_reward"})
+    EXPECT_TRUE(report.source.contains(name)) << name;
+  // Levels of a task are its domains.
+  for (const char* level : {"1", "2"})
+    EXPECT_EQ(report.source["level_reward"][level],
+              report.source["reward"][std::string("arithmetic-") + level]);
+  EXPECT_EQ(report.source["staleness"], nlohmann::json({{"1", 1.0}}));
+}
+
+// The line says what happened and the counter how often; the run goes on with rewards of 0.
+TEST(Reinforcement, WhatARewardCannotJudgeIsSaidOnceARound) {
+  std::ostringstream log;
+  const auto before = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  const auto reports = run(1, {"reward={name: program, command: [echo, well done], allow_network: true}"}, 2);
+  spdlog::set_default_logger(before);
+  for (const StepReport& report : reports) {
+    EXPECT_EQ(metric(report, "reward_failures"), 16);
+    EXPECT_EQ(metric(report, "reward_mean"), 0);
+  }
+  const std::string text = log.str(), what = "could not judge 32 of 32 responses";
+  EXPECT_NE(text.find(what), std::string::npos) << text;
+  EXPECT_EQ(text.find(what), text.rfind(what)) << text;
+  EXPECT_NE(text.find("printed \"well done\", expected a number"), std::string::npos) << text;
+}
+
+// DAPO, eq. 13.
+TEST(Grading, OverlongResponsesLoseALinearPenalty) {
+  RolloutConfig plain;
+  plain.max_new_tokens = 20;
+  RolloutConfig config = plain;
+  config.overlong_buffer = 4;
+  config.overlong_penalty = 0.5;
+  const std::pair<int, double> cases[] = {{3, 1}, {16, 1}, {17, 0.875}, {18, 0.75}, {20, 0.5}};
+  std::vector<Rollout> group;
+  for (const auto& [length, reward] : cases) {
+    Rollout r;
+    r.prompt_length = 2;
+    r.tokens.resize(size_t(2 + length));
+    r.reward = 1;
+    r.finish = length == 20 ? Finish::kLength : Finish::kStop;
+    EXPECT_DOUBLE_EQ(shaped_reward(r, config), reward) << length;
+    EXPECT_EQ(shaped_reward(r, plain), 1) << "off without a buffer";
+    group.push_back(std::move(r));
+  }
+  EXPECT_FALSE(equal_rewards(group, config)) << "what is punished trains";
+  EXPECT_TRUE(equal_rewards(group, plain));
+  RolloutConfig masked = config;
+  masked.overlong_mask = true;
+  set_advantages(group, masked, optim::AdvantageKind::kMean);
+  const double mean = (1 + 1 + 0.875 + 0.75 + 0.5) / 5;
+  for (size_t i = 0; i < group.size(); ++i) {
+    EXPECT_NEAR(group[i].advantage, cases[i].second - mean, 1e-12) << "masked ones count in the mean";
+    EXPECT_EQ(group[i].masked, i == 4);
+  }
+}
+
+TEST(Reinforcement, AStopTextEndsAResponseWhateverItsTokens) {
+  RolloutConfig config;
+  config.stop = {"end", "\n\n"};
+  const std::shared_ptr<const data::Tokenizer> bytes = data::make_byte_tokenizer();
+  const EngineConfig engine = engine_config({.tokenizer = bytes, .reward = nullptr}, config);
+  const auto stops = [&](const std::string& text) {
+    std::vector<int32_t> tokens;
+    bytes->encode(text, tokens);
+    return engine.stops(tokens);
+  };
+  EXPECT_TRUE(stops("the end"));
+  EXPECT_TRUE(stops("a\n\n"));
+  EXPECT_FALSE(stops("the en"));
+  EXPECT_FALSE(stops("a\n \n"));
+  EXPECT_FALSE(stops(""));
 }
 
 TEST(Reinforcement, StopsBeforeTheUpdateWhenSamplingAndTrainingDisagree) {
@@ -393,6 +525,41 @@ TEST(AsynchronousReinforcement, UsesEverySampleOnceAndInOrderAcrossStops) {
   }
   for (size_t step = 0; step < expected.size(); ++step)
     EXPECT_TRUE(got.at(step) == expected[step]) << "step " << step;
+}
+
+// The weights hardly move, so that what is drawn does not depend on when it is. The run dies two updates after its checkpoint.
+TEST(AsynchronousReinforcement, AKilledRunLosesAndRepeatsNoSample) {
+  const std::vector<std::string> still = {"optim={name: adamw, lr: 1.0e-12, weight_decay: 0}"};
+  using Batches = std::vector<std::vector<std::vector<int32_t>>>;
+  const auto steps = [](TrainState& state, uint64_t until, Batches& seen) {
+    if (state.model.mesh.data().rank() == 0)
+      state.on_batch = [&seen](const data::LoadedBatch& batch) { seen.push_back(tokens_of(batch)); };
+    while (state.progress.step < until) train_step(state, {});
+  };
+  Batches expected, before, after;
+  const Dataset set = problems(rl_run(still));
+  comm::run_threads(1, [&](comm::World& world) {
+    TrainState state(rl_run({still[0], "rollout.mini_batches=1"}), set, world);
+    steps(state, 9, expected);
+  });
+  TempFolder folder;
+  with_samplers(3, async_run({still[0], "rollout.samplers=2"}), [&](TrainState& state) {
+    CheckpointWriter writer(folder.path(), state);
+    steps(state, 4, before);
+    writer.start();
+    EXPECT_EQ(writer.finish().error, "");
+    steps(state, 6, before);
+  });
+  with_samplers(3, async_run({still[0], "rollout.samplers=2"}), [&](TrainState& state) {
+    TensorReader reader(*newest_checkpoint(folder.path(), state.model.mesh.data()));
+    restore(state, reader);
+    EXPECT_EQ(state.progress.step, 4u);
+    steps(state, 9, after);
+  });
+  ASSERT_EQ(before.size(), 6u);
+  ASSERT_EQ(after.size(), 5u);
+  for (size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(before[i] == expected[i]) << "update " << i;
+  for (size_t i = 0; i < after.size(); ++i) EXPECT_TRUE(after[i] == expected[i + 4]) << "update " << i + 4;
 }
 
 TEST(AsynchronousReinforcement, TokensAreNeverOlderThanTheBudget) {

@@ -245,10 +245,12 @@ TEST_F(Report, RunsThatTrainOnSamplesHaveChartsOfTheirOwn) {
     run.train_by["staleness"]["0"].push_back({x, 1 / x});
     run.train_by["staleness"]["1"].push_back({x, 1 - 1 / x});
     run.eval_by["eval_reward"]["sums"].push_back({x, 0.5});
+    run.train_by["level_reward"]["2"].push_back({x, 0.4});
+    run.train["entropy"].push_back({x, 0.3});
   }
   const std::string page = html_page({run});
   for (const char* part : {"Training on samples", "reward of the samples", "largest |log W|",
-                           "Held-out prompts", "Age of tokens"})
+                           "Held-out prompts", "Age of tokens", "Reward by level", "entropy"})
     EXPECT_NE(page.find(part), std::string::npos) << part;
 }
 

@@ -162,9 +162,16 @@ std::string samples(const std::vector<RunData>& runs) {
   return over_runs(runs, "reward_mean", {.title = "reward of the samples", .y_label = ""}, true) +
          over_runs(runs, "log_w_max_abs",
                    {.title = "largest |log W| of an update", .y_label = "nats", .log_y = true}, true) +
+         over_runs(
+             runs, "log_w_first_max_abs",
+             {.title = "|log W| before the first update", .y_label = "nats", .height = 200, .log_y = true},
+             false) +
          small("ess_fraction", "effective sample size", "share of the samples") +
+         small("approx_kl", "distance from the sampling policy", "nats per token") +
          small("phi_mean", "mean weight phi", "") + small("entropy", "entropy", "nats per token") +
          small("length_mean", "length of responses", "tokens") +
+         small("truncated_fraction", "responses cut off", "share of the samples") +
+         small("reward_failures", "responses that could not be judged", "samples") +
          small("staleness_mean", "age of tokens", "updates") +
          small("rollout_tokens_per_s", "sampling", "new tokens per second");
 }
@@ -227,6 +234,8 @@ std::string html_page(const std::vector<RunData>& runs) {
                     false) +
           over_runs(runs, "aux_loss", {.title = "balance loss", .y_label = nats, .height = 200}, true));
   page += section("Training on samples", "", "grid2", samples(runs));
+  page += section("Reward by level", "Of the samples that were trained on.", "grid3",
+                  by_domain(runs, false, "level_reward", ""));
   page += section("Held-out prompts", "Reward of the likeliest response, by domain.", "grid3",
                   by_domain(runs, true, "eval_reward", ""));
   page += section("Age of tokens", "Share of an update's tokens by age in updates.", "grid2",

@@ -43,11 +43,13 @@ data::LoadedBatch AsyncFeed::next(const Progress& progress) {
     trade(std::move(more));
   }
   std::vector<Rollout> batch;
+  double same = 0;
   for (int64_t i = 0; i < config_.groups_per_batch(); ++i, ++next_batch_) {
     auto& group = received_.at(next_batch_);
     std::sort(group.begin(), group.end(),
               [](const Rollout& a, const Rollout& b) { return a.sample < b.sample; });
     set_advantages(group, config_.rollout, config_.inputs.advantage_kind);
+    same += equal_rewards(group, config_.rollout) ? 1 : 0;
     for (Rollout& r : group) batch.push_back(std::move(r));
     received_.erase(next_batch_);
   }
@@ -55,6 +57,7 @@ data::LoadedBatch AsyncFeed::next(const Progress& progress) {
   out.weights = weights_;
   out.metrics = batch_metrics(batch, train_, progress.step);
   out.metrics["rollout_wait_ms"] = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  out.metrics["equal_groups_fraction"] = same / double(config_.groups_per_batch());
   first_ = out.metrics["staleness_mean"] == 0.0;
   return out;
 }

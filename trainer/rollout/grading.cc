@@ -15,6 +15,12 @@ uint64_t evaluation_group(int64_t prompt) {  // never the number of a group of t
   return base::mix(base::hash_name("evaluation"), uint64_t(prompt));
 }
 
+double mean_of(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return sum / double(values.size());
+}
+
 template <class Value>
 double mean_over(const std::vector<Rollout>& rollouts, const Value& value) {
   double sum = 0;
@@ -51,10 +57,12 @@ void set_advantages(std::vector<Rollout>& group, const RolloutConfig& config, op
 json batch_metrics(const std::vector<Rollout>& batch, const data::Corpus& prompts, uint64_t step) {
   json out = json::object();
   std::map<std::string, std::vector<double>> by_domain;
+  std::map<int32_t, std::vector<double>> by_level;
   std::map<uint64_t, double> ages;
   double tokens = 0, age_sum = 0, surprise = 0, failed = 0;
   for (const Rollout& r : batch) {
     by_domain[prompts.domain_name(r.domain)].push_back(r.reward);
+    if (r.level > 0) by_level[r.level].push_back(r.reward);
     failed += r.failed ? 1 : 0;
     for (size_t t = 0; t < r.logp.size(); ++t) {
       const uint64_t age = step - r.version[t];
@@ -65,11 +73,8 @@ json batch_metrics(const std::vector<Rollout>& batch, const data::Corpus& prompt
     }
   }
   out["reward_mean"] = mean_over(batch, [](const Rollout& r) { return r.reward; });
-  for (const auto& [domain, rewards] : by_domain) {
-    double sum = 0;
-    for (const double reward : rewards) sum += reward;
-    out["reward"][domain] = sum / double(rewards.size());
-  }
+  for (const auto& [domain, rewards] : by_domain) out["reward"][domain] = mean_of(rewards);
+  for (const auto& [level, rewards] : by_level) out["level_reward"][std::to_string(level)] = mean_of(rewards);
   out["truncated_fraction"] =
       mean_over(batch, [](const Rollout& r) { return r.finish == Finish::kLength ? 1.0 : 0.0; });
   out["reward_failures"] = failed;

@@ -41,6 +41,7 @@ void RolloutFeed::sample_round(const Progress& progress) {
   const size_t wanted = size_t(config_.prompts_per_round());
   Groups kept = std::exchange(leftovers_, {}), equal;
   double sampled = 0, same = 0;
+  SampleStats stats;  // of all rounds
   for (int64_t round = 0; round < config_.rollout.rounds && kept.size() < wanted; ++round) {
     for (auto& group : sample_groups(progress)) {
       const bool is_equal = equal_rewards(group, config_.rollout);
@@ -48,6 +49,7 @@ void RolloutFeed::sample_round(const Progress& progress) {
       same += is_equal ? 1 : 0;
       (is_equal && config_.rollout.rounds > 1 ? equal : kept).push_back(std::move(group));
     }
+    stats += sampler_.stats();
   }
   // Where too few groups differ, equal ones fill up: they train nothing, and batches keep their size.
   while (kept.size() < wanted) {
@@ -57,7 +59,6 @@ void RolloutFeed::sample_round(const Progress& progress) {
   leftovers_.assign(std::make_move_iterator(kept.begin() + long(wanted)),
                     std::make_move_iterator(kept.end()));
   kept.resize(wanted);
-  const SampleStats& stats = sampler_.stats();
   round_metrics_ = {
       {"rollout_tokens_per_s", stats.seconds > 0 ? double(stats.new_tokens) / stats.seconds : 0},
       {"rollout_ms", 1e3 * stats.seconds},

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "parallel/base/errors.h"
+#include "parallel/base/log.h"
 
 namespace cadre::trainer {
 namespace {
@@ -40,6 +41,15 @@ EngineConfig engine_config(const SamplerContext& context, const RolloutConfig& c
           .eos = context.tokenizer->eos(),
           .stops = stop_rule(*context.tokenizer, config.stop),
           .routing = config.routing_replay};
+}
+
+SampleStats& SampleStats::operator+=(const SampleStats& other) {
+  fed_tokens += other.fed_tokens;
+  new_tokens += other.new_tokens;
+  passes += other.passes;
+  seconds += other.seconds;
+  reward_seconds += other.reward_seconds;
+  return *this;
 }
 
 Sampler::Sampler(const SamplerContext& context, const RolloutConfig& config)
@@ -86,10 +96,15 @@ void judge_rollouts(std::vector<Rollout>& rollouts, const SamplerContext& contex
                         prompts.prompt(r.document).answer});
   }
   const std::vector<data::RewardResult> results = context.reward->score(requests);
+  size_t failed = 0, first = 0;
   for (size_t i = 0; i < rollouts.size(); ++i) {
     rollouts[i].reward = results[i].value;
     rollouts[i].failed = !results[i].failure.empty();
+    if (rollouts[i].failed && failed++ == 0) first = i;
   }
+  if (failed > 0)
+    spdlog::warn("the reward could not judge {} of {} responses, which get 0; the first: {}", failed,
+                 rollouts.size(), results[first].failure);
 }
 
 std::vector<Rollout> make_group(const data::Corpus& prompts, int64_t document, uint64_t group,

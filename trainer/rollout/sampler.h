@@ -26,6 +26,7 @@ struct SampleStats {
   int64_t passes = 0;                      // of the rank that had most
   double seconds = 0;                      // of the slowest rank, judging included
   double reward_seconds = 0;
+  SampleStats& operator+=(const SampleStats& other);
 };
 
 class Sampler {

@@ -43,7 +43,9 @@ optim::NamedValues objective_metrics(optim::Objective<Real>& objective, comm::Co
     all.resize(before + part.size() / sizeof(optim::SequenceRecord));
     std::memcpy(all.data() + before, part.data(), part.size());
   }
-  return inputs.pairs ? optim::pair_metrics(all) : optim::policy_metrics(all);
+  optim::NamedValues metrics = inputs.pairs ? optim::pair_metrics(all) : optim::policy_metrics(all);
+  for (auto& setting : objective.settings()) metrics.push_back(std::move(setting));
+  return metrics;
 }
 
 }  // namespace cadre::trainer

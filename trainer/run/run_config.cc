@@ -190,6 +190,9 @@ RunConfig read_run(base::Section root) {
   read_kind(root, "reward", c.reward);
   read_kind(root, "rollout", c.rollout_node);
   read_kind(root, "tasks", c.tasks_node);
+  // What trains on samples is VESPO unless the file names another.
+  if (root.has("rollout") && (c.objective.IsNull() || (c.objective.IsMap() && !c.objective["name"])))
+    c.objective["name"] = "vespo";
   if (root.has("rollout")) c.rollout = read_rollout(kind(c, c.rollout_node, "rollout"));
   if (root.has("tasks")) c.tasks = data::read_task_set(kind(c, c.tasks_node, "tasks"));
   root.finish();
