@@ -1,21 +1,17 @@
 // `cadre plan`: what a run would read, without training: weights, sequences and tokens by domain, and how
-// often the text of each is seen. Mixers that learn from the run are shown with the weights that they start
-// with.
+// often the text of each is seen; of a run that samples, prompts and how many samples they get. Mixers that learn from
+// the run are shown with the weights that they start with.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "data/curriculum.h"
-#include "data/manifest.h"
-#include "data/mixer.h"
 #include "data/pair_view.h"
-#include "data/planner.h"
-#include "data/selector.h"
 #include "launch/verbs.h"
+#include "trainer/run/dataset.h"
+#include "trainer/run/feed_plan.h"
 #include "trainer/run/initial_model.h"
-#include "trainer/run/run_config.h"
 
 namespace cadre::launch {
 namespace {
@@ -27,79 +23,87 @@ struct PlanOptions {
   bool json = false;
 };
 
-struct PlannedStep {
+// One plan of the feed: an update's sequences, or the prompts of a round of sampling.
+struct PlannedBatch {
   std::vector<double> weights;
   std::vector<int64_t> sequences, tokens;  // (K)
 };
 struct PlannedRun {
   data::MixerContext mix;
-  int64_t global_batch = 0, seq_len = 0;
-  std::vector<PlannedStep> steps;
+  int64_t steps = 0, global_batch = 0, seq_len = 0;
+  int64_t group = 0;             // samples of a prompt; 0: the run does not sample
+  int64_t updates_per_plan = 1;  // N where it does
+  std::vector<PlannedBatch> plans;
 
-  PlannedStep total(size_t first, size_t last) const {  // steps [first, last), weights of the last
-    PlannedStep sum{steps[last - 1].weights, std::vector<int64_t>(mix.domains.size()),
-                    std::vector<int64_t>(mix.domains.size())};
+  PlannedBatch total(size_t first, size_t last) const {  // plans [first, last), weights of the last
+    PlannedBatch sum{plans[last - 1].weights, std::vector<int64_t>(mix.domains.size()),
+                     std::vector<int64_t>(mix.domains.size())};
     for (size_t i = first; i < last; ++i) {
       for (size_t k = 0; k < mix.domains.size(); ++k) {
-        sum.sequences[k] += steps[i].sequences[k];
-        sum.tokens[k] += steps[i].tokens[k];
+        sum.sequences[k] += plans[i].sequences[k];
+        sum.tokens[k] += plans[i].tokens[k];
       }
     }
     return sum;
   }
-  double epochs(size_t k, const PlannedStep& sum) const {
+  double epochs(size_t k, const PlannedBatch& sum) const {
     return mix.domain_tokens[k] > 0 ? double(sum.tokens[k]) / double(mix.domain_tokens[k]) : 0;
   }
+  const char* unit() const { return group > 0 ? "prompts" : "sequences"; }
 };
 
 PlannedRun plan_run(const trainer::RunConfig& run, int64_t steps) {
-  const data::Manifest manifest = data::load_manifest(run.data.manifest);
-  const auto verify = run.data.verify == "size" ? data::Verify::kSize : data::Verify::kAlways;
-  const auto selector = data::make_selector(trainer::kind(run, run.selector, "selector"));
-  const auto corpus =
-      data::select_documents(*selector, data::open_corpus(manifest, "train", verify), run.seed);
+  const auto corpus = trainer::open_train_split(run);
   const auto pairs = corpus->kind() == data::SetKind::kPreference
                          ? data::make_pair_view(*corpus, run.data.seq_len)
                          : nullptr;
-  const data::Corpus& units = pairs ? *pairs : *corpus;
-  PlannedRun out{data::mixer_context(*corpus, run.train.steps * run.train.global_batch * run.data.seq_len),
-                 run.train.global_batch,
-                 run.data.seq_len,
-                 {}};
+  PlannedRun out{.mix = trainer::feed_context(run, *corpus),
+                 .steps = steps,
+                 .global_batch = run.train.global_batch,
+                 .seq_len = run.data.seq_len,
+                 .group = run.rollout ? run.rollout->group : 0,
+                 .updates_per_plan = trainer::updates_per_plan(run),
+                 .plans = {}};
   const auto mixer = data::make_mixer(trainer::kind(run, run.mixer, "mixer"), out.mix);
-  const auto curriculum = data::make_curriculum(trainer::kind(run, run.curriculum, "curriculum"), &units);
-  data::Planner planner({.seed = run.seed,
-                         .global_batch = run.train.global_batch,
-                         .seq_len = run.data.seq_len,
-                         .pack = run.data.pack,
-                         .max_epochs = mixer->max_epochs(),
-                         .total_tokens = out.mix.total_tokens},
-                        units, *curriculum);
-  Progress progress{.total_steps = uint64_t(run.train.steps), .total_tokens = uint64_t(out.mix.total_tokens)};
-  for (; progress.step < uint64_t(steps); ++progress.step) {
+  const auto curriculum = trainer::feed_curriculum(run, *corpus);
+  data::Planner planner(trainer::planner_config(run, *mixer, *corpus), pairs ? *pairs : *corpus, *curriculum);
+  Progress progress{.total_steps = uint64_t(run.train.steps),
+                    .total_tokens = uint64_t(trainer::planned_tokens(run, *corpus))};
+  for (; progress.step < uint64_t(steps); progress.step += uint64_t(out.updates_per_plan)) {
     const std::vector<double> weights = mixer->weights(progress);
     const data::BatchPlan plan = planner.next(weights);
     for (const int64_t tokens : plan.domain_tokens) progress.tokens += uint64_t(tokens);
-    out.steps.push_back({weights, plan.domain_sequences, plan.domain_tokens});
+    out.plans.push_back({weights, plan.domain_sequences, plan.domain_tokens});
   }
   return out;
 }
 
 void print_table(const PlannedRun& run) {
-  const PlannedStep all = run.total(0, run.steps.size());
-  fmt::print("{} steps of {} sequences of {} tokens\n\n", run.steps.size(), run.global_batch, run.seq_len);
-  fmt::print("{:<20} {:>14} {:>8} {:>10} {:>14} {:>8}\n", "domain", "tokens/epoch", "weight", "sequences",
-             "tokens", "epochs");
-  for (size_t k = 0; k < run.mix.domains.size(); ++k) {
-    fmt::print("{:<20} {:>14} {:>8.4f} {:>10} {:>14} {:>8.3f}\n", run.mix.domains[k],
-               run.mix.domain_tokens[k], all.weights[k], all.sequences[k], all.tokens[k], run.epochs(k, all));
+  const PlannedBatch all = run.total(0, run.plans.size());
+  if (run.group > 0) {
+    fmt::print(
+        "{} updates of {} samples; {} rounds of sampling, each of {} prompts with {} samples for {} "
+        "updates\n\n",
+        run.steps, run.global_batch, run.plans.size(), run.global_batch / run.group * run.updates_per_plan,
+        run.group, run.updates_per_plan);
+  } else {
+    fmt::print("{} steps of {} sequences of {} tokens\n\n", run.steps, run.global_batch, run.seq_len);
   }
-  fmt::print("\nsequences by domain\n{:<20}", "steps");
+  const bool samples = run.group > 0;
+  fmt::print("{:<20} {:>14} {:>8} {:>10} {:>14} {:>8}", "domain", "tokens/epoch", "weight", run.unit(),
+             "tokens", "epochs");
+  fmt::print("{}\n", samples ? fmt::format(" {:>10}", "samples") : "");
+  for (size_t k = 0; k < run.mix.domains.size(); ++k) {
+    fmt::print("{:<20} {:>14} {:>8.4f} {:>10} {:>14} {:>8.3f}", run.mix.domains[k], run.mix.domain_tokens[k],
+               all.weights[k], all.sequences[k], all.tokens[k], run.epochs(k, all));
+    fmt::print("{}\n", samples ? fmt::format(" {:>10}", all.sequences[k] * run.group) : "");
+  }
+  fmt::print("\n{} by domain\n{:<20}", run.unit(), "steps");
   for (const std::string& name : run.mix.domains) fmt::print(" {:>10.10}", name);
-  const size_t rows = std::min<size_t>(10, run.steps.size());
+  const size_t rows = std::min<size_t>(10, run.plans.size()), each = size_t(run.updates_per_plan);
   for (size_t row = 0; row < rows; ++row) {
-    const size_t first = row * run.steps.size() / rows, last = (row + 1) * run.steps.size() / rows;
-    fmt::print("\n{:<20}", fmt::format("{}-{}", first, last - 1));
+    const size_t first = row * run.plans.size() / rows, last = (row + 1) * run.plans.size() / rows;
+    fmt::print("\n{:<20}", fmt::format("{}-{}", first * each, last * each - 1));
     for (const int64_t n : run.total(first, last).sequences) fmt::print(" {:>10}", n);
   }
   fmt::print("\n");
@@ -107,22 +111,22 @@ void print_table(const PlannedRun& run) {
 
 void print_json(const PlannedRun& run) {
   using nlohmann::ordered_json;
-  const PlannedStep all = run.total(0, run.steps.size());
-  ordered_json root = {{"steps", ordered_json::array()},
+  const PlannedBatch all = run.total(0, run.plans.size());
+  const char* list = run.group > 0 ? "rounds" : "steps";
+  ordered_json root = {{list, ordered_json::array()},
                        {"domains", ordered_json::array()},
                        {"global_batch", run.global_batch},
                        {"seq_len", run.seq_len}};
+  if (run.group > 0) root.update({{"group", run.group}, {"mini_batches", run.updates_per_plan}});
   for (size_t k = 0; k < run.mix.domains.size(); ++k) {
-    root["domains"].push_back({{"name", run.mix.domains[k]},
-                               {"epoch_tokens", run.mix.domain_tokens[k]},
-                               {"weight", all.weights[k]},
-                               {"sequences", all.sequences[k]},
-                               {"tokens", all.tokens[k]},
-                               {"epochs", run.epochs(k, all)}});
+    ordered_json domain = {{"name", run.mix.domains[k]}, {"epoch_tokens", run.mix.domain_tokens[k]},
+                           {"weight", all.weights[k]},   {run.unit(), all.sequences[k]},
+                           {"tokens", all.tokens[k]},    {"epochs", run.epochs(k, all)}};
+    if (run.group > 0) domain["samples"] = all.sequences[k] * run.group;
+    root["domains"].push_back(std::move(domain));
   }
-  for (const PlannedStep& s : run.steps) {
-    root["steps"].push_back({{"weights", s.weights}, {"sequences", s.sequences}, {"tokens", s.tokens}});
-  }
+  for (const PlannedBatch& p : run.plans)
+    root[list].push_back({{"weights", p.weights}, {run.unit(), p.sequences}, {"tokens", p.tokens}});
   fmt::print("{}\n", root.dump());
 }
 
@@ -134,7 +138,7 @@ void add_plan(CLI::App& app, Run& run) {
       app.add_subcommand("plan", "Print the sample plan and domain weights of a run without training");
   verb->add_option("run", options->run_file, "The run file")->required();
   verb->add_option("overrides", options->overrides, "key.sub=value ...");
-  verb->add_option("--steps", options->steps, "Steps to plan (default: train.steps)")
+  verb->add_option("--steps", options->steps, "Updates to plan (default: train.steps)")
       ->check(CLI::PositiveNumber);
   verb->add_flag("--json", options->json, "One JSON object instead of tables");
   verb->callback([options, &run] {

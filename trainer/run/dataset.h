@@ -24,5 +24,7 @@ struct Dataset {
 // Checks and opens every shard of both splits, or makes the problems of `tasks`. Throws Error(kData), or Error(kUsage)
 // when the run file names neither or both.
 Dataset open_dataset(const RunConfig& config);
+// What is trained on alone. Writes nothing.
+std::unique_ptr<data::Corpus> open_train_split(const RunConfig& config);
 
 }  // namespace cadre::trainer

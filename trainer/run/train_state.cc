@@ -1,10 +1,10 @@
 #include "trainer/run/train_state.h"
 
 #include "data/mixer.h"
-#include "data/pair_view.h"
 #include "trainer/run/checkpoint.h"
 #include "trainer/run/checkpoint_folder.h"
 #include "trainer/run/evaluate.h"
+#include "trainer/run/feed_plan.h"
 #include "trainer/run/influence_targets.h"
 #include "trainer/run/initial_model.h"
 #include "trainer/run/rollout_setup.h"
@@ -66,35 +66,9 @@ std::unique_ptr<Probe> make_probe(TrainState& state) {
                                               .num_domains = state.dataset.train->num_domains()});
 }
 
-// Of prompts, the positions of as many as the run will draw.
-int64_t planned_tokens(const RunConfig& config, const data::Corpus& corpus) {
-  const TrainConfig& train = config.train;
-  if (!config.rollout) return train.steps * train.global_batch * config.data.seq_len;
-  double positions = 0;
-  for (int64_t d = 0; d < corpus.num_documents(); ++d) positions += double(corpus.document(d).length - 1);
-  const double prompts = double(train.steps) * double(train.global_batch) / double(config.rollout->group);
-  return int64_t(prompts * positions / double(std::max<int64_t>(1, corpus.num_documents())));
-}
-
-// Sequences to plan a step, and the tokens that a run draws: more than it trains on where a selector takes some away.
-int64_t planned_batch(const RunConfig& config) {
-  const auto selector = data::make_selector(kind(config, config.selector, "selector"));
-  return OnlineSelector::candidates(*selector, config.train.global_batch);
-}
-int64_t drawn_tokens(const RunConfig& config, const data::Corpus& corpus) {
-  if (config.rollout) return planned_tokens(config, corpus);
-  return config.train.steps * planned_batch(config) * config.data.seq_len;
-}
-
-data::MixerContext mixer_context(const RunConfig& config, const Dataset& set) {
-  data::MixerContext context = data::mixer_context(*set.train, drawn_tokens(config, *set.train));
-  context.delay = config.data.prefetch;
-  return context;
-}
-
 // A batch in which a domain's text comes twice is more likely a mistake than a wish.
 void require_enough_text(const RunConfig& config, const Dataset& set) {
-  const data::MixerContext context = mixer_context(config, set);
+  const data::MixerContext context = feed_context(config, *set.train);
   const auto weights = data::make_mixer(kind(config, config.mixer, "mixer"), context)->weights({});
   const double batch = double(planned_batch(config) * config.data.seq_len);
   for (size_t k = 0; k < weights.size(); ++k) {
@@ -106,19 +80,6 @@ void require_enough_text(const RunConfig& config, const Dataset& set) {
   }
 }
 
-data::PlannerConfig planner_config(const RunConfig& config, const data::Mixer& mixer,
-                                   const data::Corpus& corpus) {
-  const int64_t samples = planned_batch(config);
-  const auto& rollout = config.rollout;
-  return {.seed = config.seed,
-          .global_batch = rollout ? samples / rollout->group * rollout->mini_batches : samples,
-          .seq_len = config.data.seq_len,
-          .pack = config.data.pack && !rollout,
-          .whole = corpus.kind() == data::SetKind::kInstruction,
-          .max_epochs = mixer.max_epochs(),
-          .total_tokens = drawn_tokens(config, corpus)};
-}
-
 data::LoaderConfig loader_config(const RunConfig& config, const comm::Communicator& data) {
   return {.micro_batch = config.train.micro_batch,
           .seq_len = config.data.seq_len,
@@ -126,13 +87,6 @@ data::LoaderConfig loader_config(const RunConfig& config, const comm::Communicat
           .prefetch = config.data.prefetch,
           .data_rank = data.rank(),
           .data_ranks = data.size()};
-}
-
-std::unique_ptr<data::Curriculum> make_curriculum(const RunConfig& config, const Dataset& set) {
-  const bool pairs = set.train->kind() == data::SetKind::kPreference;
-  const auto view = pairs ? data::make_pair_view(*set.train) : nullptr;
-  return data::make_curriculum(kind(config, config.curriculum, "curriculum"),
-                               view ? view.get() : set.train.get());
 }
 
 // The model that a mixer compares losses with.
@@ -182,8 +136,8 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
                     : nullptr),
       schedule(optim::make_schedule(kind(run, run.schedule, "schedule"))),
       peak_lr(optim::read_peak_lr(kind(run, run.optim, "optim"))),
-      mixer(data::make_mixer(kind(run, run.mixer, "mixer"), mixer_context(run, set))),
-      curriculum(make_curriculum(run, set)),
+      mixer(data::make_mixer(kind(run, run.mixer, "mixer"), feed_context(run, *set.train))),
+      curriculum(feed_curriculum(run, *set.train)),
       feed(planner_config(run, *mixer, *set.train), loader_config(run, model.mesh.data()), *set.train, *mixer,
            *curriculum),
       expert_domains(model, set.train->num_domains()),
