@@ -58,6 +58,27 @@ TEST(MemoryPlan, IsWhatTheRunTakes) {
   }
 }
 
+// Of two layers with one head of 8 for keys and values each: 3 pages of 16 tokens hold a sequence of 40.
+TEST(MemoryPlan, CountsKeysAndValuesOfWhatIsSampled) {
+  const std::vector<std::string> model = {"model={dim: 16, layers: 2, heads: 2, kv_heads: 1, ffn_width: 24}",
+                                          "data.seq_len=40"};
+  const auto cache = [&](const std::string& rollout) {
+    std::vector<std::string> overrides = model;
+    if (!rollout.empty()) overrides.push_back("rollout=" + rollout);
+    if (!rollout.empty()) overrides.emplace_back("objective=vespo");
+    size_t bytes = 0;
+    with_run(overrides, [&](const RunConfig& config, device::Queue& queue, comm::Mesh& mesh) {
+      const MemoryPlan plan = plan_memory(config, queue, mesh, 4, true);
+      bytes = plan.cache;
+      EXPECT_EQ(plan.text().find("keys and values") != std::string::npos, bytes > 0);
+    });
+    return bytes;
+  };
+  EXPECT_EQ(cache(""), 0u);
+  EXPECT_EQ(cache("{sequences: 6}"), size_t(6 * 3 * 16 * 2 * 2 * 8) * sizeof(float));
+  EXPECT_EQ(cache("{sequences: 6, cache_tokens: 100}"), size_t(6 * 16 * 2 * 2 * 8) * sizeof(float));
+}
+
 TEST(MemoryPlan, ARunThatDoesNotFitIsToldTheNearestThatDoes) {
   constexpr int64_t kSequences = 8;
   const std::vector<std::string> full = {"train.activation_recompute=full"};

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace cadre::trainer {
 
 RolloutConfig read_rollout(base::Section s) {
@@ -33,6 +35,11 @@ RolloutConfig read_rollout(base::Section s) {
     s.reject("overlong_buffer", fmt::format("found {}, expected at most max_new_tokens, {}",
                                             c.overlong_buffer, c.max_new_tokens));
   return c;
+}
+
+int64_t num_cache_pages(int64_t sequences, int64_t page_size, int64_t cache_tokens, int64_t max_length) {
+  const int64_t whole = sequences * ((max_length + page_size - 1) / page_size);
+  return cache_tokens > 0 ? std::min(whole, cache_tokens / page_size) : whole;
 }
 
 void require_trainable(const RolloutConfig& c, const base::Section& s) {

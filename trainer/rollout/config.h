@@ -32,6 +32,8 @@ struct RolloutConfig {
   double max_first_log_w = 1;
 };
 RolloutConfig read_rollout(base::Section section);
+// Pages of keys and values on a rank, for sequences of at most max_length tokens.
+int64_t num_cache_pages(int64_t sequences, int64_t page_size, int64_t cache_tokens, int64_t max_length);
 // Throws Error(kUsage) for what can be sampled but not trained on: groups of one, and distributions that the trainer's
 // log-probabilities are not of.
 void require_trainable(const RolloutConfig& config, const base::Section& section);

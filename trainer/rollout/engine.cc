@@ -5,6 +5,7 @@
 
 #include "parallel/base/errors.h"
 #include "parallel/base/rng.h"
+#include "trainer/rollout/config.h"
 
 namespace cadre::trainer {
 namespace {
@@ -13,15 +14,13 @@ int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-int64_t num_pages(const EngineConfig& c) {
-  const int64_t whole = c.max_sequences * divide_up(c.max_length, c.page_size);
-  return c.cache_tokens > 0 ? std::min(whole, c.cache_tokens / c.page_size) : whole;
-}
-
 }  // namespace
 
 Engine::Engine(Network<float>& model, comm::Communicator& expert, const EngineConfig& config)
-    : model_(model), expert_(expert), config_(config), pool_(num_pages(config)) {
+    : model_(model),
+      expert_(expert),
+      config_(config),
+      pool_(num_cache_pages(config.max_sequences, config.page_size, config.cache_tokens, config.max_length)) {
   config_.max_sequences = std::min(config_.max_sequences, config_.max_rows);
   require(pool_.size() * config_.page_size >= config_.max_length, ExitCode::kUsage,
           "a cache of {} tokens does not hold a sequence of {}; raise rollout.cache_tokens",

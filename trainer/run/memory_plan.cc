@@ -69,6 +69,14 @@ MemoryPlan plan(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh,
   return result;
 }
 
+size_t cache_elements(const RunConfig& config) {
+  if (!config.rollout) return 0;
+  const RolloutConfig& r = *config.rollout;
+  const ModelConfig& m = config.model;
+  const int64_t pages = num_cache_pages(r.sequences, r.page_size, r.cache_tokens, config.data.seq_len);
+  return size_t(pages * r.page_size * 2 * m.layers * m.kv_heads * m.head_size());
+}
+
 // The largest micro-batch below `sequences` whose plan fits, 0 if none does.
 int64_t largest_fit(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh, int64_t sequences,
                     bool with_grads, size_t free) {
@@ -96,7 +104,10 @@ std::string advice(const RunConfig& config, device::Queue& queue, comm::Mesh& me
   other.train.activation_recompute = Recompute::kFull;
   const int64_t fits = with_grads ? largest_fit(other, queue, mesh, sequences, true, free) : 0;
   if (fits > 0) return fmt::format("train.micro_batch: {} with train.activation_recompute: full fits", fits);
-  return "one sequence does not fit either: make the model or data.seq_len smaller";
+  return config.rollout
+             ? "one sequence does not fit either: make the model, data.seq_len, rollout.sequences or "
+               "rollout.cache_tokens smaller"
+             : "one sequence does not fit either: make the model or data.seq_len smaller";
 }
 
 }  // namespace
@@ -122,6 +133,7 @@ std::string MemoryPlan::text() const {
       fmt::format("parameters and gradients {:.2f}, optimizer {:.2f}, activations {:.2f}, scratch {:.2f}",
                   gib(parameters), gib(optimizer), gib(activations), gib(scratch));
   if (reference > 0) parts += fmt::format(", reference model {:.2f}", gib(reference));
+  if (cache > 0) parts += fmt::format(", keys and values of samples {:.2f}", gib(cache));
   if (workspace > 0) parts += fmt::format(", workspaces of kernels and libraries {:.2f}", gib(workspace));
   return fmt::format("{}, together {:.2f} GiB", parts, gib(total()));
 }
@@ -133,8 +145,10 @@ bool sums_gradients(const RunConfig& config, int ranks, int64_t sequences) {
 MemoryPlan plan_memory(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh, int64_t sequences,
                        bool with_grads) {
   const bool bf16 = queue.kind() == DeviceKind::kCuda && !config.fp32;
-  return bf16 ? plan<device::bf16>(config, queue, mesh, sequences, with_grads)
-              : plan<float>(config, queue, mesh, sequences, with_grads);
+  MemoryPlan result = bf16 ? plan<device::bf16>(config, queue, mesh, sequences, with_grads)
+                           : plan<float>(config, queue, mesh, sequences, with_grads);
+  result.cache = cache_elements(config) * (bf16 ? sizeof(device::bf16) : sizeof(float));
+  return result;
 }
 
 void require_memory(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh, int64_t sequences,

@@ -17,7 +17,10 @@ struct MemoryPlan {
   size_t activations = 0, scratch = 0;
   size_t reference = 0;  // a frozen model beside it, all in all
   size_t workspace = 0;  // of kernels and libraries, on an accelerator
-  size_t total() const { return parameters + optimizer + activations + scratch + reference + workspace; }
+  size_t cache = 0;      // keys and values of what a run samples
+  size_t total() const {
+    return parameters + optimizer + activations + scratch + reference + workspace + cache;
+  }
   std::string text() const;  // "parameters and gradients 1.2, ..., together 3.4 GiB"
 };
 
