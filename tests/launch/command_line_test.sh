@@ -47,6 +47,26 @@ if ! nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
   says '^cadre: .*set device: cpu$'
 fi
 
+# Two answers to one prompt, at W = 1: VESPO is REINFORCE. NaN may stand where nothing counts.
+echo 'name: vespo' >"$work/vespo.yaml"
+batch() { echo '{"sequences": [{"group": 0, "reward": 1, "mask": [0, 1], "logp": [NaN, '"$1"'], "logp_old": [0, '"$2"']},
+  {"group": 0, "reward": 0, "mask": [1], "logp": [-2], "logp_old": [-2]}]}' >"$work/batch.json"; }
+batch -1 -1
+ends_with 0 "$cadre" objective --config "$work/vespo.yaml" "$work/batch.json" advantage=mean
+says '"grad":\[\[0.0,-0.25\],\[0.25\]\]'
+says '"loss":-0.25'
+says '"log_w":\[0.0,0.0\]'
+# Bad input is one line that names the place.
+for bad in '0.5 -1' 'NaN -1' '-1 Infinity' '-1 "a"'; do
+  batch $bad
+  ends_with 3 "$cadre" objective --config "$work/vespo.yaml" "$work/batch.json"
+  [ "$(wc -l <"$work/output")" = 1 ] || fail "expected one line"
+  says '^cadre: .*batch.json: sequences\[0\].logp'
+done
+sed 's/, "logp_old": [^]]*\]//g' "$work/batch.json" >"$work/without.json"
+ends_with 3 "$cadre" objective --config "$work/vespo.yaml" "$work/without.json"
+says '^cadre: .*without.json: .*logp_old'
+
 # All ranks find the same mistake; the user reads it once, and mpirun returns its code.
 ends_with 2 "$mpirun" -np 3 "$cadre" train "$work/none.yaml"
 [ "$(grep -c '^cadre: ' "$work/output")" = 1 ] || fail "expected one line for one mistake"
