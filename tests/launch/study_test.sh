@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The small study of stale samples (configs/study-staleness-cpu.yaml) as a user would make it: stopped in the middle, gone on with,
-# looked at. What is claimed holds whatever the models learn. Then a prompt curriculum from pass rates, from the study's model.
+# looked at. What is claimed holds whatever the models learn. Then a prompt curriculum from pass rates, from the study's model, and
+# an asynchronous run that loses a rank.
 #   study_test.sh CADRE CONFIGS
 set -euo pipefail
 cadre=$1 configs=$2
@@ -126,4 +127,43 @@ ends_with 0 "$cadre" plan "${curriculum[@]}"
 says '^4 updates of 16 samples; 1 rounds of sampling, each of 8 prompts with 8 samples for 4 updates$'
 ends_with 0 "$cadre" train "${curriculum[@]}" out=passes
 [ "$(grep -c '"reward_mean"' passes/metrics.jsonl)" = 4 ] || fail "expected 4 updates"
+
+# What it samples, with all that training has to know.
+ends_with 0 "$cadre" rollout "${curriculum[@]}" out=passes rollout.routing_replay=true --prompts 3 -o samples.jsonl
+says '^3 prompts, 24 samples'
+python3 - <<'PYTHON'
+import json
+lines = [json.loads(l) for l in open("samples.jsonl")]
+assert len(lines) == 24 and len({(l["group"], l["sample"]) for l in lines}) == 24
+for l in lines:
+    assert len(l["tokens"]) == len(l["logp"]) == len(l["version"]) <= 14 and all(p <= 0 for p in l["logp"]), l
+    assert set(l["version"]) == {4} and l["reward"] in (0, 1) and l["level"] in (1, 2), l
+    assert l["finish"] in ("stop", "length") and l["sampling"] == {"temperature": 1, "top_k": 0, "top_p": 1}, l
+    assert len(l["routing"]) % (len(l["prompt_tokens"]) + len(l["tokens"]) - 1) == 0 < len(l["routing"]), l
+PYTHON
+
+# One rank trains, one samples; the one that samples is killed, and the launcher goes on from the checkpoint.
+asynchronous=("${curriculum[@]}" out=asynchronous train.steps=400 checkpoint.every=3 rollout.samplers=1 rollout.staleness=2 rollout.mini_batches=1 objective.behaviour=rollout)
+"$cadre" launch -n 2 --backoff 0.1 "${asynchronous[@]}" >output 2>&1 &
+ranks=$!
+while ! { grep -q '"step":8,' asynchronous/metrics.jsonl && ls -d asynchronous/checkpoints/step-*; } >/dev/null 2>&1; do
+  kill -0 $ranks 2>/dev/null || fail "the asynchronous run ended early"
+  sleep 0.1
+done
+pkill -KILL -n -f "^$cadre train .*out=asynchronous" || fail "no rank to kill"
+while ! grep -q 'resumed from' output; do
+  kill -0 $ranks 2>/dev/null || fail "the asynchronous run was not started again"
+  sleep 0.1
+done
+sleep 1
+kill -USR1 $ranks
+code=0; wait $ranks || code=$?
+ranks=
+[ $code = 75 ] || [ $code = 0 ] || fail "exit code $code after a request to stop"
+python3 - <<'PYTHON'
+import json
+train = [l for l in map(json.loads, open("asynchronous/metrics.jsonl")) if l["kind"] == "train"]
+assert [l["step"] for l in train] == list(range(1, len(train) + 1)) and len(train) >= 8, [l["step"] for l in train]
+assert all(int(age) <= 2 for l in train for age in l["staleness"]) and all(l["sequences"] == 16 for l in train)
+PYTHON
 echo "study_test: passed"
