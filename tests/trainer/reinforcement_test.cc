@@ -290,6 +290,27 @@ TEST(Grading, OverlongResponsesLoseALinearPenalty) {
   }
 }
 
+// Three samples at update 7: one drawn with the present weights, one two updates ago, one in between.
+TEST(Grading, ABatchSaysHowOldItsTokensAre) {
+  const Dataset set = problems(rl_run({}));
+  std::vector<Rollout> batch(3);
+  const std::vector<uint32_t> versions[] = {{7, 7}, {5, 5, 5}, {5, 6, 7}};
+  for (size_t i = 0; i < 3; ++i) {
+    batch[i].version = versions[i];
+    batch[i].logp.assign(versions[i].size(), -0.5f);
+    batch[i].reward = double(i);
+    batch[i].level = i == 0 ? 1 : 2;
+    batch[i].finish = i == 2 ? Finish::kLength : Finish::kStop;
+  }
+  const nlohmann::json m = batch_metrics(batch, *set.train, 7);
+  EXPECT_EQ(m["staleness"], nlohmann::json({{"0", 3 / 8.0}, {"1", 1 / 8.0}, {"2", 4 / 8.0}}));
+  EXPECT_DOUBLE_EQ(m["staleness_mean"], 9 / 8.0);
+  EXPECT_DOUBLE_EQ(m["partial_fraction"], 1 / 3.0);
+  EXPECT_DOUBLE_EQ(m["truncated_fraction"], 1 / 3.0);
+  EXPECT_DOUBLE_EQ(m["entropy"], 0.5);
+  EXPECT_EQ(m["level_reward"], nlohmann::json({{"1", 0.0}, {"2", 1.5}}));
+}
+
 TEST(Reinforcement, AStopTextEndsAResponseWhateverItsTokens) {
   RolloutConfig config;
   config.stop = {"end", "\n\n"};

@@ -171,6 +171,7 @@ std::string samples(const std::vector<RunData>& runs) {
          small("phi_mean", "mean weight phi", "") + small("entropy", "entropy", "nats per token") +
          small("length_mean", "length of responses", "tokens") +
          small("truncated_fraction", "responses cut off", "share of the samples") +
+         small("partial_fraction", "responses begun with older weights", "share of the samples") +
          small("reward_failures", "responses that could not be judged", "samples") +
          small("staleness_mean", "age of tokens", "updates") +
          small("rollout_tokens_per_s", "sampling", "new tokens per second");

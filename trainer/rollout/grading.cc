@@ -75,6 +75,9 @@ json batch_metrics(const std::vector<Rollout>& batch, const data::Corpus& prompt
   out["reward_mean"] = mean_over(batch, [](const Rollout& r) { return r.reward; });
   for (const auto& [domain, rewards] : by_domain) out["reward"][domain] = mean_of(rewards);
   for (const auto& [level, rewards] : by_level) out["level_reward"][std::to_string(level)] = mean_of(rewards);
+  // Begun with one version of the weights, ended with another: in asynchronous runs.
+  out["partial_fraction"] =
+      mean_over(batch, [](const Rollout& r) { return r.version.front() != r.version.back() ? 1.0 : 0.0; });
   out["truncated_fraction"] =
       mean_over(batch, [](const Rollout& r) { return r.finish == Finish::kLength ? 1.0 : 0.0; });
   out["reward_failures"] = failed;
