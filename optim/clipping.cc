@@ -17,12 +17,11 @@ void start_norm(const OptimizerContext<T>& context, double& squares, const Bucke
     if (context.in_norm[g]) pieces[g] = joined(context.pieces[g], table, {.bucket = context.shared[g]});
   }
   const auto add = [&](device::Group group, const comm::Piece& piece) {
-    const auto grads = context.store->grads(group);
-    const auto wide = context.store->grad_sums(group);
+    const auto wide = context.store->own_grad_sums(group, piece.range());
     if (wide.empty()) {
-      context.optim_kernels->add_squares(queue, grads.rows(piece.group_offset, piece.count), sum);
+      context.optim_kernels->add_squares(queue, context.store->own_grads(group, piece.range()), sum);
     } else {
-      context.optim_kernels->add_squares_wide(queue, wide.rows(piece.group_offset, piece.count), sum);
+      context.optim_kernels->add_squares_wide(queue, wide, sum);
     }
   };
   for_each_piece_backward(context, pieces, table, add, need_sums);

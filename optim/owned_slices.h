@@ -17,7 +17,7 @@ struct OwnedSlices {
   // Whether this rank's slices of a group enter the gradient norm: false where another rank owns the same
   // elements too (mesh.zero = 0, all but the first of the ranks that share them).
   bool in_norm[device::kNumGroups] = {true, true};
-  // Whether other ranks hold the group's rows too, so that sums come from them and values go to them.
+  // Whether other ranks hold the group's rows too, or sums come bucket by bucket for another reason (sharded gradients).
   bool shared[device::kNumGroups] = {false, false};
 };
 

@@ -86,8 +86,7 @@ class AdamW final : public Optimizer<device::wide_t<T>> {
     for (size_t i = 0; i < masters.size(); ++i)
       values.push_back(round_at_random(float(masters[i]), random.words(uint64_t(first) + i)[0]));
     if constexpr (std::is_same_v<T, device::bf16>)
-      device::upload(*context_.queue, values,
-                     context_.store->values(group).rows(piece.group_offset, piece.count));
+      device::upload(*context_.queue, values, context_.store->own_values(group, piece.range()));
   }
   template <class U>
   View<U, 1> view(const std::string& name, Group group) const {
@@ -134,19 +133,18 @@ void adamw_piece(const OptimizerContext<T>& context, const AdamWConfig& config, 
                           .stochastic = config.stochastic,
                           .seed = rounding_key(context.seed, updates, row),
                           .first = context.store->layout().at(piece.row).global_begin + piece.row_begin};
-  const auto part = [&](const auto& view) { return view.rows(piece.group_offset, piece.count); };
   const auto state = [&](const auto& view) {
     return view.empty() ? view : view.rows(piece.state_offset, piece.count);
   };
-  AdamWTensors<T> tensors{.grad = part(context.store->grads(group)),
-                          .grad_sum = {},
-                          .value = part(context.store->values(group)),
-                          .master = part(context.store->masters(group)),
+  const device::ParamStore<T>& store = *context.store;
+  AdamWTensors<T> tensors{.grad = store.own_grads(group, piece.range()),
+                          .grad_sum = store.own_grad_sums(group, piece.range()),
+                          .value = store.own_values(group, piece.range()),
+                          .master = store.own_masters(group, piece.range()),
                           .m = state(moments.m),
                           .v = state(moments.v),
                           .m_bf16 = state(moments.m_bf16),
                           .v_bf16 = state(moments.v_bf16)};
-  if (!context.store->grad_sums(group).empty()) tensors.grad_sum = part(context.store->grad_sums(group));
   context.optim_kernels->adamw(*context.queue, step, tensors);
 }
 

@@ -86,24 +86,22 @@ class Muon final : public Optimizer<device::wide_t<T>> {
   void update_matrix(Group group, const comm::Piece& piece, int64_t at, int64_t size, double lr,
                      double grad_scale) {
     const auto [rows, cols] = shape(piece);
-    const View<const T, 1> grad = context_.store->grads(group).rows(piece.group_offset + at, size);
-    const View<T, 1> value = context_.store->values(group).rows(piece.group_offset + at, size);
+    const device::ParamStore<T>& store = *context_.store;
+    const device::OwnedRange range = piece.range().part(at, size);
     const View<W, 1> m = state("m", group).rows(piece.state_offset + at, size);
     const View<T, 2> x = scratch(0, rows, cols);
-    const auto sums = context_.store->grad_sums(group);
-    context_.optim_kernels->momentum(
-        *context_.queue, config_.momentum, config_.nesterov, grad_scale, grad,
-        sums.empty() ? View<const W, 1>() : View<const W, 1>(sums.rows(piece.group_offset + at, size)), m,
-        x.template reshape<1>({size}));
+    context_.optim_kernels->momentum(*context_.queue, config_.momentum, config_.nesterov, grad_scale,
+                                     store.own_grads(group, range), store.own_grad_sums(group, range), m,
+                                     x.template reshape<1>({size}));
     const int64_t side = std::min(rows, cols);
     newton_schulz<T>(*context_.queue, *context_.kernels, *context_.optim_kernels, config_.iterations, x,
                      scratch(gram_offset_, side, side), scratch(gram2_offset_, side, side),
                      scratch(next_offset_, rows, cols));
-    const bool decay = context_.store->layout().table().row(piece.row).decay;
+    const bool decay = store.layout().table().row(piece.row).decay;
     const double keep = 1 - lr * (decay ? config_.adamw.weight_decay : 0);
     const double rate = lr * 0.2 * std::sqrt(double(std::max(rows, cols)));
-    context_.optim_kernels->subtract(*context_.queue, keep, rate, x.template reshape<1>({size}), value,
-                                     context_.store->masters(group).rows(piece.group_offset + at, size));
+    context_.optim_kernels->subtract(*context_.queue, keep, rate, x.template reshape<1>({size}),
+                                     store.own_values(group, range), store.own_masters(group, range));
   }
 
   MuonConfig config_;

@@ -28,7 +28,7 @@ MeshConfig read_mesh(base::Section section) {
   constexpr int64_t kMostRanks = 1 << 20;
   config.ep = int(section.integer("ep", config.ep, {1, kMostRanks}));
   config.cp = int(section.integer("cp", config.cp, {1, kMostRanks}));
-  config.zero = int(section.integer("zero", config.zero, {0, 1}));
+  config.zero = int(section.integer("zero", config.zero, {0, 3}));
   if (config.cp != 1)
     section.reject("cp",
                    fmt::format("found {}, expected 1: context parallelism is not built yet", config.cp));

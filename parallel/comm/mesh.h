@@ -12,9 +12,10 @@
 namespace cadre::comm {
 
 struct MeshConfig {
-  int ep = 1;    // expert degree; divides the number of ranks
-  int cp = 1;    // context degree; only 1 so far
-  int zero = 1;  // optimizer states sharded over data ranks
+  int ep = 1;  // expert degree; divides the number of ranks
+  int cp = 1;  // context degree; only 1 so far
+  // What is sharded over the ranks that share it: 1 optimizer states and masters, 2 gradients too, 3 parameters too.
+  int zero = 1;
   // A collective that takes longer ends the run: a rank hangs or was lost.
   double timeout_s = 600;
 };

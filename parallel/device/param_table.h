@@ -11,6 +11,7 @@
 
 #include "parallel/device/bf16.h"
 #include "parallel/device/memory.h"
+#include "parallel/device/sharding.h"
 #include "parallel/device/view.h"
 
 namespace cadre::device {
@@ -94,17 +95,22 @@ template <class W>
 class FlatParams {
  public:
   virtual ~FlatParams() = default;
-  // Values in W: the store's own, or the masters of a narrower type; empty where a store keeps none.
-  View<W, 1> masters(Group group) const { return masters_[int(group)]; }
-  // The same and the gradients, for code that knows only stores of type W. Throws Error(kUsage) for others.
-  View<W, 1> values(Group group) const { return require_wide(), masters_[int(group)]; }
-  View<W, 1> grads(Group group) const { return require_wide(), wide_grads_[int(group)]; }
-  // Values of a store in bf16; empty for others.
+  // Values in W of elements that this rank updates: the store's own, or the masters of a narrower type. Not for stores
+  // that keep no masters.
+  View<W, 1> own_masters(Group group, const OwnedRange& range) const {
+    return part(masters_[int(group)], range, masters_sharded_[int(group)]);
+  }
+  // Values and gradients, for code that knows only whole ones of type W. Throws Error(kUsage) for other stores.
+  View<W, 1> values(Group group) const { return require_whole(group), masters_[int(group)]; }
+  View<W, 1> grads(Group group) const { return require_whole(group), wide_grads_[int(group)]; }
+  const Sharding& sharding(Group group) const { return shardings_[int(group)]; }
+  // Values of a store in bf16; empty for others, and where they are sharded.
   virtual View<bf16, 1> narrow_values(Group group) const = 0;
   virtual size_t bytes() const = 0;  // of all that it holds
 
-  // Values (and masters) of a range of a group's flat buffer, from and to the host. get() returns when they are
-  // there.
+  // Values (and masters) of a range of a group's flat buffer, from and to the host. Of sharded ones set() takes what
+  // this rank owns. get() returns when they are there: masters where the rank has them, else values; it throws
+  // Error(kUsage) where it has neither.
   virtual void set(Queue& queue, Group group, int64_t offset, std::span<const W> from) = 0;
   virtual void get(Queue& queue, Group group, int64_t offset, std::span<W> to) const = 0;
   // Fills values from each row's Init. Element i of a tensor is a function of (seed, name, i) alone, so every layout
@@ -114,12 +120,19 @@ class FlatParams {
   // Before each micro-batch of a step. Gradients of linear layers, nearly all of the memory, are written and not added
   // to by the first one, the others become 0: modules ask ParamStore::adds().
   virtual void start_grads(Queue& queue, bool first = true) = 0;
-  // After it, when a bucket's gradients are complete: adds them to the sums, where a store keeps those.
+  // After it, when a bucket's gradients are complete: adds them to the sums, where a store keeps those. Sharded ones
+  // must be reduced first (comm::Reducer).
   virtual void collect_grads(Queue& queue, int bucket, bool first) = 0;
 
  protected:
-  void require_wide() const;
+  void require_whole(Group group) const;
+  template <class U>
+  static View<U, 1> part(const View<U, 1>& flat, const OwnedRange& range, bool sharded) {
+    return flat.rows(sharded ? range.state_offset : range.group_offset, range.count);
+  }
   View<W, 1> masters_[kNumGroups], wide_grads_[kNumGroups];
+  Sharding shardings_[kNumGroups];
+  bool masters_sharded_[kNumGroups] = {false, false};
   bool wide_ = true;
 };
 
@@ -128,6 +141,7 @@ struct StoreParts {
   bool grads = true;     // and, where T is not wide_t, masters
   bool sums = false;     // gradients of several micro-batches, summed in wide_t; nothing where T is wide_t
   bool planned = false;  // only bytes(): nothing is allocated
+  Sharding shardings[kNumGroups] = {};  // by group; whole unless given
 };
 
 // Values and gradients, flat. T is the storage type of the device. Where T is narrower than wide_t (bf16), a store
@@ -147,16 +161,38 @@ class ParamStore final : public FlatParams<wide_t<T>> {
   // The rank's part of a row as (local shape): (E / ep, ...) for expert rows.
   template <int N>
   View<T, N> value(int row) const {
-    return local<N>(values_, row);
+    return local<N>(row, bucket_values(layout_->at(row).group, layout_->table().row(row).bucket));
   }
   template <int N>
   View<T, N> grad(int row) const {
-    return local<N>(grads_, row);
+    return local<N>(row, bucket_grads(layout_->at(row).group, layout_->table().row(row).bucket));
   }
-  View<T, 1> values(Group group) const { return values_[int(group)]; }
+  View<T, 1> values(Group group) const { return values_[int(group)]; }  // empty where they are sharded
+  // Of sharded gradients the memory in which buckets take turns: what says that there are gradients at all.
   View<T, 1> grads(Group group) const { return grads_[int(group)]; }
-  View<W, 1> grad_sums(Group group) const { return sums_[int(group)]; }  // empty unless asked for
-  View<double, 1> square_sum() const {                                   // (1) for the gradient norm
+  View<W, 1> grad_sums(Group group) const { return sums_[int(group)]; }  // whole; empty unless asked for
+  // All of a bucket on this rank: from sharded memory while it is the bucket's turn.
+  View<T, 1> bucket_values(Group group, int bucket) const {
+    return turn(values_, turn_values_, this->shardings_[int(group)].values, group, bucket);
+  }
+  View<T, 1> bucket_grads(Group group, int bucket) const {
+    return turn(grads_, grads_, this->shardings_[int(group)].grads, group, bucket);
+  }
+  // What this rank updates, whole or sharded. Of the two kinds of gradients sums go before, where they are not empty.
+  View<T, 1> own_values(Group group, const OwnedRange& range) const {
+    const bool sharded = this->shardings_[int(group)].values;
+    return this->part(sharded ? value_slices_[int(group)] : values_[int(group)], range, sharded);
+  }
+  View<T, 1> own_grads(Group group, const OwnedRange& range) const {
+    const bool sharded = this->shardings_[int(group)].grads;
+    if (sharded && grad_slices_[int(group)].empty()) return {};
+    return this->part(sharded ? grad_slices_[int(group)] : grads_[int(group)], range, sharded);
+  }
+  View<W, 1> own_grad_sums(Group group, const OwnedRange& range) const {
+    if (sums_[int(group)].empty()) return {};
+    return this->part(sums_[int(group)], range, this->shardings_[int(group)].grads);
+  }
+  View<double, 1> square_sum() const {  // (1) for the gradient norm
     return {reinterpret_cast<double*>(square_memory_.data()), {1}};
   }
   View<bf16, 1> narrow_values(Group group) const override {
@@ -173,33 +209,50 @@ class ParamStore final : public FlatParams<wide_t<T>> {
 
   void start_grads(Queue& queue, bool first = true) override;
   void collect_grads(Queue& queue, int bucket, bool first) override;
+  // Of sharded gradients: before the backward pass of a micro-batch comes to the bucket, whose turn it is from then on;
+  // and when the own part of the bucket's turn holds the sums of all ranks, to move it to the slices.
+  void start_bucket_grads(Queue& queue, int bucket);
+  void collect_slice(Queue& queue, Group group, int bucket, bool first);
   // False until the first backward pass since start_grads is over, which the model says.
   const bool& adds() const { return adds_; }
   void end_backward() { adds_ = true; }
 
  private:
   template <int N>
-  View<T, N> local(const View<T, 1> (&flat)[kNumGroups], int row) const;
+  View<T, N> local(int row, View<T, 1> bucket) const;
+  View<T, 1> turn(const View<T, 1> (&whole)[kNumGroups], const View<T, 1> (&turns)[kNumGroups], bool sharded,
+                  Group group, int bucket) const {
+    const FlatRange range = layout_->bucket(group, bucket);
+    const int g = int(group);
+    return sharded ? turns[g].rows(turns_[g].begin(bucket), range.size())
+                   : whole[g].rows(range.begin, range.size());
+  }
+  void make_values(int group, bool planned);
+  void make_grads(int group, bool planned);
+  void zero_unwritten(Queue& queue, int row);
   const ParamLayout* layout_;
   DeviceKind device_;
+  Turns turns_[kNumGroups];
+  bool several_ = false;  // micro-batches, whose gradients are summed
   Buffer value_memory_[kNumGroups], grad_memory_[kNumGroups], master_memory_[kNumGroups],
-      sum_memory_[kNumGroups];
+      sum_memory_[kNumGroups], turn_value_memory_[kNumGroups], turn_grad_memory_[kNumGroups];
   Buffer square_memory_;
-  View<T, 1> values_[kNumGroups], grads_[kNumGroups];
-  View<W, 1> sums_[kNumGroups];
+  View<T, 1> values_[kNumGroups], grads_[kNumGroups];  // grads_: whole, or turns
+  View<T, 1> turn_values_[kNumGroups], value_slices_[kNumGroups], grad_slices_[kNumGroups];
+  View<W, 1> sums_[kNumGroups];  // whole, or slices
   bool adds_ = true;
 };
 
 template <class T>
 template <int N>
-View<T, N> ParamStore<T>::local(const View<T, 1> (&flat)[kNumGroups], int row) const {
+View<T, N> ParamStore<T>::local(int row, View<T, 1> bucket) const {
   const Placement& place = layout_->at(row);
   const ParamRow& r = layout_->table().row(row);
   assert(int(r.shape.size()) == N);
   std::array<int64_t, N> shape;
   for (int i = 0; i < N; ++i) shape[i] = r.shape[i];
   if (place.group == Group::kExpert) shape[0] = shape[0] * place.count / r.numel();
-  return View<T, N>(flat[int(place.group)].data() + place.offset, shape);
+  return View<T, N>(bucket.data() + place.offset - layout_->bucket(place.group, r.bucket).begin, shape);
 }
 
 extern template class FlatParams<float>;

@@ -29,6 +29,13 @@ device::ParamTable small_model() {
   add("0.w_down", {8, 6, 3}, Group::kExpert, 1, kElement);
   add("1.tiny", {1}, Group::kDense, 2, kElement);  // fewer elements than ranks
   add("1.w_gate", {8, 3, 6}, Group::kExpert, 2, kMatrix);
+  // Enough buckets for places to be taken twice where they take turns; one has no experts, one nothing else.
+  add("2.wq", {4, 5}, Group::kDense, 3, kMatrix);
+  add("3.w_gate", {8, 5, 6}, Group::kExpert, 4, kMatrix);
+  add("4.wq", {9, 3}, Group::kDense, 5, kElement);
+  add("4.w_gate", {8, 2, 5}, Group::kExpert, 5, kMatrix);
+  add("5.wq", {7, 6}, Group::kDense, 6, kMatrix);
+  add("head", {11, 6}, Group::kDense, 7, kElement);
   return table;
 }
 
@@ -54,18 +61,20 @@ class GradientCheck {
       : mesh_(world, {ep, 1, zero}),
         table_(small_model()),
         layout_(table_, ep, mesh_.expert().rank()),
-        store_(layout_, device::DeviceKind::kCpu),
         dense_(layout_, Group::kDense, mesh_.data().size(), zero),
         expert_(layout_, Group::kExpert, mesh_.replicas().size(), zero),
+        store_(layout_, device::DeviceKind::kCpu, shard_store({}, mesh_, dense_, expert_)),
         reducer_(mesh_, store_, dense_, expert_) {}
 
   void run(int round) {
-    fill_gradients(round);
+    device::CpuQueue queue(1);
     for (int bucket = table_.num_buckets() - 1; bucket >= 0; --bucket) {
+      reducer_.start_backward(bucket, queue);
+      if (round > 0) check_values(bucket, round - 1);
+      fill_gradients(bucket, round);
       reducer_.add(bucket);
       reducer_.progress();
     }
-    device::CpuQueue queue(1);
     for (int bucket = table_.num_buckets() - 1; round == 0 && bucket >= 0; --bucket)
       reducer_.need_sums(bucket, queue);
     if (round > 0) reducer_.finish(queue);
@@ -76,61 +85,66 @@ class GradientCheck {
       check_sums(piece, mesh_.replicas(), mesh_.expert().rank(), mesh_.config().ep, round);
     }
     reducer_.finish(queue);
-    update_own_slices();
+    update_own_slices(round);
     for (int bucket = 0; bucket < table_.num_buckets(); ++bucket) reducer_.gather_values(bucket);
-    for (int bucket = 0; bucket < table_.num_buckets(); ++bucket) reducer_.need_values(bucket, queue);
-    check_values();
+    for (int bucket = 0; bucket < table_.num_buckets(); ++bucket) {
+      reducer_.need_values(bucket, queue);
+      check_values(bucket, round);
+    }
   }
 
  private:
+  // Calls visit(row, element of the global tensor, this rank's memory of it).
   template <class Visit>
-  void each_element(Visit visit) {
+  void each_element(int bucket, bool values, Visit visit) {
     for (int row = 0; row < int(table_.rows().size()); ++row) {
+      if (table_.row(row).bucket != bucket) continue;
       const device::Placement& place = layout_.at(row);
-      for (int64_t i = 0; i < place.count; ++i)
-        visit(row, place.group, place.offset + i, place.global_begin + i);
+      const auto memory =
+          values ? store_.bucket_values(place.group, bucket) : store_.bucket_grads(place.group, bucket);
+      const int64_t begin = place.offset - layout_.bucket(place.group, bucket).begin;
+      for (int64_t i = 0; i < place.count; ++i) visit(row, place.global_begin + i, memory[begin + i]);
     }
   }
-  void fill_gradients(int round) {
-    each_element([&](int row, Group group, int64_t at, int64_t element) {
-      store_.grads(group)[at] = gradient<T>(mesh_.world().rank(), row, element, round);
-      store_.values(group)[at] = -1;
+  void fill_gradients(int bucket, int round) {
+    each_element(bucket, false, [&](int row, int64_t element, T& grad) {
+      grad = gradient<T>(mesh_.world().rank(), row, element, round);
     });
   }
   void check_sums(const Piece& piece, Communicator& comm, int first, int stride, int round) {
     const device::Placement& place = layout_.at(piece.row);
     for (int64_t i = 0; i < piece.count; ++i) {
       const int64_t element = place.global_begin + piece.row_begin + i;
-      ASSERT_EQ(store_.grads(place.group)[piece.group_offset + i],
+      ASSERT_EQ(store_.own_grads(place.group, piece.range())[i],
                 naive_sum<T>(comm, first, stride, piece.row, element, round))
           << table_.row(piece.row).name << " element " << element << ", ep " << mesh_.config().ep;
     }
   }
-  void update_own_slices() {
+  void update_own_slices(int round) {
     const auto update = [&](const ShardPlan& plan, const Communicator& comm) {
       for (const Piece& piece : plan.pieces(comm.rank())) {
         const device::Placement& place = layout_.at(piece.row);
         for (int64_t i = 0; i < piece.count; ++i) {
-          store_.values(place.group)[piece.group_offset + i] =
-              T(piece.row * 1000 + place.global_begin + piece.row_begin + i);
+          store_.own_values(place.group, piece.range())[i] =
+              value(piece.row, place.global_begin + piece.row_begin + i, round);
         }
       }
     };
     update(dense_, mesh_.data());
     update(expert_, mesh_.replicas());
   }
-  void check_values() {
-    each_element([&](int row, Group group, int64_t at, int64_t element) {
-      ASSERT_EQ(store_.values(group)[at], T(row * 1000 + element))
-          << table_.row(row).name << " element " << element;
+  static T value(int row, int64_t element, int round) { return T(round * 100000 + row * 1000 + element); }
+  void check_values(int bucket, int round) {
+    each_element(bucket, true, [&](int row, int64_t element, T& found) {
+      ASSERT_EQ(found, value(row, element, round)) << table_.row(row).name << " element " << element;
     });
   }
 
   Mesh mesh_;
   device::ParamTable table_;
   device::ParamLayout layout_;
-  device::ParamStore<T> store_;
   ShardPlan dense_, expert_;
+  device::ParamStore<T> store_;
   GradReducer<T> reducer_;
 };
 
@@ -160,7 +174,7 @@ void check_mesh(World& world) {
 void check_gradients(World& world) {
   for (int ep : {1, 2, 4}) {
     if (world.size() % ep != 0) continue;
-    for (int zero : {0, 1}) {
+    for (int zero : {0, 1, 2, 3}) {
       GradientCheck<float> floats(world, ep, zero);
       GradientCheck<double> doubles(world, ep, zero);
       for (int round = 0; round < 3; ++round) {

@@ -125,8 +125,8 @@ TEST(ReadMesh, IsStrict) {
             "run.yaml:1: mesh.ep: found '0', expected an integer from 1 to 1048576");
   EXPECT_EQ(mesh_error("mesh:\n  cp: 2"),
             "run.yaml:2: mesh.cp: found 2, expected 1: context parallelism is not built yet");
-  EXPECT_EQ(mesh_error("mesh: {zero: 2}"),
-            "run.yaml:1: mesh.zero: found '2', expected an integer from 0 to 1");
+  EXPECT_EQ(mesh_error("mesh: {zero: 4}"),
+            "run.yaml:1: mesh.zero: found '4', expected an integer from 0 to 3");
   EXPECT_EQ(mesh_error("mesh: {epp: 2}"), "run.yaml:1: mesh.epp: unknown key, did you mean 'ep'?");
 }
 

@@ -135,5 +135,47 @@ TEST(ParamStore, ViewsHaveLocalShapesAndShareTheFlatBuffer) {
   EXPECT_TRUE(ParamStore<float>(layout, DeviceKind::kCpu, false).grads(Group::kDense).empty());
 }
 
+// A bucket of the middle never stands where one stands that is within three of it; ends have places of their own.
+TEST(Turns, NeighboursStandApart) {
+  std::vector<int64_t> sizes;
+  for (int b = 0; b < 12; ++b) sizes.push_back(10 + 7 * (b % 5));
+  const Turns turns(sizes);
+  for (int a = 0; a < 12; ++a) {
+    EXPECT_LE(turns.begin(a) + sizes[size_t(a)], turns.size());
+    for (int b = 0; b < a; ++b) {
+      const bool apart = turns.begin(a) >= turns.begin(b) + sizes[size_t(b)] ||
+                         turns.begin(b) >= turns.begin(a) + sizes[size_t(a)];
+      EXPECT_EQ(apart, b == 0 || a == 11 || (a - b) % Turns::kInTurn != 0) << a << " and " << b;
+    }
+  }
+  EXPECT_LE(turns.size(), 6 * 64);
+  EXPECT_EQ(Turns(std::vector<int64_t>{5}).size(), 64);
+}
+
+// Masters in slices: of an element that another rank updates a rank knows the rounded value alone.
+TEST(ParamStore, ShardedMastersHoldWhatTheRankUpdates) {
+  ParamTable table;
+  table.add(row("a", {10}, Group::kDense, 0));
+  table.add(row("b", {3, 4}, Group::kDense, 1));
+  const ParamLayout layout(table, 1, 0);
+  StoreParts parts;
+  Sharding& dense = parts.shardings[int(Group::kDense)];
+  dense.owned = {{4, 0, 3}, {12, 3, 6}};
+  dense.masters = true;
+  ParamStore<bf16> store(layout, DeviceKind::kCpu, parts);
+  StoreParts whole;
+  EXPECT_EQ(ParamStore<bf16>(layout, DeviceKind::kCpu, whole).bytes() - store.bytes(), (22 - 9) * 4u);
+  CpuQueue queue(1);
+  std::vector<float> values(22), found(22);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = 1 + 0.001f * float(i);
+  store.set(queue, Group::kDense, 0, values);
+  store.get(queue, Group::kDense, 0, found);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const bool own = (i >= 4 && i < 7) || (i >= 12 && i < 18);
+    EXPECT_EQ(found[i], own ? values[i] : float(bf16(values[i]))) << i;
+  }
+  EXPECT_EQ(store.own_masters(Group::kDense, dense.owned[1].part(2, 4))[0], values[14]);
+}
+
 }  // namespace
 }  // namespace cadre::device

@@ -99,14 +99,16 @@ Decoded<device::wide_t<T>> Decoder<T>::decode(Cache& any, const DecodeBatch& giv
   device::upload(queue, lengths(batch), m.length);
   device::upload(queue, places(batch, cache.shape.page_size), m.place);
   PagedRows<T> rows{{}, table, m.owner.rows(0, count), m.length.rows(0, count), m.place.rows(0, count)};
-  for (int bucket = 0; bucket < m.table->num_buckets(); ++bucket) this->before_bucket(bucket);
+  this->before_bucket(0);
   View<T, 2> x = m.embed();
   for (size_t i = 0; i < m.blocks.size(); ++i) {
+    for (int half = 0; half < Block<T>::kBuckets; ++half) this->before_bucket(m.bucket_of(int(i)) + half);
     rows.pages = cache.layer(int(i));
     x = m.blocks[i]->decode(x, m.micro, rows);
   }
   m.trained = false;
   const View<T, 2> normed = m.normed.rows(0, count);
+  this->before_bucket(m.bucket_of(m.config.layers));
   m.final_norm.forward(m.context, x, normed);
   return m.head.sample(normed, batch, shape);
 }

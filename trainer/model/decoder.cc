@@ -199,14 +199,20 @@ void Decoder<T>::backward(View<const W, 1> dlogp, const BatchCounts& counts,
   assert(m.trained && dlogp.dim(0) == m.micro.num_tokens());
   const int64_t tokens = m.micro.num_tokens();
   const View<T, 2> dx = m.dx.rows(0, tokens), dh = m.dh.rows(0, tokens);
+  const bool tied = m.config.tie_head;  // the head adds to the embedding's gradient
+  if (tied) this->before_backward(0);
+  this->before_backward(m.bucket_of(m.config.layers));
   m.head.backward(m.normed.rows(0, tokens), dlogp, dh, tap);
   m.final_norm.backward(m.context, dh, m.last, false, dx, tap);
   on_bucket_done(m.bucket_of(m.config.layers));
   for (int i = m.config.layers - 1; i >= 0; --i) {
     const int bucket = m.bucket_of(i);
+    this->before_backward(bucket + 1);
+    this->before_backward(bucket);
     m.blocks[i]->backward(m.inputs[i], m.micro, counts, dx, dh, tap, [&] { on_bucket_done(bucket + 1); });
     on_bucket_done(bucket);
   }
+  if (!tied) this->before_backward(0);
   m.context.kernels->embed_backward(*m.context.queue, dx, m.micro.token, m.embed_grad);
   if (tap != nullptr) tap->on_lookup(m.embed_row, m.micro.token, dx);
   on_bucket_done(0);

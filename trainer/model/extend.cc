@@ -28,7 +28,7 @@ View<const device::wide_t<T>, 1> Decoder<T>::extend(Cache& any, const std::vecto
           "found {} tokens to add to {} of a cache of {}; make a larger cache", total, cache.layer[0].used,
           cache.capacity);
   m.rope.cover(cache.capacity, *m.context.queue);
-  for (int bucket = 0; bucket < m.table->num_buckets(); ++bucket) this->before_bucket(bucket);
+  this->before_bucket(0);
   View<T, 2> x;
   for (int64_t begin = 0; begin < total; begin += limit) {  // a long prompt goes in pieces
     const int64_t count = std::min(limit, total - begin);
@@ -39,11 +39,15 @@ View<const device::wide_t<T>, 1> Decoder<T>::extend(Cache& any, const std::vecto
     m.micro.seq_len = count;
     m.take_in(std::span(tokens).subspan(begin, count), segment, position);
     x = m.embed();
-    for (size_t i = 0; i < m.blocks.size(); ++i) x = m.blocks[i]->extend(x, m.micro, cache.layer[i]);
+    for (size_t i = 0; i < m.blocks.size(); ++i) {
+      for (int half = 0; half < Block<T>::kBuckets; ++half) this->before_bucket(m.bucket_of(int(i)) + half);
+      x = m.blocks[i]->extend(x, m.micro, cache.layer[i]);
+    }
     x = x.rows(count - 1, 1);
   }
   m.trained = false;
   const View<T, 2> normed = m.normed.rows(0, 1);
+  this->before_bucket(m.bucket_of(m.config.layers));
   m.final_norm.forward(m.context, x, normed);
   return m.head.logits(normed);
 }

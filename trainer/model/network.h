@@ -83,14 +83,20 @@ class Network {
 
   // Called before a forward pass reads the values of a bucket, which may still be on their way from other ranks.
   void set_before_bucket(std::function<void(int bucket)> hook) { before_bucket_ = std::move(hook); }
+  // Called before a backward pass reads the values of a bucket and writes its gradients; both halves of a layer before
+  // the second one's.
+  void set_before_backward(std::function<void(int bucket)> hook) { before_backward_ = std::move(hook); }
 
  protected:
   void before_bucket(int bucket) const {
     if (before_bucket_) before_bucket_(bucket);
   }
+  void before_backward(int bucket) const {
+    if (before_backward_) before_backward_(bucket);
+  }
 
  private:
-  std::function<void(int)> before_bucket_;
+  std::function<void(int)> before_bucket_, before_backward_;
 };
 
 }  // namespace cadre::trainer

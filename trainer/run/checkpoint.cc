@@ -160,7 +160,7 @@ std::vector<Slice> owned_slices(TrainState& state) {
     for (const comm::Piece& piece : state.optimizer_context.pieces[g]) {
       const device::ParamRow& row = state.model.table.row(piece.row);
       const int64_t begin = layout.at(piece.row).global_begin + piece.row_begin;
-      const auto values = state.model.store.masters(Group(g)).rows(piece.group_offset, piece.count);
+      const auto values = state.model.store.own_masters(Group(g), piece.range());
       slices.push_back(make_slice(row.name, row, begin, values));
       if (!state.reference) continue;
       slices.push_back(reference_slice(*state.reference, row, begin, Group(g), piece));
@@ -231,6 +231,10 @@ void restore_states(TrainState& state, TensorReader& reader) {
   state.optimizer->set_updates(
       base::whole<int64_t>(reader.index().state.at("optimizer").at("updates"), ExitCode::kCheckpoint));
   state.optimizer->restore_values();
+  // Those that a rank made again from its own masters are new to the others.
+  for (int bucket = 0; bucket < state.model.table.num_buckets(); ++bucket)
+    state.reducer.gather_values(bucket);
+  state.reducer.finish_values();
 }
 
 std::string own_tensor(const std::string& row) {

@@ -56,9 +56,9 @@ MemoryPlan plan(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh,
   result.activations = saved.bytes();
   result.scratch = scratch.bytes();
   const device::ParamLayout layout(table, mesh.expert().size(), mesh.expert().rank());
-  const bool sums = sums_gradients(config, mesh.data().size(), sequences);
-  device::ParamStore<T> store(layout, queue.kind(),
-                              device::StoreParts{.grads = with_grads, .sums = sums, .planned = true});
+  device::StoreParts parts = store_parts(config, mesh, layout, sequences, with_grads);
+  parts.planned = true;
+  device::ParamStore<T> store(layout, queue.kind(), std::move(parts));
   result.parameters = store.bytes();
   result.workspace = workspace_bytes<T>(config, queue, sequences, with_grads);
   if (!with_grads) return result;
@@ -92,10 +92,17 @@ std::string advice(const RunConfig& config, device::Queue& queue, comm::Mesh& me
                    bool with_grads, size_t free) {
   std::vector<std::string> ways;
   RunConfig other = config;
+  for (int zero = config.mesh.zero + 1; with_grads && mesh.data().size() > 1 && zero <= 3; ++zero) {
+    other.mesh.zero = zero;
+    if (!ways.empty() || plan_memory(other, queue, mesh, sequences, true).total() > free) continue;
+    ways.push_back(fmt::format("mesh.zero: {} fits", zero));
+  }
+  other = config;
+  const size_t without = ways.size();
   for (const Recompute more : kRecomputes) {
     if (!with_grads || more <= config.train.activation_recompute) continue;
     other.train.activation_recompute = more;
-    if (!ways.empty() || plan_memory(other, queue, mesh, sequences, true).total() > free) continue;
+    if (ways.size() > without || plan_memory(other, queue, mesh, sequences, true).total() > free) continue;
     ways.push_back(fmt::format("train.activation_recompute: {} fits", recompute_name(more)));
   }
   if (const int64_t fits = largest_fit(config, queue, mesh, sequences, with_grads, free); fits > 0)
@@ -140,6 +147,17 @@ std::string MemoryPlan::text() const {
 
 bool sums_gradients(const RunConfig& config, int ranks, int64_t sequences) {
   return (config.train.global_batch + ranks - 1) / ranks > sequences;
+}
+
+device::StoreParts store_parts(const RunConfig& config, const comm::Mesh& mesh,
+                               const device::ParamLayout& layout, int64_t sequences, bool with_grads) {
+  const auto plan = [&](device::Group group, const comm::Communicator& ranks) {
+    return comm::ShardPlan(layout, group, ranks.size(), config.mesh.zero);
+  };
+  const bool sums = sums_gradients(config, mesh.data().size(), sequences);
+  return comm::shard_store({.grads = with_grads, .sums = sums}, mesh,
+                           plan(device::Group::kDense, mesh.data()),
+                           plan(device::Group::kExpert, mesh.replicas()));
 }
 
 MemoryPlan plan_memory(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh, int64_t sequences,

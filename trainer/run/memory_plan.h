@@ -5,6 +5,7 @@
 #include <string>
 
 #include "parallel/comm/mesh.h"
+#include "parallel/device/param_table.h"
 #include "trainer/model/context.h"
 #include "trainer/run/run_config.h"
 
@@ -31,6 +32,9 @@ ModelContext<T> model_context(const RunConfig& config, device::Queue& queue, com
 
 // Whether a rank has several micro-batches a step, whose gradients it sums.
 bool sums_gradients(const RunConfig& config, int ranks, int64_t sequences);
+// What a rank's store holds: gradients and their sums for micro-batches of `sequences`, and slices by mesh.zero.
+device::StoreParts store_parts(const RunConfig& config, const comm::Mesh& mesh,
+                               const device::ParamLayout& layout, int64_t sequences, bool with_grads);
 // Of micro-batches of `sequences`. Takes no memory of the device.
 MemoryPlan plan_memory(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh, int64_t sequences,
                        bool with_grads);

@@ -28,9 +28,9 @@ MemoryPlan checked_plan(ModelState& m, int64_t sequences, bool with_grads) {
 
 template <class T>
 std::unique_ptr<device::FlatParams<Real>> make_store(ModelState& m, bool with_grads) {
-  const bool sums = sums_gradients(m.config, m.mesh.data().size(), m.config.train.micro_batch);
-  auto store = std::make_unique<device::ParamStore<T>>(m.layout, m.queue.kind(),
-                                                       device::StoreParts{.grads = with_grads, .sums = sums});
+  auto store = std::make_unique<device::ParamStore<T>>(
+      m.layout, m.queue.kind(),
+      store_parts(m.config, m.mesh, m.layout, m.config.train.micro_batch, with_grads));
   static_cast<Decoder<T>&>(*m.network).bind(*store);
   return store;
 }

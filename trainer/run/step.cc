@@ -96,12 +96,12 @@ Computed compute(TrainState& state, const data::LoadedBatch& batch, device::AnyT
       result.loss_share += loss_and_grad(i, result.logp[i].finish());
     }
     // Buckets are reduced while the rest of the last backward pass runs; before that they are still being
-    // summed.
+    // summed, unless they are sharded.
     const bool last = i + 1 == batch.micro.size();
     base::enter(base::Phase::kBackward);
     const auto on_bucket_done = [&](int bucket) {
       state.model.store.collect_grads(state.model.queue, bucket, i == 0);
-      if (last) state.reducer.add(bucket);
+      state.reducer.add(bucket, {.first = i == 0, .last = last});
       state.reducer.progress();
     };
     model.backward({dlogp.data(), {micro.num_tokens()}}, batch.counts, on_bucket_done,

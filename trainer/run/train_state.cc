@@ -30,7 +30,7 @@ optim::OwnedSlices owned(const ModelState& m, const comm::ShardPlan& dense, cons
     slices.pieces[g] = plans[g]->pieces(ranks[g]);
     slices.state_size[g] = plans[g]->state_size(ranks[g]);
     slices.in_norm[g] = m.config.mesh.zero > 0 || ranks[g] == 0;
-    slices.shared[g] = plans[g]->ranks() > 1;
+    slices.shared[g] = plans[g]->ranks() > 1 || m.store.sharding(Group(g)).grads;
   }
   return slices;
 }
@@ -113,6 +113,20 @@ RunConfig with_vocab(RunConfig config, int64_t vocab) {
   return config;
 }
 
+// What reads gradients or values of a whole model beside the step. Alone, a rank shards nothing.
+void require_unsharded(const TrainState& state, bool influence, bool reads_values) {
+  const RunConfig& run = state.config();
+  if (state.dense_plan.ranks() == 1) return;
+  require(!influence || run.mesh.zero < 2, ExitCode::kUsage,
+          "{}: mesh.zero is {}: influence scores are measured with whole gradients on every rank; set "
+          "mesh.zero: 1",
+          run.source, run.mesh.zero);
+  require(!reads_values || run.mesh.zero < 3, ExitCode::kUsage,
+          "{}: mesh.zero is 3: an objective with a reference model, and sampling, need whole parameters on "
+          "every rank; set mesh.zero: 2",
+          run.source);
+}
+
 }  // namespace
 
 void TrainState::check(const optim::NamedValues& objective_metrics) {
@@ -143,6 +157,8 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
       expert_domains(model, set.train->num_domains()),
       dataset(set),
       spikes(run.spikes) {
+  const bool influence = run.influence.period > 0 || mixer->needs() == data::Needs::kInfluence;
+  require_unsharded(*this, influence, run.rollout || objective->inputs().reference);
   check_rollout(run, *set.train, objective->inputs());
   if (run.rollout) rollouts = make_rollouts(*this, all);
   if (run.data.pack && !run.rollout) require_enough_text(run, set);
@@ -152,7 +168,8 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
                 : "the data holds pairs; train on it with objective: dpo");
   model.bf16() ? make_updates<bf16>(*this, run) : make_updates<Real>(*this, run);
   model.decoder.set_before_bucket([this](int bucket) { reducer.need_values(bucket, model.queue); });
-  if (run.influence.period > 0 || mixer->needs() == data::Needs::kInfluence) probe = make_probe(*this);
+  model.decoder.set_before_backward([this](int bucket) { reducer.start_backward(bucket, model.queue); });
+  if (influence) probe = make_probe(*this);
   if (const auto selection = data::make_selector(kind(run, run.selector, "selector"))->online()) {
     require(
         !run.rollout, ExitCode::kUsage,
