@@ -80,6 +80,38 @@ TEST(Timeline, ValuesHideBehindOtherUpdatesAndTheForwardPass) {
   EXPECT_EQ(exposed_values(three(1, 0, 15), 0), 56 - 3 - 30);
 }
 
+// Ten buckets: of the middle ones 1 to 4 have to come again, in turn with gradients; 5 to 8, the ends and the head are here.
+TEST(Timeline, ShardedValuesComeAgainForTheBackwardPass) {
+  EXPECT_EQ(exposed_backward(three(0, 5, 0)), exposed_gradients(three(0, 5, 0)));
+  EXPECT_EQ(exposed_backward(three(0, 30, 9)), exposed_gradients(three(0, 30, 0)))
+      << "three buckets are all here";
+  EXPECT_EQ(exposed_backward(std::vector<BucketTimes>(10, {0, 20, 0, 0, 20})), 0)
+      << "each beside another bucket";
+  // Bucket 4's leave when 6 begins, at 60, and arrive at 110; then one after the other, each computed with for 20.
+  EXPECT_EQ(exposed_backward(std::vector<BucketTimes>(10, {0, 20, 0, 0, 50})), 260 + 20 + 20 - 200);
+}
+
+// The lowest stage that fits; memory between 16 and 2 bytes a parameter and the rest.
+TEST(Estimate, ShardsNoMoreThanFits) {
+  RunConfig run = small_run();
+  run.model.layers = 24;
+  run.model.dim = 256;
+  Cluster cluster{.nodes = 1, .gpus_per_node = 8, .memory_gib = 1000};
+  const Estimate one = with_ep(estimate_layouts(cluster, run), 1);
+  EXPECT_EQ(one.zero, 1);
+  cluster.memory_gib = one.memory_gib - 1e-6;
+  const Estimate two = with_ep(estimate_layouts(cluster, run), 1);
+  EXPECT_EQ(two.zero, 2);
+  EXPECT_EQ(two.step_ms(), one.step_ms()) << "one micro-batch sends as much";
+  cluster.memory_gib = two.memory_gib - 1e-6;
+  const Estimate three = with_ep(estimate_layouts(cluster, run), 1);
+  EXPECT_EQ(three.zero, 3);
+  EXPECT_GT(three.step_ms(), one.step_ms());
+  EXPECT_TRUE(three.fits);
+  cluster.memory_gib = three.memory_gib - 1e-6;
+  EXPECT_FALSE(with_ep(estimate_layouts(cluster, run), 1).fits);
+}
+
 TEST(Estimate, TheFastestThatFitsComesFirst) {
   const auto all = estimate_layouts({.nodes = 4, .gpus_per_node = 8, .memory_gib = 1000}, small_run());
   for (size_t i = 1; i < all.size(); ++i) {

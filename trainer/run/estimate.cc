@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "parallel/comm/mesh.h"
+#include "parallel/device/sharding.h"
 #include "trainer/model/decoder.h"
 #include "trainer/run/memory_plan.h"
 #include "trainer/run/timeline.h"
@@ -140,8 +141,8 @@ struct Shared {
   double update_ms = 0, own_update_ms = 0;  // of all, and of those that nobody else holds
   double sent_ms = 0, moved_bytes = 0;      // gradients and values: on the wire, and in this GPU's memory
 };
-Shared share_parameters(const Cluster& cluster, const Sizes& sizes, int gpus, int ep, double forward,
-                        double backward) {
+Shared share_parameters(const Cluster& cluster, const Sizes& sizes, int gpus, int ep, int zero,
+                        double forward, double backward) {
   constexpr double kUpdateBytes = 28;  // gradient, master, two moments: read; master, moments, value: written
   constexpr double kBytes = 2;         // of a gradient and a value: bf16
   const int ranks[] = {gpus, gpus / ep}, strides[] = {1, ep};
@@ -159,20 +160,38 @@ Shared share_parameters(const Cluster& cluster, const Sizes& sizes, int gpus, in
       bucket.gradients += ms;
       bucket.values += ms;
       bucket.update += memory_ms(cluster, kUpdateBytes * sizes.bucket[g][b] / n);
-      shared.sent_ms += 2 * ms;
+      const double gathers = zero >= 3 ? 2 : 1;  // for the forward pass and again for the backward pass
+      shared.sent_ms += (1 + gathers) * ms;
       // Gradients: sent parts are read, others written, then all parts of the own slice read and their sum written.
       // Values: the slice is read, the others written.
-      shared.moved_bytes += bytes * (2 * (n - 1) / n + 1 + 1 / n) + bytes;
+      shared.moved_bytes += bytes * (2 * (n - 1) / n + 1 + 1 / n) + gathers * bytes;
     }
   }
   shared.update_ms = memory_ms(cluster, kUpdateBytes * shared.owned);
   return shared;
 }
 
-Estimate estimate(const Cluster& cluster, const RunConfig& run, int ep, Recompute recompute) {
+// Values and gradients in bf16; masters, two moments and sums of several micro-batches in fp32. What is sharded is the
+// rank's own part, beside buckets that take turns; which is what, comm::shard_store says.
+double state_bytes(const Sizes& sizes, int gpus, int ep, int zero, bool sums) {
+  const int ranks[] = {gpus, gpus / ep};
+  double bytes = 0;
+  for (int g = 0; g < device::kNumGroups; ++g) {
+    const double whole = sizes.local[g], own = whole / ranks[g];
+    const device::Turns turns(std::vector<int64_t>(sizes.bucket[g].begin(), sizes.bucket[g].end()));
+    const bool shared = ranks[g] > 1, slices = zero >= 2 && (shared || (sums && gpus > 1));
+    bytes += (4 + 8) * own;
+    bytes += zero >= 3 && shared ? 2 * own + 2 * double(turns.size()) : 2 * whole;
+    if (slices) bytes += (sums ? 4 : 2) * own + 2 * double(turns.size());
+    if (!slices) bytes += (sums ? 2 + 4 : 2) * whole;
+  }
+  return bytes;
+}
+
+Estimate estimate(const Cluster& cluster, const RunConfig& run, const Sizes& sizes, int ep, int zero,
+                  Recompute recompute) {
   const int gpus = cluster.gpus();
-  const Sizes sizes = sizes_of(run, gpus, ep, recompute);
-  Estimate e{.ep = ep, .data_ranks = gpus, .recompute = recompute};
+  Estimate e{.ep = ep, .data_ranks = gpus, .zero = zero, .recompute = recompute};
   const double tokens = double(run.train.micro_batch * run.data.seq_len);
   e.tokens = tokens * gpus;
   const double rate = cluster.peak_tflops * 1e12 * cluster.efficiency;
@@ -181,10 +200,11 @@ Estimate estimate(const Cluster& cluster, const RunConfig& run, int ep, Recomput
   const double again = recompute == Recompute::kFull ? forward : 0;
   const double backward = 2 * forward + again;
   e.compute_ms = forward + backward;
-  const Shared shared = share_parameters(cluster, sizes, gpus, ep, forward, backward);
+  const Shared shared = share_parameters(cluster, sizes, gpus, ep, zero, forward, backward);
   e.update_ms = shared.update_ms;
   e.gradients_ms = exposed_gradients(shared.buckets);
   e.values_ms = exposed_values(shared.buckets, shared.own_update_ms);
+  if (zero >= 3) e.values_ms += std::max(0.0, exposed_backward(shared.buckets) - e.gradients_ms);
   // Four journeys a layer and token to each other rank. The first is hidden by the router.
   constexpr int kJourneys = 4, kExposed = 3;
   const double row = 2 * double(run.model.dim);
@@ -196,15 +216,23 @@ Estimate estimate(const Cluster& cluster, const RunConfig& run, int ep, Recomput
       shared.sent_ms - e.gradients_ms - e.values_ms + (kJourneys - kExposed) * journey_ms;
   e.beside_ms = std::max(0.0, hidden_ms) * cluster.comm_sms / cluster.sms +
                 memory_ms(cluster, shared.moved_bytes + row_bytes);
-  const double local = sizes.local[0] + sizes.local[1];
   const bool sums = sums_gradients(run, gpus, run.train.micro_batch);
   constexpr double kWorkspaces = 2.5 * 0x1p30;  // libraries, NCCL and its staging memory
-  // Values and gradients in bf16, masters, sums of several micro-batches in fp32; two moments of the owned part.
-  const double bytes =
-      local * (2 + 2 + 4 + (sums ? 4 : 0)) + 8 * shared.owned + sizes.activation_bytes + kWorkspaces;
+  const double bytes = state_bytes(sizes, gpus, ep, zero, sums) + sizes.activation_bytes + kWorkspaces;
   e.memory_gib = bytes / 0x1p30;
   e.fits = e.memory_gib <= cluster.memory_gib;
   e.peak_share = sizes.flops_per_token * tokens / (1e-3 * e.step_ms() * cluster.peak_tflops * 1e12);
+  return e;
+}
+
+// With as little sharded as fits: higher stages send more, or save nothing that is needed.
+Estimate lowest_stage(const Cluster& cluster, const RunConfig& run, int ep, Recompute recompute) {
+  constexpr int kMostSharded = 3;
+  const Sizes sizes = sizes_of(run, cluster.gpus(), ep, recompute);
+  int zero = 1;
+  Estimate e = estimate(cluster, run, sizes, ep, zero, recompute);
+  while (!e.fits && cluster.gpus() > 1 && zero < kMostSharded)
+    e = estimate(cluster, run, sizes, ep, ++zero, recompute);
   return e;
 }
 
@@ -234,7 +262,7 @@ std::vector<Estimate> estimate_layouts(const Cluster& cluster, const RunConfig& 
   for (int ep = 1; ep <= std::min(experts, cluster.gpus()); ++ep) {
     if (experts % ep != 0 || cluster.gpus() % ep != 0) continue;
     for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull})
-      all.push_back(estimate(cluster, run, ep, recompute));
+      all.push_back(lowest_stage(cluster, run, ep, recompute));
   }
   std::stable_sort(all.begin(), all.end(), [](const Estimate& a, const Estimate& b) {
     return a.fits != b.fits ? a.fits : a.step_ms() < b.step_ms();

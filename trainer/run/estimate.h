@@ -45,8 +45,8 @@ struct Estimate {
   double tokens_per_s() const { return 1e3 * tokens / step_ms(); }
 };
 
-// Every expert degree that divides the experts and the GPUs, with each kind of recomputation; train.micro_batch
-// sequences a GPU and step. model.vocab must be set. Those that fit first, the fastest of them in front.
+// Every expert degree that divides the experts and the GPUs, with each kind of recomputation and the lowest mesh.zero
+// from 1 on that fits; train.micro_batch sequences a GPU and step. model.vocab must be set. Those that fit first, the fastest of them in front.
 std::vector<Estimate> estimate_layouts(const Cluster& cluster, const RunConfig& run);
 
 }  // namespace cadre::trainer

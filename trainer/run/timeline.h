@@ -18,5 +18,8 @@ double exposed_gradients(const std::vector<BucketTimes>& buckets);
 // Buckets are updated from the first to the last, then for own_update ms what no other rank waits for; a bucket's values
 // leave when it is updated. How much longer update and forward pass take than without waiting for values.
 double exposed_values(const std::vector<BucketTimes>& buckets, double own_update);
+// The same as exposed_gradients where values are sharded and come again for the backward pass, up to two buckets before
+// they are needed, on the same wire. Those of the head, the embedding and the last two layers are still there.
+double exposed_backward(const std::vector<BucketTimes>& buckets);
 
 }  // namespace cadre::trainer
