@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "parallel/comm/peer_memory.h"
 #include "parallel/comm/transports.h"
 
 namespace cadre::comm {
@@ -70,7 +71,10 @@ Mesh::Mesh(World& world, const MeshConfig& config) : world_(world), config_(conf
   replicas_ = world.split(world.rank() % config.ep, "replicas");
   const std::chrono::milliseconds timeout(int64_t(1e3 * config.timeout_s));
   for (const auto& group : {&data_, &expert_, &replicas_}) (*group)->set_timeout(timeout);
+  expert_peers_ = std::make_unique<PeerMemory>(*expert_, world);
 }
+
+Mesh::~Mesh() = default;
 
 void Mesh::connect(device::Queue& queue) {
   if (queue.kind() == device::DeviceKind::kCpu) return;
@@ -86,6 +90,7 @@ void Mesh::connect(device::Queue& queue) {
 void Mesh::set_tensor_imitation(bool on) {
   for (Communicator* group : {&data_tensors(), &expert_tensors(), &replica_tensors()})
     group->set_imitation(on);
+  expert_peers_->set_imitation(on);
 }
 
 }  // namespace cadre::comm

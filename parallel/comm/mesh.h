@@ -21,6 +21,8 @@ struct MeshConfig {
 };
 MeshConfig read_mesh(base::Section section);
 
+class PeerMemory;
+
 // Makes the communicators of one transport.
 class World {
  public:
@@ -47,6 +49,7 @@ void run_threads(int num_ranks, const std::function<void(World&)>& body);
 class Mesh {
  public:
   Mesh(World& world, const MeshConfig& config);  // communicators are made in one fixed order
+  ~Mesh();
   const MeshConfig& config() const { return config_; }
   Communicator& data() const { return *data_; }          // all data ranks
   Communicator& expert() const { return *expert_; }      // the ep ranks that together hold all experts
@@ -65,6 +68,8 @@ class Mesh {
       return *device_data_;  // the same ranks: one set of channels and streams
     return device_replicas_ ? *device_replicas_ : *replicas_;
   }
+  // Memory that the ranks of the expert group read from each other (peer_memory.h).
+  PeerMemory& expert_peers() const { return *expert_peers_; }
   // Of all of them; see Communicator::set_imitation.
   void set_tensor_imitation(bool on);
 
@@ -73,6 +78,7 @@ class Mesh {
   MeshConfig config_;
   std::unique_ptr<Communicator> data_, expert_, replicas_;
   std::unique_ptr<Communicator> device_data_, device_expert_, device_replicas_;
+  std::unique_ptr<PeerMemory> expert_peers_;  // of expert_
 };
 
 }  // namespace cadre::comm

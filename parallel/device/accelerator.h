@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "parallel/device/kernel_trace.h"
+#include "parallel/device/peer.h"
 #include "parallel/device/queue.h"
 #include "parallel/device/snapshot.h"
 
@@ -36,7 +37,8 @@ struct Accelerator {
   void (*release)(std::byte* data) noexcept;
   DeviceMemory (*memory)();
   std::unique_ptr<Snapshot> (*make_snapshot)();  // of the current device
-  TraceStart (*trace_kernels)();                 // of the current device; never throws
+  std::unique_ptr<PeerPort> (*make_peer_port)(size_t bytes);
+  TraceStart (*trace_kernels)();  // of the current device; never throws
   // Bytes of device memory that the queue takes for attention of the shape in bf16 (and its backward pass), beside the
   // arguments. May take long, as it prepares what will be needed.
   int64_t (*attention_workspace)(Queue&, const AttentionShape&, bool backward);

@@ -9,6 +9,7 @@
 #include "parallel/device/cuda/image.h"
 #include "parallel/device/cuda/kernel_trace_cuda.h"
 #include "parallel/device/cuda/own_attention.h"
+#include "parallel/device/cuda/peer_cuda.h"
 #include "parallel/device/cuda/queue_cuda.h"
 #include "parallel/device/cuda/snapshot_cuda.h"
 
@@ -106,6 +107,7 @@ Accelerator accelerator_cuda() {
           .release = release,
           .memory = memory,
           .make_snapshot = make_snapshot_cuda,
+          .make_peer_port = make_peer_port_cuda,
           .trace_kernels = trace_kernels,
           .attention_workspace = attention_workspace,
           .library_bytes = kLibraryBytes,

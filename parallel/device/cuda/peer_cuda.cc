@@ -1,0 +1,147 @@
+#include "parallel/device/cuda/peer_cuda.h"
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <cstring>
+#include <vector>
+
+#include "parallel/base/errors.h"
+#include "parallel/device/cuda/accelerator_cuda.h"
+#include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/peer_flags.h"
+#include "parallel/device/cuda/queue_cuda.h"
+#include "parallel/device/peer_identity.h"
+
+namespace cadre::device::cuda {
+namespace {
+
+// What CUDA shares between processes is whole pages of this size, with whatever else lies in them.
+constexpr size_t kSharedUnit = size_t(2) << 20;
+
+struct CudaHandle {
+  char host[64];  // ends with 0
+  uint64_t process, address;
+  int device;    // as its process counts
+  char bus[32];  // PCI address, the same for all processes
+  cudaIpcMemHandle_t memory;
+};
+
+class CudaPeerPort final : public PeerPort {
+ public:
+  explicit CudaPeerPort(size_t bytes) {
+    check(cudaGetDevice(&device_));
+    beside_ = std::make_unique<CudaQueue>(device_);
+    data_ = accelerator_cuda().allocate((bytes + kSharedUnit - 1) / kSharedUnit * kSharedUnit);
+    void* status = nullptr;
+    check(cudaHostAlloc(&status, sizeof(PeerStatus), cudaHostAllocMapped | cudaHostAllocPortable));
+    status_ = static_cast<PeerStatus*>(status);
+    *status_ = {};
+    for (cudaEvent_t* event : {&forked_, &joined_})
+      check(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
+  }
+  ~CudaPeerPort() override {
+    for (const cudaEvent_t event : {forked_, joined_}) cudaEventDestroy(event);
+    if (abandoned_) return;
+    accelerator_cuda().release(data_);
+    cudaFreeHost(status_);
+  }
+
+  std::byte* data() const override { return data_; }
+  std::string handle() const override {
+    CudaHandle own = {};
+    host_identity().copy(own.host, sizeof own.host - 1);
+    own.process = process_identity();
+    own.address = reinterpret_cast<uintptr_t>(data_);
+    own.device = device_;
+    check(cudaDeviceGetPCIBusId(own.bus, sizeof own.bus, device_));
+    check(cudaIpcGetMemHandle(&own.memory, data_));
+    return {reinterpret_cast<const char*>(&own), sizeof own};
+  }
+  std::byte* open(const std::string& handle) override {
+    CudaHandle other;
+    require(handle.size() == sizeof other, ExitCode::kComm, "a peer's handle has {} bytes, expected {}",
+            handle.size(), sizeof other);
+    std::memcpy(&other, handle.data(), sizeof other);
+    require(!host_identity().empty() && host_identity() == other.host, ExitCode::kUsage,
+            "the ranks of an expert group are on several hosts");
+    if (other.process == process_identity()) {
+      reach(other.device, other.bus, true);
+      return reinterpret_cast<std::byte*>(uintptr_t(other.address));
+    }
+    int device = 0;
+    // A GPU that this process was not given has no number here; opening its memory says whether it can be reached.
+    if (cudaDeviceGetByPCIBusId(&device, other.bus) == cudaSuccess) reach(device, other.bus, false);
+    (void)cudaGetLastError();
+    void* memory = nullptr;
+    const cudaError_t status = cudaIpcOpenMemHandle(&memory, other.memory, cudaIpcMemLazyEnablePeerAccess);
+    (void)cudaGetLastError();
+    require(status == cudaSuccess, ExitCode::kUsage, "the memory of GPU {} cannot be opened on GPU {}: {}",
+            other.bus, device_, cudaGetErrorString(status));
+    opened_.push_back(memory);
+    return static_cast<std::byte*>(memory);
+  }
+  void close() override {
+    check(cudaDeviceSynchronize());
+    for (void* memory : opened_) check(cudaIpcCloseMemHandle(memory));
+    opened_.clear();
+  }
+  void abandon() override { abandoned_ = true; }
+
+  void signal(Queue& queue, std::span<uint64_t* const> flags, uint64_t number) override {
+    signal_flags(stream_of(queue), flags, number);
+  }
+  void await(Queue& queue, const uint64_t* flags, int count, uint64_t number,
+             std::chrono::milliseconds timeout) override {
+    const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(timeout);
+    await_flags(stream_of(queue), flags, count, number, uint64_t(ns.count()), status_);
+  }
+  uint64_t reached() const override {
+    return std::atomic_ref(status_->reached).load(std::memory_order_acquire);
+  }
+  int missing() const override {
+    return int(std::atomic_ref(status_->missing).load(std::memory_order_acquire)) - 1;
+  }
+
+  Queue& fork(Queue& queue) override {
+    check(cudaEventRecord(forked_, stream_of(queue)));
+    check(cudaStreamWaitEvent(beside_->stream(), forked_, 0));
+    return *beside_;
+  }
+  void join(Queue& queue) override {
+    check(cudaEventRecord(joined_, beside_->stream()));
+    check(cudaStreamWaitEvent(stream_of(queue), joined_, 0));
+  }
+
+ private:
+  static cudaStream_t stream_of(Queue& queue) { return static_cast<CudaQueue&>(queue).stream(); }
+
+  // Throws when this GPU cannot read that one; inside a process it has to be told to.
+  void reach(int device, const char* bus, bool enable) const {
+    if (device == device_) return;
+    int can = 0;
+    check(cudaDeviceCanAccessPeer(&can, device_, device));
+    require(can != 0, ExitCode::kUsage,
+            "GPU {} cannot read the memory of GPU {} (no NVLink or PCIe peer access)", device_, bus);
+    if (!enable) return;
+    const cudaError_t status = cudaDeviceEnablePeerAccess(device, 0);
+    (void)cudaGetLastError();
+    if (status != cudaErrorPeerAccessAlreadyEnabled) check(status);
+  }
+
+  int device_ = 0;
+  std::unique_ptr<CudaQueue> beside_;
+  std::byte* data_ = nullptr;
+  PeerStatus* status_ = nullptr;
+  cudaEvent_t forked_ = nullptr, joined_ = nullptr;
+  std::vector<void*> opened_;
+  bool abandoned_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<PeerPort> make_peer_port_cuda(size_t bytes) {
+  return std::make_unique<CudaPeerPort>(bytes);
+}
+
+}  // namespace cadre::device::cuda
