@@ -68,7 +68,7 @@ int bench_comm(const trainer::CommBenchConfig& config, comm::World& world) {
       "send)\n",
       world.size());
   for (const trainer::CommSample& s : samples) {
-    fmt::print("{:<20} {:>9.2f} MiB {:>10.1f} us {:>8.1f} {:>8.1f}\n", s.what, double(s.bytes) / 0x1p20,
+    fmt::print("{:<26} {:>9.2f} MiB {:>10.1f} us {:>8.1f} {:>8.1f}\n", s.what, double(s.bytes) / 0x1p20,
                1e6 * s.seconds, s.algorithm_bandwidth() / 1e9, s.bus_bandwidth() / 1e9);
   }
   return int(ExitCode::kOk);

@@ -26,7 +26,7 @@ void check_variants(const base::Section& section, const MoeConfig& config) {
 }  // namespace
 
 const char* name_of(DispatchKind kind) {
-  static constexpr const char* kNames[] = {"auto", "exchange", "gather"};
+  static constexpr const char* kNames[] = {"auto", "exchange", "gather", "peer"};
   return kNames[int(kind)];
 }
 
@@ -43,8 +43,8 @@ MoeConfig read_moe(base::Section section) {
   const std::string drop = section.choice("drop", "lowest_probability", {"lowest_probability", "position"});
   c.drop = drop == "position" ? DropPolicy::kPosition : DropPolicy::kLowestProbability;
   c.z_loss = section.number("z_loss", c.z_loss, {.min = 0});
-  const std::string dispatch = section.choice("dispatch", "auto", {"auto", "exchange", "gather"});
-  for (const DispatchKind kind : {DispatchKind::kExchange, DispatchKind::kGather})
+  const std::string dispatch = section.choice("dispatch", "auto", {"auto", "exchange", "gather", "peer"});
+  for (const DispatchKind kind : {DispatchKind::kExchange, DispatchKind::kGather, DispatchKind::kPeer})
     if (dispatch == name_of(kind)) c.dispatch = kind;
   const base::Section router = section.section("router"), balance = section.section("balance");
   // A missing section leaves a null node: YAML nodes that do not exist cannot be assigned.

@@ -11,9 +11,9 @@ namespace cadre::moe {
 enum class DropPolicy { kLowestProbability, kPosition };
 
 // How tokens travel to the ranks of their experts: exchange sends what was routed, with counts that the host reads;
-// gather sends every row to all ranks of the group, and the host reads nothing. auto: exchange on the CPU, gather on
-// GPUs.
-enum class DispatchKind { kAuto, kExchange, kGather };
+// gather sends every row to all ranks of the group, and the host reads nothing; peer lets the ranks of one host read
+// what was routed from each other's memory, and the host reads nothing. auto: exchange on the CPU, gather on GPUs.
+enum class DispatchKind { kAuto, kExchange, kGather, kPeer };
 const char* name_of(DispatchKind kind);
 
 struct MoeConfig {

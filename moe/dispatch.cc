@@ -2,6 +2,7 @@
 
 #include "moe/exchange.h"
 #include "moe/gather_dispatch.h"
+#include "moe/peer_dispatch.h"
 #include "parallel/base/errors.h"
 #include "parallel/device/bf16.h"
 
@@ -66,30 +67,47 @@ DispatchKind dispatch_kind(DispatchKind kind, device::DeviceKind device) {
   return device == device::DeviceKind::kCpu ? DispatchKind::kExchange : DispatchKind::kGather;
 }
 
+const char* about(DispatchKind kind) {
+  switch (kind) {
+    case DispatchKind::kGather:
+      return "every row goes to all ranks of the group, sized by the largest micro-batch; the host reads no "
+             "counts";
+    case DispatchKind::kPeer:
+      return "ranks read the rows that were routed to them from each other's memory; counts and places stay "
+             "on the "
+             "devices";
+    default:
+      return "rows go where they were routed; counts travel ahead and the host reads them";
+  }
+}
+
 template <class T>
 std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKernels<T>& kernels,
-                                               comm::Communicator& group, const DispatchShape& shape,
+                                               const DispatchGroup& ranks, const DispatchShape& shape,
                                                DispatchKind kind) {
-  if (group.size() == 1) return std::make_unique<LocalDispatcher<T>>(queue, kernels, shape);
-  if (dispatch_kind(kind, queue.kind()) == DispatchKind::kGather)
-    return std::make_unique<GatherDispatcher<T>>(queue, kernels, group, shape);
+  if (ranks.group.size() == 1) return std::make_unique<LocalDispatcher<T>>(queue, kernels, shape);
+  kind = dispatch_kind(kind, queue.kind());
+  if (kind == DispatchKind::kPeer)
+    return std::make_unique<PeerDispatcher<T>>(queue, kernels, ranks.peers, shape);
+  if (kind == DispatchKind::kGather)
+    return std::make_unique<GatherDispatcher<T>>(queue, kernels, ranks.group, shape);
   // The exchange reads counts and lists in host memory.
   if constexpr (!std::is_same_v<T, device::bf16>) {
     if (queue.kind() == device::DeviceKind::kCpu)
-      return std::make_unique<ExchangeDispatcher<T>>(queue, kernels, group, shape);
+      return std::make_unique<ExchangeDispatcher<T>>(queue, kernels, ranks.group, shape);
   }
-  fail(ExitCode::kUsage, "moe.dispatch: exchange runs on the CPU only; leave it out, or set gather");
+  fail(ExitCode::kUsage, "moe.dispatch: exchange runs on the CPU only; leave it out, or set gather or peer");
 }
 
 template std::unique_ptr<Dispatcher<float>> make_dispatcher(device::Queue&, const MoeKernels<float>&,
-                                                            comm::Communicator&, const DispatchShape&,
+                                                            const DispatchGroup&, const DispatchShape&,
                                                             DispatchKind);
 template std::unique_ptr<Dispatcher<double>> make_dispatcher(device::Queue&, const MoeKernels<double>&,
-                                                             comm::Communicator&, const DispatchShape&,
+                                                             const DispatchGroup&, const DispatchShape&,
                                                              DispatchKind);
 template std::unique_ptr<Dispatcher<device::bf16>> make_dispatcher(device::Queue&,
                                                                    const MoeKernels<device::bf16>&,
-                                                                   comm::Communicator&, const DispatchShape&,
+                                                                   const DispatchGroup&, const DispatchShape&,
                                                                    DispatchKind);
 
 }  // namespace cadre::moe

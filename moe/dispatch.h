@@ -9,6 +9,7 @@
 #include "moe/config.h"
 #include "moe/kernels.h"
 #include "parallel/comm/communicator.h"
+#include "parallel/comm/peer_memory.h"
 #include "parallel/device/memory.h"
 
 namespace cadre::moe {
@@ -69,13 +70,21 @@ class Dispatcher {
                                     bool accumulate, device::View<T, 2> dx) = 0;
 };
 
-// For an expert group of one rank nothing is copied or sent. Queue, kernels and group are borrowed; the group moves
-// the queue's memory. Throws Error(kUsage) for a kind that the device does not have.
+// What ranks reach each other by: `group` moves the queue's memory, `peers` are the same ranks, for DispatchKind::kPeer.
+struct DispatchGroup {
+  comm::Communicator& group;
+  comm::PeerMemory& peers;
+};
+
+// For an expert group of one rank nothing is copied or sent. Queue, kernels and group are borrowed. Throws
+// Error(kUsage) for a kind that the device does not have.
 template <class T>
 std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKernels<T>& kernels,
-                                               comm::Communicator& group, const DispatchShape& shape,
+                                               const DispatchGroup& ranks, const DispatchShape& shape,
                                                DispatchKind kind = DispatchKind::kAuto);
 // What kAuto stands for on a device, as in a run file.
 DispatchKind dispatch_kind(DispatchKind kind, device::DeviceKind device);
+// One line about a kind for the log: what travels, and what the host reads.
+const char* about(DispatchKind kind);
 
 }  // namespace cadre::moe

@@ -7,6 +7,7 @@
 
 #include "moe/config.h"
 #include "moe/routing.h"
+#include "parallel/device/peer.h"
 #include "parallel/device/queue.h"
 #include "parallel/device/view.h"
 
@@ -51,6 +52,27 @@ struct SlotPlaces {
   device::View<int64_t, 1> offsets;         // (E_local + 1)
   device::View<int32_t, 1> row, source;     // (A); source: rank * S + slot
   device::View<device::wide_t<T>, 1> gate;  // (A)
+};
+
+// One array of every rank of a group, as this rank reads it (parallel/comm/peer_memory.h).
+template <class U>
+struct PeerArrays {
+  const U* of[device::kMostPeers] = {};
+  int ranks = 0, self = 0;
+};
+// What each rank's stage_slots wrote.
+template <class T>
+struct PeerSlots {
+  PeerArrays<int64_t> offsets;         // (E + 1)
+  PeerArrays<int32_t> token;           // (S)
+  PeerArrays<device::wide_t<T>> gate;  // (S)
+};
+// Of this rank's routing, in memory that others read.
+template <class T>
+struct StagedSlots {
+  device::View<int64_t, 1> offsets;
+  device::View<int32_t, 1> token;
+  device::View<device::wide_t<T>, 1> gate;
 };
 
 template <class T>
@@ -135,6 +157,23 @@ struct MoeKernels {
   // gates[a] = by_rank[r][a], r the rank that holds slot a's expert; offsets: (E + 1). Slots behind the last one stay
   // unspecified.
   void (*collect_gates)(Queue&, View<const W, 2> by_rank, View<const int64_t, 1> offsets, View<W, 1> gates);
+
+  // ---- Rows and slots of other ranks, read where they are (moe/peer_dispatch.h). P ranks hold E / P experts each ----
+  void (*copy_rows)(Queue&, View<const T, 2> from, View<T, 2> to);
+  // Copies the routing's offsets and the slots that exist. takes (P, T max): 1 where rank r holds an expert of token t, else
+  // 0, also behind the routing's tokens.
+  void (*stage_slots)(Queue&, const Routing<T>&, const StagedSlots<T>& to, View<uint8_t, 2> takes);
+  // All offsets (P, E + 1), and of each rank the slots of `local` experts from first_expert on, at the places (P, S) where
+  // they stand there; the other places stay as they are.
+  void (*pull_slots)(Queue&, const PeerSlots<T>& from, int first_expert, int local, View<int64_t, 2> offsets,
+                     View<int32_t, 2> token, View<W, 2> gate);
+  // Row r * T + t of out (P T, D) becomes row t of rank r where row_offsets (P T + 1) has slots for it; others stay.
+  void (*pull_rows)(Queue&, const PeerArrays<T>& from, View<const int32_t, 1> row_offsets, View<T, 2> out);
+  // out[t] = (accumulate ? out[t] : 0) + sum of row t of the ranks r with takes[r][t], in rank order.
+  void (*pull_sums)(Queue&, const PeerArrays<T>& from, View<const uint8_t, 2> takes, bool accumulate,
+                    View<T, 2> out);
+  // collect_gates of arrays (S) of the ranks.
+  void (*pull_gates)(Queue&, const PeerArrays<W>& from, View<const int64_t, 1> offsets, View<W, 1> gates);
 
   // ---- Experts: rows [offsets[e], offsets[e + 1]) belong to local expert e; rows behind the last one, up to
   // the views' sizes, are unspecified in results and never enter one ----

@@ -76,7 +76,8 @@ MoeLayer<T>::Impl::Impl(const MoeConfig& config_in, const MoeContext<T>& context
                                           .max_tokens = tokens,
                                           .queue = context.queue,
                                           .kernels = &kernels});
-  dispatcher = make_dispatcher<T>(*context.queue, kernels, context.mesh->expert_tensors(),
+  dispatcher = make_dispatcher<T>(*context.queue, kernels,
+                                  {context.mesh->expert_tensors(), context.mesh->expert_peers()},
                                   {.dim = context.dim,
                                    .max_tokens = tokens,
                                    .max_slots = router->max_slots(),

@@ -18,6 +18,8 @@ void add_row_entries(MoeKernels<T>& table);  // rows.cc
 template <class T>
 void add_rank_slot_entries(MoeKernels<T>& table);  // rank_slots.cc
 template <class T>
+void add_peer_entries(MoeKernels<T>& table);  // peer_rows.cc
+template <class T>
 void add_expert_entries(MoeKernels<T>& table);  // grouped_gemm.cc
 
 // Tokens or rows that one thread takes at least: below this, starting a thread costs more than the work.

@@ -15,6 +15,7 @@ const MoeKernels<T>& cpu_moe_kernels() {
     add_balance_entries(table);
     add_row_entries(table);
     add_rank_slot_entries(table);
+    add_peer_entries(table);
     add_expert_entries(table);
     return table;
   }();

@@ -29,6 +29,8 @@ void add_row_entries(MoeKernels<T>& table);  // rows.cu
 template <class T>
 void add_rank_slot_entries(MoeKernels<T>& table);  // rank_slots.cu
 template <class T>
+void add_peer_entries(MoeKernels<T>& table);  // peer_rows.cu
+template <class T>
 void add_expert_entries(MoeKernels<T>& table);  // experts.cc
 
 }  // namespace cuda

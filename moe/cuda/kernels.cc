@@ -15,6 +15,7 @@ const MoeKernels<T>& cuda_moe_kernels() {
     cuda::add_balance_entries(table);
     cuda::add_row_entries(table);
     cuda::add_rank_slot_entries(table);
+    cuda::add_peer_entries(table);
     cuda::add_expert_entries(table);
     return table;
   }();

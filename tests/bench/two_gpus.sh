@@ -35,7 +35,7 @@ trap 'pack; rm -rf "$work"' EXIT
 trap 'exit 1' TERM INT
 if [ -z "$bin" ]; then
   bin=$PWD/build/cuda
-  cmake --preset cuda > "$out/build.log" && cmake --build --preset cuda --target cadre comm_nccl_test trainer_cuda_ranks_test device_cuda_test \
+  cmake --preset cuda > "$out/build.log" && cmake --build --preset cuda --target cadre comm_nccl_test trainer_cuda_ranks_test device_cuda_test moe_cuda_test \
     >> "$out/build.log" || { tail -20 "$out/build.log"; exit 1; }
 fi
 program() { find "$bin" -name "$1" -type f -perm -u+x | head -1; }
@@ -66,10 +66,11 @@ timeout() {  # SECONDS COMMAND...: no longer than --limit either; mpirun ends it
 
 part_tests() {
   local name rc
-  for name in "comm_nccl_test 2" "trainer_cuda_ranks_test 2" "device_cuda_test 1"; do
+  for name in "comm_nccl_test 2" "trainer_cuda_ranks_test 2" "device_cuda_test 1" "moe_cuda_test 1"; do
     set -- $name
     local filter=*
     [ "$1" = device_cuda_test ] && filter='*Snapshot*'
+    [ "$1" = moe_cuda_test ] && filter='*Peer*'
     timeout 150 mpirun -np "$2" --bind-to none "$(program "$1")" --gtest_filter="$filter" > "$out/$1.log" 2>&1
     rc=$?
     grep -aE "FAILED|PASSED|SKIPPED|Failure|against" "$out/$1.log" | sort | uniq -c | head -20
@@ -101,6 +102,7 @@ part_steps() {
     bench "$c-1" "$cadre" bench configs/bench-$c.yaml train.steps=10 --json
     bench "$c-dp2" $ranks "$cadre" bench configs/bench-$c.yaml train.steps=10 train.global_batch=16 --json
     bench "$c-ep2" $ranks "$cadre" bench configs/bench-$c.yaml train.steps=10 train.global_batch=16 mesh.ep=2 --json
+    bench "$c-ep2-peer" $ranks "$cadre" bench configs/bench-$c.yaml train.steps=10 train.global_batch=16 mesh.ep=2 moe.dispatch=peer --json
     bench "$c-1-again" "$cadre" bench configs/bench-$c.yaml train.steps=10 --json
   done
   python3 - "$out/two_gpus.json" <<'PYTHON'
@@ -110,7 +112,7 @@ found = json.loads(file.read_text())
 table = {}
 for config in ("olmoe4", "mixtral-mini"):
     one = max((found[k]["tokens_per_s"] for k in (f"{config}-1", f"{config}-1-again") if k in found), default=None)
-    for layout in ("dp2", "ep2"):
+    for layout in ("dp2", "ep2", "ep2-peer"):
         two = found.get(f"{config}-{layout}")
         if one and two:
             table[f"{config}-{layout}"] = {"of_one_gpu": round(two["tokens_per_s"] / 2 / one, 4), "exposed": round(two["exposed_communication"], 4)}
@@ -130,7 +132,7 @@ part_channels() {
 
 part_comm() {
   timeout 90 $ranks "$cadre" bench comm --max-bytes 268435456 --repeats 10 > "$out/bench_comm.txt" 2>&1 || wrong "bench comm"
-  tail -60 "$out/bench_comm.txt"
+  tail -90 "$out/bench_comm.txt"
 }
 
 # Two checkpoints of 12 bytes a parameter: of half the layers, since disks of rented machines are slow.
@@ -162,7 +164,7 @@ out: $work/$1
 device: cuda
 data: {manifest: $work/data/manifest.json, seq_len: 512}
 model: {dim: 512, layers: 4, heads: 8, kv_heads: 4, ffn_width: 1024, first_dense_layers: 1}
-moe: {num_experts: 8, top_k: 2, width: 512, router: {name: softmax_topk, normalize: true}, balance: {name: previous_batch, coef: 0.01}}
+moe: {num_experts: 8, top_k: 2, width: 512, dispatch: ${dispatch:-auto}, router: {name: softmax_topk, normalize: true}, balance: {name: previous_batch, coef: 0.01}}
 mesh: {ep: 2, timeout_s: 5}
 optim: {name: adamw, lr: 1.0e-3}
 schedule: {name: constant}
@@ -198,6 +200,8 @@ fault() {
 }
 part_faults() {
   fault stall STOP '5|137'
+  dispatch=peer fault stall-peer STOP '5|137'
+  dispatch=peer fault kill-peer KILL '5|137'
   fault kill KILL '5|137'
   # On from the last checkpoint of the killed run, against a run that nothing happened to.
   local steps; steps=$(newest kill); steps=$((10#${steps#step-} + 60))

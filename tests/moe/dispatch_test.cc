@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "moe/dispatch.h"
+#include "parallel/base/errors.h"
 #include "tests/moe/rig.h"
 
 namespace cadre::moe {
@@ -48,13 +49,15 @@ struct RandomRouting {
 };
 
 struct DispatchRig {
-  explicit DispatchRig(comm::Communicator& group, DispatchKind kind = DispatchKind::kExchange)
-      : dispatcher(make_dispatcher<double>(queue, cpu_moe_kernels<double>(), group,
+  explicit DispatchRig(comm::Mesh& mesh, DispatchKind kind = DispatchKind::kExchange,
+                       int64_t hint_width = kHint, int64_t max_tokens = kTokens)
+      : dispatcher(make_dispatcher<double>(queue, cpu_moe_kernels<double>(),
+                                           {mesh.expert(), mesh.expert_peers()},
                                            {.dim = kDim,
-                                            .max_tokens = kTokens,
-                                            .max_slots = kTokens * kExperts,
+                                            .max_tokens = max_tokens,
+                                            .max_slots = max_tokens * kExperts,
                                             .num_experts = kExperts,
-                                            .hint_width = kind == DispatchKind::kGather ? 0 : kHint},
+                                            .hint_width = hint_width},
                                            kind)) {
     dispatcher->reserve(saved, scratch);
     saved.allocate();
@@ -74,7 +77,7 @@ INSTANTIATE_TEST_SUITE_P(Degrees, EveryDegree, testing::Values(1, 2, 4));
 TEST_P(EveryDegree, CombineUndoesDispatchForAnyRouting) {
   comm::run_threads(GetParam(), [&](comm::World& world) {
     comm::Mesh mesh(world, {.ep = GetParam()});
-    DispatchRig rig(mesh.expert());
+    DispatchRig rig(mesh);
     for (uint64_t round = 0; round < 20; ++round) {
       RandomRouting random(base::mix(round, world.rank()));
       if (round == 3 && world.rank() == 0) random.routing.num_tokens = 0;  // no tokens at all on this rank
@@ -103,7 +106,7 @@ TEST_P(EveryDegree, CombineUndoesDispatchForAnyRouting) {
 TEST_P(EveryDegree, GradientsComeBackToTheSlotsTheyBelongTo) {
   comm::run_threads(GetParam(), [&](comm::World& world) {
     comm::Mesh mesh(world, {.ep = GetParam()});
-    DispatchRig rig(mesh.expert());
+    DispatchRig rig(mesh);
     for (uint64_t round = 0; round < 20; ++round) {
       RandomRouting random(base::mix(round, world.rank()));
       const auto x = normals<double>(kTokens * kDim, round),
@@ -195,42 +198,82 @@ AtHome pass(DispatchRig& rig, RandomRouting& random, int64_t first_expert, uint6
   return home;
 }
 
-// Both ways of sending add up the same numbers in the same order; ranks have different numbers of tokens, also none.
-TEST_P(EveryDegree, GatherAndExchangeGiveTheSameBits) {
+// All ways of sending add up the same numbers in the same order; ranks have different numbers of tokens, also none. The
+// last dispatcher is larger and goes through the same memory as the one before it, in turns.
+TEST_P(EveryDegree, GatherPeerAndExchangeGiveTheSameBits) {
   comm::run_threads(GetParam(), [&](comm::World& world) {
     comm::Mesh mesh(world, {.ep = GetParam()});
-    DispatchRig gather(mesh.expert(), DispatchKind::kGather);
-    // The exchange without hints too.
-    device::Arena saved("saved", device::DeviceKind::kCpu), scratch("scratch", device::DeviceKind::kCpu);
-    DispatchRig exchange(mesh.expert());
-    exchange.dispatcher = make_dispatcher<double>(
-        exchange.queue, cpu_moe_kernels<double>(), mesh.expert(),
-        {.dim = kDim, .max_tokens = kTokens, .max_slots = kTokens * kExperts, .num_experts = kExperts},
-        DispatchKind::kExchange);
-    exchange.dispatcher->reserve(saved, scratch);
-    saved.allocate();
-    scratch.allocate();
-    exchange.dispatcher->reserve(saved, scratch);
+    DispatchRig exchange(mesh, DispatchKind::kExchange, 0);
+    DispatchRig gather(mesh, DispatchKind::kGather, 0), peer(mesh, DispatchKind::kPeer, 0),
+        large_peer(mesh, DispatchKind::kPeer, 0, kTokens + 2);
     const int64_t first = world.rank() * (kExperts / GetParam());
     for (uint64_t round = 0; round < 20; ++round) {
       const int64_t tokens =
           round % 4 == 3 && world.rank() == 0 ? 0 : kTokens - int64_t(round + world.rank()) % 3;
-      RandomRouting one(base::mix(round, world.rank()), tokens),
-          other(base::mix(round, world.rank()), tokens);
-      const AtHome got = pass(gather, one, first, base::mix(round + 1000, world.rank())),
-                   expected = pass(exchange, other, first, base::mix(round + 1000, world.rank()));
-      ASSERT_EQ(got.y, expected.y) << "round " << round;
-      ASSERT_EQ(got.dx, expected.dx) << "round " << round;
-      ASSERT_EQ(got.gate, expected.gate) << "round " << round;
+      const uint64_t key = base::mix(round, world.rank()), values = base::mix(round + 1000, world.rank());
+      RandomRouting routing(key, tokens);
+      const AtHome expected = pass(exchange, routing, first, values);
+      for (DispatchRig* rig : {&gather, &peer, &large_peer}) {
+        RandomRouting other(key, tokens);
+        const AtHome got = pass(*rig, other, first, values);
+        ASSERT_EQ(got.y, expected.y) << "round " << round;
+        ASSERT_EQ(got.dx, expected.dx) << "round " << round;
+        ASSERT_EQ(got.gate, expected.gate) << "round " << round;
+      }
     }
   });
+}
+
+// The rows of a rank that nobody chose are not read: its part of what was received stays as it was.
+TEST(Dispatch, PeersReadOnlyRowsThatWereRoutedToThem) {
+  comm::run_threads(2, [&](comm::World& world) {
+    comm::Mesh mesh(world, {.ep = 2});
+    DispatchRig rig(mesh, DispatchKind::kPeer, 0);
+    // Every token takes experts 2 and 3, of rank 1.
+    RandomRouting far(1);
+    far.offsets = {0, 0, 0, 9, 18};
+    far.tokens.clear();
+    for (int a = 0; a < 18; ++a) far.tokens.push_back(a % 9);
+    far.gates.assign(18, 0.5);
+    far.routing.num_slots = 18;
+    far.routing.expert_offsets = view(far.offsets, {5});
+    far.routing.slot_token = view(far.tokens, {18});
+    far.routing.slot_gate = view(far.gates, {18});
+    const auto x = normals<double>(kTokens * kDim, 1);
+    rig.dispatcher->start_tokens(view(x, {kTokens, kDim}));
+    rig.dispatcher->send_tokens(view(x, {kTokens, kDim}), far.routing);
+    const auto& slots = rig.dispatcher->receive_tokens();
+    EXPECT_EQ(slots.offsets[2], world.rank() == 1 ? 36 : 0);
+    for (int64_t i = 0; i < 2 * kTokens * kDim; ++i)
+      ASSERT_EQ(slots.rows.data()[i], world.rank() == 1 ? x[size_t(i % (kTokens * kDim))] : 0);
+    // Outputs of 1 and 2 for rank 0's and rank 1's tokens come home, to a rank without experts too.
+    std::vector<double> out(size_t(slots.num_slots() * kDim), 0), y(size_t(kTokens * kDim), 7);
+    for (int64_t a = 0; a < slots.offsets[2]; ++a)
+      std::fill_n(out.begin() + a * kDim, kDim, slots.slot_row[a] < kTokens ? 1 : 2);
+    rig.dispatcher->combine(view(std::as_const(out), {slots.num_slots(), kDim}), false,
+                            view(y, {kTokens, kDim}));
+    EXPECT_EQ(y, std::vector<double>(size_t(kTokens * kDim), world.rank() == 0 ? 1 : 2));
+  });
+}
+
+TEST(Dispatch, PeerRefusesRoutersWithHints) {
+  try {
+    comm::run_threads(2, [&](comm::World& world) {
+      comm::Mesh mesh(world, {.ep = 2});
+      DispatchRig rig(mesh, DispatchKind::kPeer);
+    });
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage);
+    EXPECT_NE(std::string(error.what()).find("moe.dispatch: peer"), std::string::npos) << error.what();
+  }
 }
 
 // Row and slot counts of the exchange: a token's row comes once however many of its experts live there.
 TEST(Dispatch, SendsATokenOncePerDestinationRank) {
   comm::run_threads(2, [&](comm::World& world) {
     comm::Mesh mesh(world, {.ep = 2});
-    DispatchRig rig(mesh.expert());
+    DispatchRig rig(mesh);
     // Every token takes all four experts.
     RandomRouting all(1);
     all.offsets = {0, 9, 18, 27, 36};

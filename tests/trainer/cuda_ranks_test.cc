@@ -50,6 +50,8 @@ std::vector<Overrides> layouts() {
     all.push_back(with(layout, {"mesh.zero=2", "train.micro_batch=2"}));
     all.push_back(with(layout, {"mesh.zero=3", "train.activation_recompute=full", "model.tie_head=false"}));
   }
+  all.push_back(with({"mesh.ep=2", "train.micro_batch=4"}, {"moe.dispatch=peer"}));
+  all.push_back(with({"mesh.ep=2", "train.micro_batch=2"}, {"moe.dispatch=peer", "moe.num_shared=1"}));
   return all;
 }
 
@@ -87,6 +89,20 @@ TEST(CudaRanksOnce, StagesOfZeroTrainTheSameBits) {
         testing::expect_same_curve(norms(more), norms(one), stage, 1e-6);
       }
     }
+  }
+}
+
+// The same rows, sums in the same order: another way to travel changes no bit.
+TEST(CudaRanksOnce, PeerDispatchGivesTheBitsOfTheGather) {
+  for (const Overrides& run :
+       {Overrides{"train.micro_batch=4"}, Overrides{"train.micro_batch=2", "moe.num_shared=1"},
+        Overrides{"train.global_batch=3", "train.micro_batch=2", "moe.balance={name: none}"},
+        Overrides{"train.micro_batch=4", "train.activation_recompute=full"}}) {
+    const Overrides ep = with(with(kBf16, {"mesh.ep=2"}), run);
+    const auto gather = steps(*g_world, with(ep, {"moe.dispatch=gather"}), 6),
+               peer = steps(*g_world, with(ep, {"moe.dispatch=peer"}), 6);
+    EXPECT_EQ(losses(peer), losses(gather)) << run.back();
+    EXPECT_EQ(norms(peer), norms(gather)) << run.back();
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "moe/dispatch.h"
 #include "moe/kernels.h"
+#include "parallel/base/log.h"
 #include "parallel/base/rng.h"
 #include "parallel/comm/native.h"
 #include "parallel/device/transfer.h"
@@ -35,7 +36,12 @@ class Bench {
     for (int64_t bytes = int64_t(256) << 10; bytes <= config_.max_bytes; bytes *= 4) {
       collectives(bytes);
       native(bytes);
-      kind() == DeviceKind::kCpu ? dispatch<float>(bytes) : dispatch<bf16>(bytes);
+      if (kind() == DeviceKind::kCpu) {
+        dispatch<float>(bytes, moe::DispatchKind::kAuto);
+        continue;
+      }
+      dispatch<bf16>(bytes, moe::DispatchKind::kAuto);
+      peer_dispatch(bytes);
     }
     return samples_;
   }
@@ -146,7 +152,8 @@ class Bench {
   }
 
   template <class T>
-  void dispatch(int64_t bytes);
+  void dispatch(int64_t bytes, moe::DispatchKind how);
+  void peer_dispatch(int64_t bytes);
 
   const CommBenchConfig config_;
   comm::Mesh mesh_;
@@ -155,6 +162,7 @@ class Bench {
   device::Queue* queue_ = nullptr;
   device::Buffer send_, receive_;
   std::vector<CommSample> samples_;
+  bool peers_reachable_ = true;
 };
 
 // The router's lists for random choices of 8 of 64 experts.
@@ -191,17 +199,19 @@ struct RandomSlots {
 };
 
 template <class T>
-void Bench::dispatch(int64_t bytes) {
+void Bench::dispatch(int64_t bytes, moe::DispatchKind how) {
   constexpr int64_t kDim = 2048;
   const int ranks = mesh_.expert().size();
   if (RandomSlots<T>::kExperts % ranks != 0 || ranks == 1) return;
   const int64_t tokens = bytes / (kDim * int64_t(sizeof(T)));
   const moe::MoeKernels<T>& kernels = moe::moe_kernels<T>(kind());
-  const auto dispatcher = moe::make_dispatcher<T>(*queue_, kernels, mesh_.expert_tensors(),
-                                                  {.dim = kDim,
-                                                   .max_tokens = tokens,
-                                                   .max_slots = tokens * RandomSlots<T>::kTopK,
-                                                   .num_experts = RandomSlots<T>::kExperts});
+  const auto dispatcher =
+      moe::make_dispatcher<T>(*queue_, kernels, {mesh_.expert_tensors(), mesh_.expert_peers()},
+                              {.dim = kDim,
+                               .max_tokens = tokens,
+                               .max_slots = tokens * RandomSlots<T>::kTopK,
+                               .num_experts = RandomSlots<T>::kExperts},
+                              how);
   device::Arena saved("bench", kind()), scratch("bench scratch", kind());
   device::View<T, 2> x, y, out;
   std::optional<RandomSlots<T>> slots;
@@ -217,12 +227,25 @@ void Bench::dispatch(int64_t bytes) {
   scratch.release(0);
   reserve();
   // Of each direction; what each rank has to send is its rows to the others, there and back.
-  time("dispatch + combine", 2 * bytes, double(ranks - 1), [&] {
+  const bool peer = how == moe::DispatchKind::kPeer;
+  time(peer ? "dispatch + combine, peer" : "dispatch + combine", 2 * bytes, double(ranks - 1), [&] {
     dispatcher->start_tokens(x);
     dispatcher->send_tokens(x, slots->routing);
     const auto& work = dispatcher->receive_tokens();
     dispatcher->combine(out.rows(0, work.num_slots()), false, y);
   });
+}
+
+// Beside the other one where the ranks can read each other's memory; all of them hear of it when they cannot.
+void Bench::peer_dispatch(int64_t bytes) {
+  if (!peers_reachable_) return;
+  try {
+    dispatch<bf16>(bytes, moe::DispatchKind::kPeer);
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::kUsage) throw;
+    spdlog::warn("no rows for peer dispatch: {}", error.what());
+    peers_reachable_ = false;
+  }
 }
 
 }  // namespace

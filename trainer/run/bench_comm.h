@@ -25,7 +25,7 @@ struct CommBenchConfig {
 };
 
 // Sizes from 256 KiB in steps of 4 times. Dispatch and combine are those of an MoE layer of OLMoE's shape (width 2048,
-// 64 experts, 8 a token), with so many tokens that their rows have this size. Collective over the world; the same on
+// 64 experts, 8 a token), with so many tokens that their rows have this size; on GPUs also through peer memory, where the ranks reach it. Collective over the world; the same on
 // every rank.
 std::vector<CommSample> bench_collectives(const CommBenchConfig& config, comm::World& world);
 

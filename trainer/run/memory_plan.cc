@@ -4,6 +4,7 @@
 
 #include "optim/objective.h"
 #include "optim/optimizer.h"
+#include "parallel/comm/peer_memory.h"
 #include "parallel/comm/shards.h"
 #include "parallel/device/accelerator.h"
 #include "trainer/model/decoder.h"
@@ -52,9 +53,10 @@ MemoryPlan plan(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh,
   device::ParamTable table;
   Decoder<T> decoder(config.model, config.moe, model_context<T>(config, queue, mesh, sequences), table);
   device::Arena saved("activations", queue.kind()), scratch("scratch", queue.kind());
+  mesh.expert_peers().forget();
   decoder.reserve(saved, scratch);
   result.activations = saved.bytes();
-  result.scratch = scratch.bytes();
+  result.scratch = scratch.bytes() + mesh.expert_peers().wanted();
   const device::ParamLayout layout(table, mesh.expert().size(), mesh.expert().rank());
   device::StoreParts parts = store_parts(config, mesh, layout, sequences, with_grads);
   parts.planned = true;

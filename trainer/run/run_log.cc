@@ -77,12 +77,8 @@ void RunLog::describe(int ranks) const {
       state_.config().mesh.ep, model.host.num_threads());
   if (state_.config().moe && state_.config().mesh.ep > 1) {
     const auto kind = moe::dispatch_kind(state_.config().moe->dispatch, model.queue.kind());
-    spdlog::info(
-        "tokens reach their experts by {}: {}", moe::name_of(kind),
-        kind == moe::DispatchKind::kGather
-            ? "every row goes to all ranks of the group, sized by the largest micro-batch; the host reads "
-              "no counts"
-            : "rows go where they were routed; counts travel ahead and the host reads them");
+    spdlog::info("tokens reach their experts by {}{}: {}", moe::name_of(kind),
+                 state_.config().moe->dispatch == kind ? "" : " (auto)", moe::about(kind));
   }
   spdlog::info("memory of rank 0 in GiB: {}", model.plan.text());
 }

@@ -24,6 +24,7 @@ namespace cadre::moe {
 template <class X>
 class Side {
  public:
+  using Number = X;
   using W = device::wide_t<X>;
   Side(device::Queue& queue, const MoeKernels<X>& table) : queue(queue), table(table) {}
 

@@ -1,0 +1,189 @@
+#include "moe/peer_dispatch.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "parallel/base/errors.h"
+#include "parallel/device/bf16.h"
+
+namespace cadre::moe {
+
+template <class T>
+PeerDispatcher<T>::PeerDispatcher(device::Queue& queue, const MoeKernels<T>& kernels, comm::PeerMemory& peers,
+                                  const DispatchShape& shape)
+    : queue_(queue),
+      kernels_(kernels),
+      peers_(peers),
+      shape_(shape),
+      ranks_(peers.size()),
+      local_experts_(shape.num_experts / peers.size()) {
+  require(shape.hint_width == 0, ExitCode::kUsage,
+          "moe.router: this router gives hints to experts, which moe.dispatch: peer does not carry; set "
+          "mesh.ep: 1, "
+          "or on the CPU moe.dispatch: exchange");
+  require(
+      std::max(ranks_ * shape.max_slots, ranks_ * shape.max_tokens) <= std::numeric_limits<int32_t>::max(),
+      ExitCode::kUsage,
+      "a micro-batch of {} tokens on {} ranks has more than 2^31 slots; lower train.micro_batch",
+      shape.max_tokens, ranks_);
+  const auto place = [this](int64_t count, size_t each) {
+    constexpr size_t kAlignment = 256;
+    const size_t at = region_.bytes;
+    region_.bytes += (size_t(count) * each + kAlignment - 1) / kAlignment * kAlignment;
+    return at;
+  };
+  region_.rows = place(shape.max_tokens * shape.dim, sizeof(T));
+  region_.offsets = place(shape.num_experts + 1, sizeof(int64_t));
+  region_.token = place(shape.max_slots, sizeof(int32_t));
+  region_.gate = place(shape.max_slots, sizeof(W));
+  region_.sums = place(ranks_ * shape.max_tokens * shape.dim, sizeof(T));
+  region_.gate_grads = place(ranks_ * shape.max_slots, sizeof(W));
+}
+
+template <class T>
+int64_t PeerDispatcher<T>::max_slots() const {
+  // A token has at most one slot for each expert of this rank.
+  return ranks_ * std::min(shape_.max_slots, shape_.max_tokens * local_experts_);
+}
+
+template <class T>
+void PeerDispatcher<T>::reserve(device::Arena& saved, device::Arena& scratch) {
+  const int64_t rows = ranks_ * shape_.max_tokens, slots = max_slots(), width = shape_.max_slots, p = ranks_;
+  takes_ = saved.take<uint8_t, 2>({p, shape_.max_tokens});
+  received_ = saved.take<T, 2>({rows, shape_.dim});
+  offsets_ = saved.take<int64_t, 1>({local_experts_ + 1});
+  for (auto* view : {&slot_row_, &slot_source_, &row_slots_}) *view = saved.take<int32_t, 1>({slots});
+  slot_gate_ = saved.take<W, 1>({slots});
+  row_offsets_ = saved.take<int32_t, 1>({rows + 1});
+
+  table_offsets_ = scratch.take<int64_t, 2>({p, shape_.num_experts + 1});
+  table_token_ = scratch.take<int32_t, 2>({p, width});
+  table_gate_ = scratch.take<W, 2>({p, width});
+  drows_ = scratch.take<T, 2>({rows, shape_.dim});
+  home_gate_ = scratch.take<W, 1>({width});
+  peers_.want(region_.bytes);
+  if (!saved.measuring()) peers_.reserve(queue_, region_.bytes);
+}
+
+template <class T>
+template <class U, int N>
+device::View<U, N> PeerDispatcher<T>::own(size_t place, std::array<int64_t, N> shape) const {
+  return {reinterpret_cast<U*>(peers_.at(peers_.rank()) + place), shape};
+}
+
+template <class T>
+template <class U>
+PeerArrays<U> PeerDispatcher<T>::all(size_t place, int64_t skip) const {
+  PeerArrays<U> arrays;
+  arrays.ranks = ranks_;
+  arrays.self = peers_.rank();
+  for (int r = 0; r < ranks_; ++r) arrays.of[r] = reinterpret_cast<const U*>(peers_.at(r) + place) + skip;
+  return arrays;
+}
+
+// Rows wait for the lists of slots: which of them others read is in those.
+template <class T>
+void PeerDispatcher<T>::start_tokens(device::View<const T, 2> x) {
+  peers_.enter(queue_, region_.sums);
+  kernels_.copy_rows(queue_, x, own<T, 2>(region_.rows, {x.dim(0), shape_.dim}));
+}
+
+// What follows the signal runs beside what the queue is given until receive_tokens.
+template <class T>
+void PeerDispatcher<T>::send_tokens(device::View<const T, 2> x, const Routing<T>& routing) {
+  routing_ = &routing;
+  kernels_.stage_slots(queue_, routing,
+                       {.offsets = own<int64_t, 1>(region_.offsets, {shape_.num_experts + 1}),
+                        .token = own<int32_t, 1>(region_.token, {shape_.max_slots}),
+                        .gate = own<W, 1>(region_.gate, {shape_.max_slots})},
+                       takes_);
+  peers_.signal(queue_, "moe.dispatch.rows", row_bytes(x.dim(0)));
+  device::Queue& beside = peers_.fork(queue_);
+  peers_.await(beside);
+  const int first = int(peers_.rank() * local_experts_);
+  kernels_.pull_slots(beside,
+                      {.offsets = all<int64_t>(region_.offsets),
+                       .token = all<int32_t>(region_.token),
+                       .gate = all<W>(region_.gate)},
+                      first, int(local_experts_), table_offsets_, table_token_, table_gate_);
+  kernels_.place_slots(beside,
+                       {.first_expert = first,
+                        .max_tokens = shape_.max_tokens,
+                        .token = table_token_,
+                        .gate = table_gate_,
+                        .offsets = table_offsets_},
+                       {.offsets = offsets_, .row = slot_row_, .source = slot_source_, .gate = slot_gate_});
+  kernels_.slots_by_row(beside, slot_row_, row_offsets_, row_slots_);
+  kernels_.pull_rows(beside, all<T>(region_.rows), row_offsets_, received_);
+}
+
+template <class T>
+const ExpertSlots<T>& PeerDispatcher<T>::receive_tokens() {
+  peers_.join(queue_);
+  work_ = {.rows = received_,
+           .offsets = offsets_,
+           .slot_row = slot_row_,
+           .slot_gate = slot_gate_,
+           .slot_hint = {},
+           .slot_token = slot_row_,  // the blocks of rows are the ranks'
+           .row_offsets = row_offsets_,
+           .row_slots = row_slots_};
+  return work_;
+}
+
+// The rows of other ranks first: this rank's own are added up while the others come to read those.
+template <class T>
+void PeerDispatcher<T>::return_rows(device::View<const T, 2> slot_rows, device::View<const W, 1> weight,
+                                    bool accumulate, device::View<T, 2> out, const char* label) {
+  const int64_t tokens = shape_.max_tokens;
+  const int self = peers_.rank();
+  const auto sums = own<T, 2>(region_.sums, {ranks_ * tokens, shape_.dim});
+  const auto sum_block = [&](int rank) {
+    kernels_.combine_rows(queue_, slot_rows, row_offsets_.rows(rank * tokens, tokens + 1), row_slots_, weight,
+                          false, sums.rows(rank * tokens, tokens));
+  };
+  for (int rank = 0; rank < ranks_; ++rank)
+    if (rank != self) sum_block(rank);
+  peers_.signal(queue_, label, row_bytes((ranks_ - 1) * tokens));
+  sum_block(self);
+  peers_.await(queue_);
+  kernels_.pull_sums(queue_, all<T>(region_.sums, self * tokens * shape_.dim), takes_, accumulate, out);
+}
+
+template <class T>
+void PeerDispatcher<T>::combine(device::View<const T, 2> slot_output, bool accumulate, device::View<T, 2> y) {
+  return_rows(slot_output, slot_gate_, accumulate, y, "moe.combine.rows");
+}
+
+template <class T>
+void PeerDispatcher<T>::send_grad(device::View<const T, 2> dy) {
+  peers_.enter(queue_, region_.sums);
+  kernels_.copy_rows(queue_, dy, own<T, 2>(region_.rows, {dy.dim(0), shape_.dim}));
+  peers_.signal(queue_, "moe.dispatch_grad.rows", row_bytes(dy.dim(0)));
+  device::Queue& beside = peers_.fork(queue_);
+  peers_.await(beside);
+  kernels_.pull_rows(beside, all<T>(region_.rows), row_offsets_, drows_);
+}
+
+template <class T>
+device::View<const T, 2> PeerDispatcher<T>::receive_grad() {
+  peers_.join(queue_);
+  return drows_;
+}
+
+template <class T>
+SlotGrads<T> PeerDispatcher<T>::combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads,
+                                             bool accumulate, device::View<T, 2> dx) {
+  kernels_.scatter_gates(queue_, grads.gate, slot_source_,
+                         own<W, 2>(region_.gate_grads, {ranks_, shape_.max_slots}));
+  return_rows(slot_dx, {}, accumulate, dx, "moe.combine_grad.rows");
+  kernels_.pull_gates(queue_, all<W>(region_.gate_grads, peers_.rank() * shape_.max_slots),
+                      routing_->expert_offsets, home_gate_);
+  return {home_gate_.rows(0, routing_->num_slots), {}};
+}
+
+template class PeerDispatcher<float>;
+template class PeerDispatcher<double>;
+template class PeerDispatcher<device::bf16>;
+
+}  // namespace cadre::moe
