@@ -145,6 +145,19 @@ TEST(Recompute, GivesTheSameBits) {
   }
 }
 
+// Rows that are read from other ranks' memory instead of sent; they are kept, so that recomputation reads nothing again.
+TEST(PeerDispatch, TrainsTheSameBits) {
+  const Layout layout{4, 2, 2};
+  const auto sent = run_steps(layout.ranks, with({}, layout), 6);
+  for (const char* mode : {"none", "full"}) {
+    const auto read =
+        run_steps(layout.ranks,
+                  with({"moe.dispatch=peer", fmt::format("train.activation_recompute={}", mode)}, layout), 6);
+    EXPECT_EQ(losses(read), losses(sent)) << mode;
+    EXPECT_EQ(testing::norms(read), testing::norms(sent)) << mode;
+  }
+}
+
 TEST(Step, ReportsCountsAndDomainsOfTheGlobalBatch) {
   const StepReport report = run_steps(2, {"mesh.ep=2"}, 1).front();
   double tokens = 0, nats = 0;
