@@ -3,7 +3,11 @@
 
 #include <atomic>
 #include <cstring>
+#include <memory>
+#include <mutex>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "parallel/base/errors.h"
 #include "parallel/device/accelerator.h"
@@ -36,7 +40,12 @@ class CpuPeerPort final : public PeerPort {
     return reinterpret_cast<std::byte*>(uintptr_t(other.address));
   }
   void close() override {}
-  void abandon() override { (void)memory_.release(); }
+  void abandon() override {
+    static std::mutex mutex;
+    static std::vector<std::unique_ptr<Buffer>> kept;  // to the end of the process
+    const std::lock_guard lock(mutex);
+    kept.push_back(std::move(memory_));
+  }
 
   void signal(Queue&, std::span<uint64_t* const> flags, uint64_t number) override {
     for (uint64_t* flag : flags) std::atomic_ref(*flag).store(number, std::memory_order_release);
