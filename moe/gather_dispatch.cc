@@ -1,10 +1,8 @@
 #include "moe/gather_dispatch.h"
 
-#include <algorithm>
-#include <limits>
 #include <numeric>
 
-#include "parallel/base/errors.h"
+#include "moe/known_places.h"
 #include "parallel/device/bf16.h"
 #include "parallel/device/transfer.h"
 
@@ -30,21 +28,12 @@ GatherDispatcher<T>::GatherDispatcher(device::Queue& queue, const MoeKernels<T>&
       shape_(shape),
       ranks_(group.size()),
       local_experts_(shape.num_experts / group.size()) {
-  require(shape.hint_width == 0, ExitCode::kUsage,
-          "moe.router: this router gives hints to experts, which moe.dispatch: gather does not send; set "
-          "mesh.ep: 1, "
-          "or on the CPU moe.dispatch: exchange");
-  require(
-      std::max(ranks_ * shape.max_slots, ranks_ * shape.max_tokens) <= std::numeric_limits<int32_t>::max(),
-      ExitCode::kUsage,
-      "a micro-batch of {} tokens on {} ranks has more than 2^31 slots; lower train.micro_batch",
-      shape.max_tokens, ranks_);
+  require_known_places(shape, ranks_, "gather");
 }
 
 template <class T>
 int64_t GatherDispatcher<T>::max_slots() const {
-  // A token has at most one slot for each expert of this rank.
-  return ranks_ * std::min(shape_.max_slots, shape_.max_tokens * local_experts_);
+  return most_slots(shape_, ranks_);
 }
 
 template <class T>

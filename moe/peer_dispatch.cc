@@ -1,9 +1,6 @@
 #include "moe/peer_dispatch.h"
 
-#include <algorithm>
-#include <limits>
-
-#include "parallel/base/errors.h"
+#include "moe/known_places.h"
 #include "parallel/device/bf16.h"
 
 namespace cadre::moe {
@@ -17,15 +14,7 @@ PeerDispatcher<T>::PeerDispatcher(device::Queue& queue, const MoeKernels<T>& ker
       shape_(shape),
       ranks_(peers.size()),
       local_experts_(shape.num_experts / peers.size()) {
-  require(shape.hint_width == 0, ExitCode::kUsage,
-          "moe.router: this router gives hints to experts, which moe.dispatch: peer does not carry; set "
-          "mesh.ep: 1, "
-          "or on the CPU moe.dispatch: exchange");
-  require(
-      std::max(ranks_ * shape.max_slots, ranks_ * shape.max_tokens) <= std::numeric_limits<int32_t>::max(),
-      ExitCode::kUsage,
-      "a micro-batch of {} tokens on {} ranks has more than 2^31 slots; lower train.micro_batch",
-      shape.max_tokens, ranks_);
+  require_known_places(shape, ranks_, "peer");
   const auto place = [this](int64_t count, size_t each) {
     constexpr size_t kAlignment = 256;
     const size_t at = region_.bytes;
@@ -42,8 +31,7 @@ PeerDispatcher<T>::PeerDispatcher(device::Queue& queue, const MoeKernels<T>& ker
 
 template <class T>
 int64_t PeerDispatcher<T>::max_slots() const {
-  // A token has at most one slot for each expert of this rank.
-  return ranks_ * std::min(shape_.max_slots, shape_.max_tokens * local_experts_);
+  return most_slots(shape_, ranks_);
 }
 
 template <class T>
