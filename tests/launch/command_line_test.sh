@@ -4,17 +4,8 @@
 set -euo pipefail
 cadre=$1 mpirun=$2
 work=$(mktemp -d)
+. "$(dirname -- "${BASH_SOURCE[0]}")/expect.sh"
 trap 'rm -rf "$work"' EXIT
-
-fail() { echo "command_line_test: $*" >&2; cat "$work/output" >&2; exit 1; }
-# ends_with CODE COMMAND...: leaves what it printed in $work/output
-ends_with() {
-  local expected=$1 code=0
-  shift
-  "$@" >"$work/output" 2>&1 || code=$?
-  [ $code = "$expected" ] || fail "exit code $code, expected $expected: $*"
-}
-says() { grep -q -- "$1" "$work/output" || fail "expected a line with '$1'"; }
 
 ends_with 0 "$cadre" --version
 says '^cadre [0-9]'

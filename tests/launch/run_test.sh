@@ -7,18 +7,11 @@ umask 022  # what is private is the program's own doing
 export CADRE_TEST_SECRET=correct-horse-$$
 cadre=$1 mpirun=$2
 work=$(mktemp -d)
+. "$(dirname -- "${BASH_SOURCE[0]}")/expect.sh"
 ranks=
 trap 'kill $ranks 2>/dev/null || true; rm -rf "$work"' EXIT
 cd "$work"
 
-fail() { echo "run_test: $*" >&2; tail -n 30 output >&2; exit 1; }
-ends_with() {
-  local expected=$1 code=0
-  shift
-  "$@" >output 2>&1 || code=$?
-  [ $code = "$expected" ] || fail "exit code $code, expected $expected: $*"
-}
-says() { grep -q -- "$1" output || fail "expected a line with '$1'"; }
 wait_for() {  # wait_for SECONDS COMMAND...: until it succeeds
   local tries=$((10 * $1))
   shift

@@ -6,19 +6,10 @@
 set -euo pipefail
 cadre=$1 configs=$2
 work=$(mktemp -d)
+. "$(dirname -- "${BASH_SOURCE[0]}")/expect.sh"
 ranks=
 trap 'kill $ranks 2>/dev/null || true; rm -rf "$work"' EXIT
 cd "$work"
-
-fail() { echo "study_test: $*" >&2; tail -n 30 output >&2; exit 1; }
-ends_with() {
-  local expected=$1 code=0
-  shift
-  "$@" >output 2>&1 || code=$?
-  [ $code = "$expected" ] || fail "exit code $code, expected $expected: $*"
-}
-says() { grep -q -- "$1" output || fail "expected a line with '$1'"; }
-says_not() { ! grep -q -- "$1" output || fail "did not expect a line with '$1'"; }
 
 study=("$cadre" study "$configs/study-staleness-cpu.yaml" study.out=study study.keep_checkpoints=true)
 ends_with 0 "${study[@]}" --list
