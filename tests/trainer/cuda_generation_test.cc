@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "tests/trainer/cuda_fixture.h"
+#include "tests/trainer/trained_row.h"
 #include "trainer/rollout/engine.h"
 
 namespace cadre::trainer {
@@ -12,6 +13,7 @@ using testing::kBf16;
 using testing::kCpu;
 using testing::kFp32;
 using testing::Overrides;
+using testing::trained_row;
 using testing::with;
 
 constexpr int64_t kLength = 64, kSequences = 8;
@@ -111,20 +113,6 @@ TEST_F(CudaGeneration, BatchingAndPagesDoNotChangeWhatFp32Samples) {
     config.max_rows = 21;
     expect_same(samples(kFp32, config), expected, fmt::format("pages of {}", page_size));
   }
-}
-
-Batch trained_row(const Rollout& r) {
-  Batch b;
-  b.num_sequences = 1;
-  b.seq_len = int64_t(r.tokens.size()) - 1;
-  b.tokens.assign(r.tokens.begin(), r.tokens.end() - 1);
-  b.targets.assign(r.tokens.begin() + 1, r.tokens.end());
-  for (int64_t i = 0; i < b.seq_len; ++i) {
-    b.loss_mask.push_back(i + 1 >= r.prompt_length);
-    b.segment.push_back(0);
-    b.position.push_back(int32_t(i));
-  }
-  return b;
 }
 
 TEST_F(CudaGeneration, LogProbabilitiesAreThoseOfTheTrainersForward) {

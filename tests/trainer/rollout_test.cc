@@ -6,10 +6,13 @@
 #include <map>
 
 #include "tests/trainer/model_fixture.h"
+#include "tests/trainer/trained_row.h"
 #include "trainer/rollout/engine.h"
 
 namespace cadre::trainer {
 namespace {
+
+using testing::trained_row;
 
 constexpr int64_t kVocab = 23, kEos = 1;
 
@@ -86,20 +89,6 @@ void expect_same_tokens(const std::vector<Rollout>& got, const std::vector<Rollo
     for (size_t t = 0; t < got[i].logp.size(); ++t)
       ASSERT_NEAR(got[i].logp[t], expected[i].logp[t], 1e-4) << what;
   }
-}
-
-Batch trained_row(const Rollout& r) {
-  Batch b;
-  b.num_sequences = 1;
-  b.seq_len = int64_t(r.tokens.size()) - 1;
-  b.tokens.assign(r.tokens.begin(), r.tokens.end() - 1);
-  b.targets.assign(r.tokens.begin() + 1, r.tokens.end());
-  for (int64_t i = 0; i < b.seq_len; ++i) {
-    b.loss_mask.push_back(i + 1 >= r.prompt_length);
-    b.segment.push_back(0);
-    b.position.push_back(int32_t(i));
-  }
-  return b;
 }
 
 TEST(Rollouts, LogProbabilitiesAreThoseOfTheTrainersForward) {
