@@ -21,7 +21,7 @@ RunConfig still(const ScoreInputs& in) {
 }
 
 // Training text for the state's feed, which is never asked for a batch.
-std::unique_ptr<data::Corpus> stub() {
+std::unique_ptr<data::Corpus> unread_text() {
   return data::make_memory_corpus({"none"}, {{0, {0, 1}, 1}});
 }
 
@@ -30,7 +30,7 @@ std::unique_ptr<data::Corpus> stub() {
 GradientModel::GradientModel(const ScoreInputs& inputs) {
   require(inputs.corpus->kind() != data::SetKind::kPrompts, ExitCode::kUsage,
           "prompts have no answers whose gradient could be taken; score them with --kind pass_rate");
-  dataset_.train = stub();
+  dataset_.train = unread_text();
   dataset_.vocab = inputs.config->model.vocab;
   state_ = std::make_unique<TrainState>(still(inputs), dataset_, *inputs.world);
   require(state_->model.queue.kind() == device::DeviceKind::kCpu, ExitCode::kUsage,
