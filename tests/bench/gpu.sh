@@ -196,24 +196,38 @@ part_kernels() {
   limited kernels 90 "$(program bench_kernels)"
 }
 
-# olmoe4 from weights that 150 steps on --data have made, so that the router has chosen: its export is what the peers read.
-part_trained() {
-  local run=$logs/run cadre i data=''
-  cadre=$(program cadre)
+# The manifest that train_step.py takes for a configuration: its own, else the one that is named alone.
+data_of() {
+  local i word='' found=''
   for ((i = 0; i < ${#step_options[@]}; ++i)); do
-    if [ "${step_options[i]}" = --data ]; then data=${step_options[i + 1]:-}; fi
+    case ${step_options[i]} in
+      --*) word=${step_options[i]} ;;
+      "$1="*) [ $word != --data ] || { echo "${step_options[i]#*=}"; return; } ;;
+      *=*) ;;
+      *) [ "$word" != --data ] || found=${step_options[i]} ;;
+    esac
   done
-  if [ -z "$peers" ] || [ -z "$data" ]; then
-    echo "== trained: left out, it needs the peers and --data"
-    return 0
-  fi
-  limited train 100 "$cadre" train configs/bench-olmoe4.yaml "out=$run" "data.manifest=$data" data.mask_documents=false train.steps=150 \
-    schedule.warmup=20 checkpoint.every=150 &&
-    limited export 60 "$cadre" export "$run" "$logs/hf" --dtype bfloat16 &&
-    limited turns-trained 210 python3 tests/bench/peers/train_step.py compare "$cadre" "$logs/steps-trained.json" --commit "$commit" \
-      --configs olmoe4 --logs "$run" --init "olmoe4=$run" --weights "olmoe4=$logs/hf" "${step_options[@]}"
-  local code=$?
-  rm -rf "$run" "$logs/hf"
+  [ "$1" = mixtral-mini ] || echo "$found"
+}
+
+# Experts from weights that 150 steps on --data have made, so that the router has chosen: their export is what the peers read.
+part_trained() {
+  local run=$logs/run cadre config data code=0
+  cadre=$(program cadre)
+  for config in olmoe4 mixtral-mini; do
+    data=$(data_of $config)
+    if [ -z "$peers" ] || [ -z "$data" ]; then
+      echo "== trained $config: left out, it needs the peers and --data"
+      continue
+    fi
+    limited "train-$config" 100 "$cadre" train configs/bench-$config.yaml "out=$run" "data.manifest=$data" data.mask_documents=false \
+      train.steps=150 schedule.warmup=20 checkpoint.every=150 &&
+      limited "export-$config" 60 "$cadre" export "$run" "$logs/hf" --dtype bfloat16 &&
+      limited "turns-trained-$config" 210 python3 tests/bench/peers/train_step.py compare "$cadre" "$logs/steps-trained-$config.json" \
+        --commit "$commit" --configs $config --logs "$run" --init "$config=$run" --weights "$config=$logs/hf" "${step_options[@]}" || code=1
+    rm -rf "$run" "$logs/hf"
+    collect
+  done
   return $code
 }
 

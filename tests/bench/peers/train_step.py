@@ -1,6 +1,6 @@
 """Whole training steps of Cadre beside PyTorch and transformers on one GPU, taking turns.
 
-    python3 train_step.py compare CADRE_PROGRAM OUT.json [--configs olmoe4,dense124m] [--data MANIFEST]
+    python3 train_step.py compare CADRE_PROGRAM OUT.json [--configs olmoe4,dense124m] [--data MANIFEST mixtral-mini=MANIFEST]
     python3 train_step.py worker PEER CONFIG [--weights HF_DIR] [--batches FILE]
 
 `compare` starts every program, lets all of them compile and warm up, and then asks each in turn for a few steps, the
@@ -338,8 +338,8 @@ def start(args, name):
     command = [args.cadre, "bench", f"{args.run_files}/bench-{name}.yaml", "--turns", "--batches", batches, "train.steps=1000"]
     if name in args.init:
         command.append(f"init={args.init[name]}")
-    if args.data and c["vocab"] >= 50257:
-        command += [f"data.manifest={args.data}", "data.mask_documents=false"]
+    if name in args.data:
+        command += [f"data.manifest={args.data[name]}", "data.mask_documents=false"]
     programs = [Program("cadre", command, log("cadre"))]
     programs[0].line()  # "ready"
     for peer in ["torch"] + (["transformers-compiled"] if c["experts"] else []):
@@ -381,9 +381,17 @@ def show(name, rows):
               f"{r['tflops']:5.0f} TFLOP/s {r['tflops'] / 9.89:.1f}%{ratio}", flush=True)
 
 
+def data_by_config(given):
+    """The manifest of each configuration: its own, else the one that is given alone, whose ids only some vocabularies hold."""
+    own = dict(entry.split("=", 1) for entry in given if "=" in entry)
+    alone = [entry for entry in given if "=" not in entry]
+    return {name: alone[-1] for name, c in CONFIGS.items() if alone and c["vocab"] >= 50257} | own
+
+
 def compare(args):
     import torch
     args.init, args.weights = (dict(pair.split("=") for pair in pairs) for pairs in (args.init, args.weights))
+    args.data = data_by_config(args.data)
     result = dict(machine=torch.cuda.get_device_name(), torch=torch.__version__, rounds=args.rounds, steps=args.steps, commit=args.commit,
                   data=args.data, init=args.init, configs={})
     for group in args.configs.split(","):  # of configurations whose programs fit on the GPU together
@@ -412,7 +420,7 @@ def main():
     both.add_argument("cadre")
     both.add_argument("out")
     both.add_argument("--configs", default="dense124m+dense355m,mixtral-mini,olmoe4", help="+ joins those that are on the GPU together")
-    both.add_argument("--data", default="", help="a manifest of text with at most 50304 ids; else random tokens")
+    both.add_argument("--data", nargs="*", default=[], help="a manifest of text with at most 50304 ids, and CONFIG=MANIFEST; else random tokens")
     both.add_argument("--init", nargs="*", default=[], help="CONFIG=CHECKPOINT for Cadre")
     both.add_argument("--weights", nargs="*", default=[], help="CONFIG=HF_DIR, the same exported, for the peers")
     both.add_argument("--llmc", default="", help="a built train_gpt2cu of llm.c")
