@@ -32,7 +32,7 @@ data: {seq_len: 8}
 model: {vocab: 16, dim: 8, layers: 1, heads: 2, kv_heads: 1, ffn_width: 8}
 train: {steps: 1, global_batch: 1, micro_batch: 1}
 END
-if ! nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
+if ! nvidia-smi -L 2>/dev/null | grep '^GPU' >/dev/null; then
   ends_with 2 "$cadre" bench "$work/gpu.yaml"
   [ "$(wc -l <"$work/output")" = 1 ] || fail "expected one line"
   says '^cadre: .*set device: cpu$'

@@ -30,7 +30,7 @@ END
 
 open_files=$(find run -perm /077)
 [ -z "$open_files" ] || fail "others may read: $open_files"
-"$cadre" top run --once | grep -q 'step 60 of 60' || fail "top does not show the last step"
+"$cadre" top run --once | grep 'step 60 of 60' >/dev/null || fail "top does not show the last step"
 "$cadre" report run -o report.html >output || fail "$(cat output)"
 [ "$(stat -c %a report.html)" = 600 ] || fail "others may read the report"
 

@@ -64,7 +64,7 @@ for line in '--nodes=2' '--ntasks-per-node=1' '--cpus-per-task=4' '--partition=m
 done
 
 echo "slurm_test: GPUs"
-launch -n 4 --dry-run run.yaml device=cuda | grep -q '^#SBATCH --gpus-per-node=2' || fail "no GPU for each rank in the script"
+launch -n 4 --dry-run run.yaml device=cuda | grep '^#SBATCH --gpus-per-node=2' >/dev/null || fail "no GPU for each rank in the script"
 # Each rank sees its job's GPUs of its node and can take the one of its number.
 seen=$(srun --nodes=2 --ntasks-per-node=2 --gpus-per-node=2 sh -c 'echo "$SLURM_LOCALID of $CUDA_VISIBLE_DEVICES"' | sort)
 [ "$seen" = "$(printf '%s of 0,1\n' 0 0 1 1)" ] || fail "the ranks see other GPUs: $seen"
