@@ -3,9 +3,9 @@
 
     tests/bench/probe_overhead.py CADRE MANIFEST [--config configs/bench-olmoe4.yaml] [--period 200] [KEY=VALUE ...]
 
-MANIFEST is prepared text with a held-out split, tokenized with at most the configuration's vocabulary. The run takes two
-whole periods after its first one, so that two probes begin and end in it. Prints one JSON object: the share by which a
-period with its probe is longer than as many steps without one. Nothing else may use the GPU.
+MANIFEST is prepared text with a held-out split, tokenized with at most the configuration's vocabulary. The run is ended a
+quarter of a period into its third one, when two probes lie behind it. Prints one JSON object: the share by which a period
+with its probe is longer than as many steps without one. Nothing else may use the GPU.
 """
 import argparse
 import json
@@ -13,6 +13,25 @@ import pathlib
 import statistics
 import subprocess
 import tempfile
+import time
+
+
+def run(command, metrics, steps):
+    """The lines of a run up to a step; it is killed there, since its last checkpoint is of no use and may be large."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        while True:
+            ended = process.poll() is not None
+            text = metrics.read_text() if metrics.exists() else ""
+            lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+            if any(line["kind"] == "train" and line["step"] >= steps for line in lines):
+                return lines
+            if ended:
+                raise SystemExit(f"the run ended with {process.returncode} before step {steps}")
+            time.sleep(0.5)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def main():
@@ -29,12 +48,11 @@ def main():
         command = [arguments.cadre, "train", arguments.config, f"data.manifest={arguments.manifest}", f"out={out}",
                    "log.every=1", f"train.steps={3 * period}", f"influence.period={period}", "checkpoint.every=0",
                    *arguments.overrides]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        lines = run(command, out / "metrics.jsonl", 2 * period + period // 4)
     times = {line["step"]: line["step_ms"] for line in lines if line["kind"] == "train"}
     probes = [line for line in lines if line["kind"] == "probe"]
     if len(probes) != 2:
-        raise SystemExit(f"found {len(probes)} probes in {3 * period} steps, expected 2")
+        raise SystemExit(f"found {len(probes)} probes in {2 * period + period // 4} steps, expected 2")
     # A probe begins in the step after a multiple of the period and ends in the step of its line.
     scored = [range((line["step"] - 1) // period * period + 1, line["step"] + 1) for line in probes]
     inside = {step for steps in scored for step in steps}
