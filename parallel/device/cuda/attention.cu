@@ -1,4 +1,4 @@
-// Chooses the attention kernels for a shape, and makes what all backward passes need: the sum over each head
+// Chooses the attention kernels for a shape, and makes what the backward passes of sm_80 need: the sum over each head
 // of dout * out.
 #include <algorithm>
 
@@ -7,6 +7,7 @@
 #include "parallel/device/cuda/cudnn_attention.h"
 #endif
 #include "parallel/device/cuda/flash.h"
+#include "parallel/device/cuda/flash_hopper.h"
 #include "parallel/device/cuda/kernels_cuda.h"
 #include "parallel/device/cuda/own_attention.h"
 #include "parallel/device/cuda/vec.cuh"
@@ -91,6 +92,18 @@ bool cudnn_backward(Queue& queue, const AttentionShape& s, View<const bf16, 3> d
 }
 #endif
 
+// wgmma is of compute capability 9.0 alone, not of what came after.
+bool has_hopper_products() {
+  static const bool kHas = [] {
+    int device = 0, major = 0, minor = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+    return major == 9 && minor == 0;
+  }();
+  return kHas;
+}
+
 struct BackwardScratch {
   float* delta;  // (T, N): the sum over each head of dout * out
   void* ranges;  // of flash.h
@@ -111,9 +124,9 @@ BackwardScratch make_delta(Queue& queue, const AttentionShape& s, View<const T, 
 }  // namespace
 
 template <class T>
-void own_attention(Queue& queue, AttentionShape shape, View<const T, 3> q, View<const T, 3> k,
-                   View<const T, 3> v, View<const int32_t, 1> segment, View<T, 3> out,
-                   View<wide_t<T>, 2> lse) {
+void portable_attention(Queue& queue, AttentionShape shape, View<const T, 3> q, View<const T, 3> k,
+                        View<const T, 3> v, View<const int32_t, 1> segment, View<T, 3> out,
+                        View<wide_t<T>, 2> lse) {
   if constexpr (std::is_same_v<T, bf16>) {
     if (flash_supports(shape) && all_aligned16(q.data(), k.data(), v.data(), out.data())) {
       return flash_attention(queue, shape, q, k, v, segment, out, lse,
@@ -124,10 +137,10 @@ void own_attention(Queue& queue, AttentionShape shape, View<const T, 3> q, View<
 }
 
 template <class T>
-void own_attention_backward(Queue& queue, AttentionShape shape, View<const T, 3> dout, View<const T, 3> q,
-                            View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> segment,
-                            View<const T, 3> out, View<const wide_t<T>, 2> lse, View<T, 3> dq, View<T, 3> dk,
-                            View<T, 3> dv) {
+void portable_attention_backward(Queue& queue, AttentionShape shape, View<const T, 3> dout,
+                                 View<const T, 3> q, View<const T, 3> k, View<const T, 3> v,
+                                 View<const int32_t, 1> segment, View<const T, 3> out,
+                                 View<const wide_t<T>, 2> lse, View<T, 3> dq, View<T, 3> dk, View<T, 3> dv) {
   const auto [delta, ranges] = make_delta(queue, shape, dout, out);
   if constexpr (std::is_same_v<T, bf16>) {
     if (flash_supports(shape) &&
@@ -136,6 +149,37 @@ void own_attention_backward(Queue& queue, AttentionShape shape, View<const T, 3>
     }
   }
   general_attention_backward<T>(queue, shape, dout, q, k, v, segment, lse, delta, dq, dk, dv);
+}
+
+template <class T>
+void own_attention(Queue& queue, AttentionShape shape, View<const T, 3> q, View<const T, 3> k,
+                   View<const T, 3> v, View<const int32_t, 1> segment, View<T, 3> out,
+                   View<wide_t<T>, 2> lse) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (has_hopper_products() && hopper_attention_supports(shape) &&
+        all_aligned16(q.data(), k.data(), v.data(), out.data())) {
+      return hopper_attention(queue, shape, q, k, v, segment, out, lse,
+                              scratch<std::byte>(queue, int64_t(hopper_attention_bytes(shape, false))));
+    }
+  }
+  portable_attention<T>(queue, shape, q, k, v, segment, out, lse);
+}
+
+template <class T>
+void own_attention_backward(Queue& queue, AttentionShape shape, View<const T, 3> dout, View<const T, 3> q,
+                            View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> segment,
+                            View<const T, 3> out, View<const wide_t<T>, 2> lse, View<T, 3> dq, View<T, 3> dk,
+                            View<T, 3> dv) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (has_hopper_products() && hopper_attention_supports(shape) &&
+        all_aligned16(dout.data(), q.data(), k.data(), v.data(), out.data(), dq.data(), dk.data(),
+                      dv.data())) {
+      return hopper_attention_backward(
+          queue, shape, dout, q, k, v, segment, out, lse, dq, dk, dv,
+          scratch<std::byte>(queue, int64_t(hopper_attention_bytes(shape, true))));
+    }
+  }
+  portable_attention_backward<T>(queue, shape, dout, q, k, v, segment, out, lse, dq, dk, dv);
 }
 
 template <class T>
@@ -175,6 +219,8 @@ void CudaKernels<T>::attention_backward(Queue& queue, AttentionShape shape, View
 int64_t attention_workspace(Queue& queue, const AttentionShape& s, bool backward) {
   const int64_t rows = s.num_sequences * s.seq_len * s.num_heads;
   int64_t most = 8 * (flash_ranges(s) + (backward ? ceil_div(rows, 2) : 0));
+  if (has_hopper_products() && hopper_attention_supports(s))
+    most = std::max(most, int64_t(hopper_attention_bytes(s, backward)));
 #if CADRE_CUDNN
   if (CudnnAttention* cudnn = cudnn_for(queue, s, {})) {
     for (const int64_t bytes : {cudnn->forward_bytes(s), backward ? cudnn->backward_bytes(s) : -1}) {
@@ -187,14 +233,16 @@ int64_t attention_workspace(Queue& queue, const AttentionShape& s, bool backward
   return most;
 }
 
-#define CADRE_INSTANTIATE(T)                                                                                \
-  template void own_attention(Queue&, AttentionShape, View<const T, 3>, View<const T, 3>, View<const T, 3>, \
-                              View<const int32_t, 1>, View<T, 3>, View<float, 2>);                          \
-  template void own_attention_backward(                                                                     \
-      Queue&, AttentionShape, View<const T, 3>, View<const T, 3>, View<const T, 3>, View<const T, 3>,       \
-      View<const int32_t, 1>, View<const T, 3>, View<const float, 2>, View<T, 3>, View<T, 3>, View<T, 3>);
-CADRE_INSTANTIATE(float)
-CADRE_INSTANTIATE(bf16)
+#define CADRE_INSTANTIATE(T, NAME)                                                                 \
+  template void NAME(Queue&, AttentionShape, View<const T, 3>, View<const T, 3>, View<const T, 3>, \
+                     View<const int32_t, 1>, View<T, 3>, View<float, 2>);                          \
+  template void NAME##_backward(Queue&, AttentionShape, View<const T, 3>, View<const T, 3>,        \
+                                View<const T, 3>, View<const T, 3>, View<const int32_t, 1>,        \
+                                View<const T, 3>, View<const float, 2>, View<T, 3>, View<T, 3>, View<T, 3>);
+CADRE_INSTANTIATE(float, portable_attention)
+CADRE_INSTANTIATE(bf16, portable_attention)
+CADRE_INSTANTIATE(float, own_attention)
+CADRE_INSTANTIATE(bf16, own_attention)
 #undef CADRE_INSTANTIATE
 
 template struct CudaKernels<float>;  // the members defined above

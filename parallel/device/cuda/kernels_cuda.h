@@ -1,6 +1,7 @@
 // The functions behind cuda_kernels(); contracts are those of the entries of DeviceKernels with the same
 // names. Sums are made in float and in an order that depends on the shapes alone, so that a repeat gives the
-// same bits. Any alignment of the views is right; 16 bytes is fast.
+// same bits. Any alignment of the views is right; 16 bytes is fast. Attention takes segments as Batch has them: the
+// tokens of one stand together in their sequence.
 #pragma once
 
 #include "parallel/device/bf16.h"

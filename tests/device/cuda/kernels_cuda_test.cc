@@ -217,17 +217,24 @@ TEST_P(CudaKernelTable, EqualsTheCpuInDoubleForBf16) {
 INSTANTIATE_TEST_SUITE_P(Entries, CudaKernelTable, testing::ValuesIn(entries()),
                          [](const auto& info) { return info.param; });
 
-// On a GPU with cuDNN too, where the table would seldom take them.
-TEST(CudaOwnAttention, EqualsTheCpuInDouble) {
+// Also where the table would seldom take them: cuDNN is there, or the GPU is newer.
+void check_attention(decltype(DeviceKernels<bf16>::attention) forward,
+                     decltype(DeviceKernels<bf16>::attention_backward) backward) {
   const Probe probe = cuda::accelerator_cuda().probe();
   if (probe.num_devices == 0) GTEST_SKIP() << probe.report;
   cuda::CudaQueue queue(0);
   DeviceKernels<bf16> kernels = cuda_kernels<bf16>();
-  kernels.attention = cuda::own_attention<bf16>;
-  kernels.attention_backward = cuda::own_attention_backward<bf16>;
+  kernels.attention = forward;
+  kernels.attention_backward = backward;
   for (const auto& c : kernel_cases<bf16>()) {
     if (c.entry.find("attention") == 0) run_case<bf16>(queue, kernels, c);
   }
+}
+TEST(CudaOwnAttention, EqualsTheCpuInDouble) {
+  check_attention(cuda::own_attention<bf16>, cuda::own_attention_backward<bf16>);
+}
+TEST(CudaPortableAttention, EqualsTheCpuInDouble) {
+  check_attention(cuda::portable_attention<bf16>, cuda::portable_attention_backward<bf16>);
 }
 
 // Rows that CUDA does not have yet are null.

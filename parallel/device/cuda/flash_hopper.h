@@ -1,0 +1,25 @@
+// Attention with asynchronous warpgroup products, for bf16 on sm_90a alone: head sizes 64 and 128, no past keys,
+// 16-byte aligned views (Shah et al. 2024, FlashAttention 3, for the order of the forward pass). Documents cost
+// what they see: tiles that no query sees are never read. The backward pass makes dk and dv in one kernel and dq in
+// another, so that every element is summed by one thread in a fixed order: 7 products instead of 5, but no
+// S x S workspace and nothing added atomically.
+#pragma once
+
+#include "parallel/device/bf16.h"
+#include "parallel/device/kernels.h"
+
+namespace cadre::device::cuda {
+
+bool hopper_attention_supports(const AttentionShape&);
+
+// Bytes of scratch, 256-byte aligned.
+size_t hopper_attention_bytes(const AttentionShape&, bool backward);
+void hopper_attention(Queue&, const AttentionShape&, View<const bf16, 3> q, View<const bf16, 3> k,
+                      View<const bf16, 3> v, View<const int32_t, 1> segment, View<bf16, 3> out,
+                      View<float, 2> lse, void* scratch);
+void hopper_attention_backward(Queue&, const AttentionShape&, View<const bf16, 3> dout, View<const bf16, 3> q,
+                               View<const bf16, 3> k, View<const bf16, 3> v, View<const int32_t, 1> segment,
+                               View<const bf16, 3> out, View<const float, 2> lse, View<bf16, 3> dq,
+                               View<bf16, 3> dk, View<bf16, 3> dv, void* scratch);
+
+}  // namespace cadre::device::cuda

@@ -1,0 +1,203 @@
+// dk and dv on sm_90a: a block keeps 128 keys and values, and the queries of all heads of the group that see them pass
+// by, one head after the other. Scores are made transposed, so that the weights and their gradients are already where
+// the next products want their left operand: in registers.
+#include "parallel/device/cuda/flash_hopper_launch.h"
+
+namespace cadre::device::cuda::hopper {
+namespace {
+
+template <int kHead>
+struct Dkv {
+  static constexpr int kQueries = 64, kStages = kHead == 128 ? 3 : 4;
+  static constexpr int kOwnBytes = kOwn * kHead * 2, kTileBytes = kQueries * kHead * 2,
+                       kStatBytes = kQueries * 8;
+  static constexpr int kStagesAt = 2 * kOwnBytes, kStageBytes = 2 * kTileBytes;
+  static constexpr int kStatsAt = kStagesAt + kStages * kStageBytes;
+  static constexpr int kStagingAt = kStatsAt + kStages * kStatBytes;
+  static constexpr int kBarriersAt = kStagingAt + kConsumerWarps * kChunkBytes;
+  static constexpr int kClaimsAt = kBarriersAt + 16 * 8;
+  static constexpr int kSharedBytes = kClaimsAt + Claims::kBytes;
+
+  const Params& p;
+  uint32_t shared;
+
+  __device__ uint32_t k_tile() const { return shared; }
+  __device__ uint32_t v_tile() const { return shared + kOwnBytes; }
+  __device__ uint32_t q_tile(int stage) const { return shared + kStagesAt + stage * kStageBytes; }
+  __device__ uint32_t dout_tile(int stage) const { return q_tile(stage) + kTileBytes; }
+  __device__ uint32_t stats(int stage) const { return shared + kStatsAt + stage * kStatBytes; }
+  __device__ uint32_t barrier(int i) const { return shared + kBarriersAt + i * 8; }
+  __device__ uint32_t own_there() const { return barrier(0); }
+  __device__ uint32_t own_read() const { return barrier(1); }
+  __device__ uint32_t there(int stage) const { return barrier(2 + stage); }
+  __device__ uint32_t read(int stage) const { return barrier(2 + kStages + stage); }
+  __device__ Claims claims() const { return {shared + kClaimsAt}; }
+
+  __device__ void init() const {
+    ptx::barrier_init(own_there(), 1);
+    ptx::barrier_init(own_read(), kConsumerWarps);
+    for (int s = 0; s < kStages; ++s) {
+      ptx::barrier_init(there(s), 1);
+      ptx::barrier_init(read(s), kConsumerWarps);
+    }
+    claims().init();
+  }
+  __device__ bool claim(Item& item) const {
+    if (!place_of(p, atomicAdd(p.next, 1), true, item)) return false;
+    int end = p.length;
+    item.edge = p.length;
+    if (p.bounds != nullptr) {
+      const int2* bounds = p.bounds + int64_t(item.pair / p.kv_heads) * p.length;
+      item.edge = bounds[item.block * kOwn].y;
+      end = bounds[min(item.block * kOwn + kOwn, p.length) - 1].y;
+    }
+    item.tiles = (end + kQueries - 1) / kQueries;
+    return true;
+  }
+  __device__ void produce() const {
+    Ring ring(kStages);
+    Item item;
+    const int group = p.heads / p.kv_heads;
+    for (int turn = 0;; ++turn) {
+      const bool live = claim(item);
+      claims().give(turn, item, live);
+      if (!live) return;
+      const int sequence = item.pair / p.kv_heads, kv = item.pair % p.kv_heads;
+      ptx::barrier_wait(own_read(), (turn & 1) ^ 1);
+      ptx::barrier_expect(own_there(), 2 * kOwnBytes);
+      copy_rows<kHead, kOwn>(&p.own[0], own_there(), k_tile(), kv, item.block * kOwn, sequence);
+      copy_rows<kHead, kOwn>(&p.own[1], own_there(), v_tile(), kv, item.block * kOwn, sequence);
+      for (int head = kv * group; head < (kv + 1) * group; ++head) {
+        for (int tile = item.block * kOwn / kQueries; tile < item.tiles; ++tile, ring.next()) {
+          const int s = ring.stage;
+          ptx::barrier_wait(read(s), ring.phase ^ 1);
+          ptx::barrier_expect(there(s), kStageBytes + kStatBytes);
+          copy_rows<kHead, kQueries>(&p.other[0], there(s), q_tile(s), head, tile * kQueries, sequence);
+          copy_rows<kHead, kQueries>(&p.other[1], there(s), dout_tile(s), head, tile * kQueries, sequence);
+          ptx::copy_bytes(p.stats + (int64_t(sequence) * p.heads + head) * p.padded + tile * kQueries,
+                          there(s), stats(s), kStatBytes);
+        }
+      }
+    }
+  }
+
+  // Log-sum-exp and delta of the two queries of columns 8 j + 2 (lane % 4) + {0, 1}.
+  __device__ float4 stats_of(int stage, int j, int lane) const {
+    const uint4 v = ptx::load_shared(stats(stage) + (j * 8 + lane % 4 * 2) * 8);
+    return {__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w)};
+  }
+  // Scores become weights. row: the thread's first key, whose document ends before end[0].
+  template <bool kMask>
+  __device__ void weigh(float (&s)[kQueries / 2], float scale, int stage, int lane, int row, int query,
+                        const int (&end)[2]) const {
+#pragma unroll
+    for (int j = 0; j < kQueries / 8; ++j) {
+      const float4 stat = stats_of(stage, j, lane);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float weight = exp2f(fmaf(s[j * 4 + e], scale, -(e & 1 ? stat.z : stat.x)));
+        if constexpr (kMask) {
+          const int at = query + j * 8 + lane % 4 * 2 + (e & 1), key = row + (e >> 1) * 8;
+          s[j * 4 + e] = key <= at && at < end[e >> 1] ? weight : 0.f;
+        } else {
+          s[j * 4 + e] = weight;
+        }
+      }
+    }
+  }
+
+  __device__ void consume(int warpgroup, int warp, int lane) const {
+    Ring ring(kStages);
+    Item item;
+    for (int turn = 0; claims().take(turn, lane, item); ++turn)
+      make_tile(item, turn, ring, warpgroup, warp, lane);
+  }
+  __device__ void make_tile(const Item& item, int turn, Ring& ring, int warpgroup, int warp, int lane) const {
+    const int sequence = item.pair / p.kv_heads, kv = item.pair % p.kv_heads;
+    const int first = item.block * kOwn + warpgroup * 64, warp_row = first + warp % 4 * 16,
+              row = warp_row + lane / 4;
+    const uint32_t k = k_tile() + warpgroup * 64 * 128, v = v_tile() + warpgroup * 64 * 128;
+    const float scale = p.scale * kLog2E;
+    int end[2] = {p.length, p.length};
+    if (p.bounds != nullptr) {
+      for (int h = 0; h < 2; ++h)
+        end[h] = p.bounds[int64_t(sequence) * p.length + min(row + 8 * h, p.length - 1)].y;
+    }
+    float dk[kHead / 2], dv[kHead / 2], s[kQueries / 2], ds[kQueries / 2];
+    uint32_t weights[kQueries / 4], grads[kQueries / 4];
+    const int begin = item.block * kOwn / kQueries, tiles = item.tiles - begin;
+    const int steps = tiles * (p.heads / p.kv_heads);
+    // Queries from it on see none of the 64 keys.
+    const int unseen = p.bounds == nullptr
+                           ? p.length
+                           : p.bounds[int64_t(sequence) * p.length + min(first + 63, p.length - 1)].y;
+    bool keep = false;
+
+    ptx::barrier_wait(own_there(), turn & 1);
+    for (int step = 0, tile = begin; step < steps; ++step) {
+      const int stage = ring.stage, query = tile * kQueries;
+      if (++tile == item.tiles) tile = begin;
+      ptx::barrier_wait(there(stage), ring.phase);
+      ring.next();
+      if (query + kQueries <= first || query >= unseen) {  // of the other warpgroup only
+        if (lane == 0) ptx::barrier_arrive(read(stage));
+        continue;
+      }
+      ptx::wgmma_begin();
+      score_product<kHead, kOwn, kQueries>(s, k, q_tile(stage));
+      ptx::wgmma_commit();
+      score_product<kHead, kOwn, kQueries>(ds, v, dout_tile(stage));
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<1>();
+      ptx::wgmma_pin(s);
+      if (query < first + 63 || query + kQueries > item.edge) {
+        weigh<true>(s, scale, stage, lane, row, query, end);
+      } else {
+        weigh<false>(s, scale, stage, lane, row, query, end);
+      }
+      pack_weights(s, weights);
+      ptx::wgmma_pin(dv);
+      ptx::wgmma_begin();
+      weighted_sum<kQueries>(dv, weights, dout_tile(stage), keep);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<1>();
+      ptx::wgmma_pin(ds);
+#pragma unroll
+      for (int j = 0; j < kQueries / 8; ++j) {
+        const float4 stat = stats_of(stage, j, lane);
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          ds[j * 4 + e] = s[j * 4 + e] * (ds[j * 4 + e] - (e & 1 ? stat.w : stat.y));
+      }
+      pack_weights(ds, grads);
+      ptx::wgmma_pin(dk);
+      ptx::wgmma_begin();
+      weighted_sum<kQueries>(dk, grads, q_tile(stage), keep);
+      ptx::wgmma_commit();
+      // Registers do not suffice for the next scores beside these products; the other warpgroup works meanwhile.
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_pin(dk);
+      ptx::wgmma_pin(dv);
+      ptx::wgmma_pin(weights);
+      ptx::wgmma_pin(grads);
+      if (lane == 0) ptx::barrier_arrive(read(stage));
+      keep = true;
+    }
+    if (lane == 0) ptx::barrier_arrive(own_read());
+    const uint32_t staging = shared + kStagingAt + warp * kChunkBytes;
+    const float one[2] = {1, 1}, factor[2] = {p.scale, p.scale};
+    write_rows<kHead>(dk, factor, staging, p.out[0], p.kv_heads, kv, sequence, p.length, warp_row, lane);
+    write_rows<kHead>(dv, one, staging, p.out[1], p.kv_heads, kv, sequence, p.length, warp_row, lane);
+  }
+};
+
+}  // namespace
+
+template <int kHead>
+void launch_dkv(const Params& p, cudaStream_t stream) {
+  launch<Dkv<kHead>>(p, stream);
+}
+template void launch_dkv<64>(const Params&, cudaStream_t);
+template void launch_dkv<128>(const Params&, cudaStream_t);
+
+}  // namespace cadre::device::cuda::hopper

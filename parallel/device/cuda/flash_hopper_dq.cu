@@ -1,0 +1,172 @@
+// dq on sm_90a: a block keeps 128 queries and the gradients of their outputs; the keys and values that they see pass by.
+#include "parallel/device/cuda/flash_hopper_launch.h"
+
+namespace cadre::device::cuda::hopper {
+namespace {
+
+template <int kHead>
+struct Dq {
+  static constexpr int kKeys = 64, kStages = kHead == 128 ? 3 : 4;
+  static constexpr int kOwnBytes = kOwn * kHead * 2, kTileBytes = kKeys * kHead * 2;
+  static constexpr int kStagesAt = 2 * kOwnBytes, kStageBytes = 2 * kTileBytes;
+  static constexpr int kStagingAt = kStagesAt + kStages * kStageBytes;
+  static constexpr int kBarriersAt = kStagingAt + kConsumerWarps * kChunkBytes;
+  static constexpr int kClaimsAt = kBarriersAt + 16 * 8;
+  static constexpr int kSharedBytes = kClaimsAt + Claims::kBytes;
+
+  const Params& p;
+  uint32_t shared;
+
+  __device__ uint32_t q_tile() const { return shared; }
+  __device__ uint32_t dout_tile() const { return shared + kOwnBytes; }
+  __device__ uint32_t k_tile(int stage) const { return shared + kStagesAt + stage * kStageBytes; }
+  __device__ uint32_t v_tile(int stage) const { return k_tile(stage) + kTileBytes; }
+  __device__ uint32_t barrier(int i) const { return shared + kBarriersAt + i * 8; }
+  __device__ uint32_t own_there() const { return barrier(0); }
+  __device__ uint32_t own_read() const { return barrier(1); }
+  __device__ uint32_t there(int stage) const { return barrier(2 + stage); }
+  __device__ uint32_t read(int stage) const { return barrier(2 + kStages + stage); }
+  __device__ Claims claims() const { return {shared + kClaimsAt}; }
+
+  __device__ void init() const {
+    ptx::barrier_init(own_there(), 1);
+    ptx::barrier_init(own_read(), kConsumerWarps);
+    for (int s = 0; s < kStages; ++s) {
+      ptx::barrier_init(there(s), 1);
+      ptx::barrier_init(read(s), kConsumerWarps);
+    }
+    claims().init();
+  }
+  __device__ bool claim(Item& item) const {
+    if (!place_of(p, atomicAdd(p.next, 1), false, item)) return false;
+    item.tiles = item.edge = 0;
+    if (p.bounds != nullptr) {
+      const int2* bounds = p.bounds + int64_t(item.pair / p.heads) * p.length;
+      item.tiles = bounds[item.block * kOwn].x / kKeys;
+      item.edge = bounds[min(item.block * kOwn + kOwn, p.length) - 1].x;
+    }
+    return true;
+  }
+  // The last tile that any query of the block sees.
+  __device__ int last_tile(const Item& item) const {
+    return (min(item.block * kOwn + kOwn, p.length) - 1) / kKeys;
+  }
+  __device__ void produce() const {
+    Ring ring(kStages);
+    Item item;
+    for (int turn = 0;; ++turn) {
+      const bool live = claim(item);
+      claims().give(turn, item, live);
+      if (!live) return;
+      const int sequence = item.pair / p.heads, head = item.pair % p.heads;
+      const int kv = head / (p.heads / p.kv_heads);
+      ptx::barrier_wait(own_read(), (turn & 1) ^ 1);
+      ptx::barrier_expect(own_there(), 2 * kOwnBytes);
+      copy_rows<kHead, kOwn>(&p.own[0], own_there(), q_tile(), head, item.block * kOwn, sequence);
+      copy_rows<kHead, kOwn>(&p.own[1], own_there(), dout_tile(), head, item.block * kOwn, sequence);
+      for (int tile = last_tile(item); tile >= item.tiles; --tile, ring.next()) {
+        const int s = ring.stage;
+        ptx::barrier_wait(read(s), ring.phase ^ 1);
+        ptx::barrier_expect(there(s), kStageBytes);
+        copy_rows<kHead, kKeys>(&p.other[0], there(s), k_tile(s), kv, tile * kKeys, sequence);
+        copy_rows<kHead, kKeys>(&p.other[1], there(s), v_tile(s), kv, tile * kKeys, sequence);
+      }
+    }
+  }
+
+  __device__ void consume(int warpgroup, int warp, int lane) const {
+    Ring ring(kStages);
+    Item item;
+    for (int turn = 0; claims().take(turn, lane, item); ++turn)
+      make_tile(item, turn, ring, warpgroup, warp, lane);
+  }
+  __device__ void make_tile(const Item& item, int turn, Ring& ring, int warpgroup, int warp, int lane) const {
+    const int sequence = item.pair / p.heads, head = item.pair % p.heads;
+    const int first = item.block * kOwn + warpgroup * 64, warp_row = first + warp % 4 * 16,
+              row = warp_row + lane / 4;
+    const uint32_t q = q_tile() + warpgroup * 64 * 128, dout = dout_tile() + warpgroup * 64 * 128;
+    const float scale = p.scale * kLog2E;
+    int start[2] = {0, 0};
+    float lse[2], delta[2];
+    for (int h = 0; h < 2; ++h) {
+      const int at = min(row + 8 * h, p.length - 1);
+      if (p.bounds != nullptr) start[h] = p.bounds[int64_t(sequence) * p.length + at].x;
+      const float2 stat = p.stats[(int64_t(sequence) * p.heads + head) * p.padded + at];
+      lse[h] = stat.x;
+      delta[h] = stat.y;
+    }
+    float dq[kHead / 2], s[kKeys / 2], ds[kKeys / 2];
+    uint32_t grads[kKeys / 4];
+    // Tiles that only the other warpgroup's queries see: behind these ones, or of other documents than all of them.
+    const int unseen =
+        p.bounds == nullptr ? 0 : p.bounds[int64_t(sequence) * p.length + min(first, p.length - 1)].x / kKeys;
+    const auto pass = [&] {
+      ptx::barrier_wait(there(ring.stage), ring.phase);
+      if (lane == 0) ptx::barrier_arrive(read(ring.stage));
+      ring.next();
+    };
+    int tile = last_tile(item);
+    bool keep = false;
+    int before = 0;
+
+    ptx::barrier_wait(own_there(), turn & 1);
+    if (tile * kKeys > first + 63) pass(), --tile;
+    for (; tile >= unseen; --tile) {
+      const int stage = ring.stage, key = tile * kKeys;
+      ptx::barrier_wait(there(stage), ring.phase);
+      ptx::wgmma_begin();
+      score_product<kHead, kOwn, kKeys>(s, q, k_tile(stage));
+      ptx::wgmma_commit();
+      score_product<kHead, kOwn, kKeys>(ds, dout, v_tile(stage));
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<1>();
+      ptx::wgmma_pin(s);
+      ptx::wgmma_pin(grads);
+      if (keep && lane == 0) ptx::barrier_arrive(read(before));
+      const bool all = key + kKeys - 1 <= first && key >= item.edge;
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int at = key + j * 8 + lane % 4 * 2 + (e & 1), h = e >> 1;
+          const bool seen = all || (at <= row + h * 8 && at >= start[h]);
+          s[j * 4 + e] = seen ? exp2f(fmaf(s[j * 4 + e], scale, -lse[h])) : 0.f;
+        }
+      }
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_pin(ds);
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; ++i) ds[i] = s[i] * (ds[i] - delta[i / 2 % 2]);
+      pack_weights(ds, grads);
+      ptx::wgmma_pin(dq);
+      ptx::wgmma_begin();
+      weighted_sum<kKeys>(dq, grads, k_tile(stage), keep);
+      ptx::wgmma_commit();
+      keep = true;
+      before = stage;
+      ring.next();
+    }
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_pin(dq);
+    ptx::wgmma_pin(grads);
+    if (lane == 0) {
+      ptx::barrier_arrive(read(before));
+      ptx::barrier_arrive(own_read());
+    }
+    for (; tile >= item.tiles; --tile) pass();
+    const float factor[2] = {p.scale, p.scale};
+    write_rows<kHead>(dq, factor, shared + kStagingAt + warp * kChunkBytes, p.out[0], p.heads, head, sequence,
+                      p.length, warp_row, lane);
+  }
+};
+
+}  // namespace
+
+template <int kHead>
+void launch_dq(const Params& p, cudaStream_t stream) {
+  launch<Dq<kHead>>(p, stream);
+}
+template void launch_dq<64>(const Params&, cudaStream_t);
+template void launch_dq<128>(const Params&, cudaStream_t);
+
+}  // namespace cadre::device::cuda::hopper

@@ -1,0 +1,27 @@
+// The launches of the attention kernels of sm_90a, each in a file of its own.
+#pragma once
+
+#include "parallel/device/cuda/flash_hopper.cuh"
+#include "parallel/device/cuda/vec.cuh"
+
+namespace cadre::device::cuda::hopper {
+
+template <int kHead>
+void launch_forward(const Params&, cudaStream_t);
+template <int kHead>
+void launch_dkv(const Params&, cudaStream_t);
+template <int kHead>
+void launch_dq(const Params&, cudaStream_t);
+
+template <class Kernel>
+void launch(const Params& params, cudaStream_t stream) {
+  const auto kernel = attention_kernel<Kernel>;
+  int device = 0, blocks = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, device));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::kSharedBytes));
+  kernel<<<unsigned(blocks), kThreads, Kernel::kSharedBytes, stream>>>(params);
+  launched();
+}
+
+}  // namespace cadre::device::cuda::hopper
