@@ -12,36 +12,14 @@ namespace {
 constexpr int kCounters = 4, kPadding = 128;
 constexpr int64_t kL2Bytes = int64_t(24) << 20;  // of a section of heads: about half of the cache
 
-// Counters to 0, and the bounds of each token's document. The tokens of a document are consecutive, so that a binary
-// search finds them.
+// Counters to 0, and the bounds of each token's document.
 __global__ void prepare_kernel(int64_t tokens, int length, const int32_t* __restrict__ segment,
-                               int32_t* __restrict__ counters, int2* __restrict__ bounds) {
+                               int32_t* __restrict__ counters, Document* __restrict__ documents) {
   const int64_t token = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (token < kCounters) counters[token] = 0;
   if (segment == nullptr || token >= tokens) return;
   const int at = int(token % length);
-  const int32_t* row = segment + (token - at);
-  const int32_t own = row[at];
-  int low = 0, high = at;  // the start is in [low, high]
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (row[middle] == own) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  const int start = low;
-  low = at + 1, high = length;  // and the end
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (row[middle] == own) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  bounds[token] = {start, low};
+  documents[token] = document_of(segment + (token - at), length, at);
 }
 
 // A warp a token and head: {lse in powers of two, sum over the head of dout * out}. Past the end of a sequence an
@@ -84,17 +62,17 @@ int padded_length(const AttentionShape& s) {
 // What lies in the scratch memory.
 struct Prepared {
   int32_t* counters;
-  int2* bounds;  // null without segments
+  Document* documents;  // null without segments
   float2* stats;
 };
 Prepared prepare(Queue& queue, const AttentionShape& s, View<const int32_t, 1> segment, void* scratch) {
   auto* base = static_cast<std::byte*>(scratch);
   const int64_t tokens = s.num_sequences * s.seq_len;
-  Prepared all{reinterpret_cast<int32_t*>(base), reinterpret_cast<int2*>(base + 256),
+  Prepared all{reinterpret_cast<int32_t*>(base), reinterpret_cast<Document*>(base + 256),
                reinterpret_cast<float2*>(base + 256 + aligned(tokens * 8))};
-  if (segment.empty()) all.bounds = nullptr;
+  if (segment.empty()) all.documents = nullptr;
   prepare_kernel<<<unsigned(segment.empty() ? 1 : ceil_div(tokens, 128)), 128, 0, stream(queue)>>>(
-      tokens, int(s.seq_len), segment.empty() ? nullptr : segment.data(), all.counters, all.bounds);
+      tokens, int(s.seq_len), segment.empty() ? nullptr : segment.data(), all.counters, all.documents);
   launched();
   return all;
 }
@@ -108,14 +86,13 @@ Params params(const AttentionShape& s, const Prepared& prepared, bool keys_kept,
   p.length = int(s.seq_len);
   p.heads = int(s.num_heads);
   p.kv_heads = int(s.num_kv_heads);
-  p.tile_heads = keys_kept ? p.kv_heads : p.heads;
-  p.pairs = int(s.num_sequences) * p.tile_heads;
   // Both tensors of a head that passes by; heads of one group share theirs, or, for dk and dv, all pass by.
   const int64_t bytes = 2 * s.seq_len * s.head_dim * 2, group = p.heads / p.kv_heads;
   const int64_t fit = std::max<int64_t>(kL2Bytes / bytes, 1);
-  p.section = int(std::max<int64_t>(keys_kept ? fit / group : fit * group, 1));
+  p.items = {p.length, int(s.num_sequences) * (keys_kept ? p.kv_heads : p.heads),
+             int(std::max<int64_t>(keys_kept ? fit / group : fit * group, 1))};
   p.scale = float(1 / std::sqrt(double(s.head_dim)));
-  p.bounds = prepared.bounds;
+  p.documents = prepared.documents;
   p.stats = prepared.stats;
   p.padded = padded_length(s);
   p.next = prepared.counters + counter;

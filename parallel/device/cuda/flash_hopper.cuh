@@ -1,6 +1,17 @@
 // What the three attention kernels of sm_90a share. A block is persistent: it claims one item after the other, a tile
 // of 128 rows (queries, or keys for dk and dv) of one head, which two warpgroups keep, 64 rows each, while tiles of
 // the other side pass by. A third warpgroup feeds shared memory through the copy engine.
+//
+// Why a block ends. One lane (the copying one) and eight warps meet at barriers of shared memory alone.
+// - All roles see the same items: the lane claims one, writes it into a slot and waits only for the slot's reading four
+//   items ago. The item that says that there is no more is the last thing it writes and the last thing that warps read.
+// - All roles count the same tiles: those of Item::tiles, one stage of a ring each. A warp releases every stage once, also
+//   where its rows see nothing of the tile, so that each barrier gets its eight arrivals, and waits for the copy before it
+//   does, so that no warp is a whole turn of the ring ahead.
+// - The lane copies in the order in which warps wait (kept rows, then tile by tile, k before v), and a warp releases a
+//   stage after waiting for nothing that is copied later than the next tile's k: two stages are enough.
+// Warps of a warpgroup take the same branches around its products: they depend on the item and on `warpgroup` alone.
+// Stages are overwritten after eight arrivals, each behind the warp's own wait for the products that read them.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -8,50 +19,39 @@
 #include <cmath>
 #include <cstdint>
 
+#include "parallel/device/cuda/flash_plan.h"
 #include "parallel/device/cuda/hopper_ptx.h"
 #include "parallel/device/cuda/hopper_rows.cuh"
 
 namespace cadre::device::cuda::hopper {
 
-inline constexpr int kOwn = 128, kThreads = 384, kConsumerWarps = 8;
+inline constexpr int kThreads = 384, kConsumerWarps = 8;
 inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 struct Params {
   CUtensorMap own[2];    // what the block keeps: q (and dout), or k and v; boxes of 128 rows
   CUtensorMap other[2];  // what passes by: k and v, or q and dout
   int length, heads, kv_heads;
-  int tile_heads;       // heads of the tensor whose rows are kept
-  int pairs;            // sequences * tile_heads
-  int section;          // pairs whose other side fits into the L2 cache together
-  float scale;          // of the scores
-  const int2* bounds;   // (T) the first token of a token's document and the one behind the last, or null
-  const float2* stats;  // (sequences, heads, padded): log-sum-exp in powers of two, and delta
-  int padded;           // length in whole tiles
-  int32_t* next;        // the next item that nobody has claimed, 0 at the start
+  Items items;                // pairs: sequences * heads of the tensor whose rows are kept
+  float scale;                // of the scores
+  const Document* documents;  // (T), or null
+  const float2* stats;        // (sequences, heads, padded): log-sum-exp in powers of two, and delta
+  int padded;                 // length in whole tiles
+  int32_t* next;              // the next item that nobody has claimed, 0 at the start
   float* lse;
   __nv_bfloat16* out[2];  // out, dq, or dk and dv
 
-  __device__ int blocks() const { return (length + kOwn - 1) / kOwn; }
+  __device__ const Document* documents_of(int sequence) const {
+    return documents == nullptr ? nullptr : documents + int64_t(sequence) * length;
+  }
 };
 
-// The tile of rows [block * kOwn, ...) of head pair % tile_heads of sequence pair / tile_heads.
+// The rows [block * kOwn, ...) of a head, and the tiles of the other side that pass by.
 struct Item {
-  int block, pair;
-  int tiles;  // of the other side: the first one (forward, dq) or the one behind the last (dk and dv)
-  int edge;   // tokens that all rows see lie behind it (forward, dq) or before it (dk and dv)
+  int block, pair;  // pair: of sequence and head
+  Tiles tiles;
+  int edge;  // of flash_plan.h
 };
-
-// Items by sections of pairs, in each the long rows first.
-__device__ inline bool place_of(const Params& p, int number, bool rising, Item& item) {
-  const int blocks = p.blocks(), section = number / (p.section * blocks);
-  const int pairs = min(p.section, p.pairs - section * p.section);
-  if (pairs <= 0) return false;
-  const int local = number - section * p.section * blocks, rank = local / pairs;
-  if (rank >= blocks) return false;  // behind the end of the last section, which may be smaller
-  item.block = rising ? rank : blocks - 1 - rank;
-  item.pair = section * p.section + local % pairs;
-  return true;
-}
 
 struct Ring {
   int stages, stage = 0;
@@ -64,11 +64,11 @@ struct Ring {
 
 // Items go from the copying lane to the multiplying warps through a few slots of shared memory.
 struct Claims {
-  static constexpr int kSlots = 4, kBytes = kSlots * (16 + 2 * 8);
+  static constexpr int kSlots = 4, kSlotBytes = 32, kBytes = kSlots * (kSlotBytes + 2 * 8);
   uint32_t at;  // address
 
-  __device__ uint32_t slot(int turn) const { return at + turn % kSlots * 16; }
-  __device__ uint32_t there(int turn) const { return at + kSlots * 16 + turn % kSlots * 8; }
+  __device__ uint32_t slot(int turn) const { return at + turn % kSlots * kSlotBytes; }
+  __device__ uint32_t there(int turn) const { return at + kSlots * kSlotBytes + turn % kSlots * 8; }
   __device__ uint32_t taken(int turn) const { return there(turn) + kSlots * 8; }
   __device__ void init() const {
     for (int s = 0; s < kSlots; ++s) {
@@ -78,17 +78,18 @@ struct Claims {
   }
   __device__ void give(int turn, const Item& item, bool live) const {
     ptx::barrier_wait(taken(turn), (turn / kSlots & 1) ^ 1);
-    ptx::store_shared(slot(turn), {live ? uint32_t(item.block) : ~0u, uint32_t(item.pair),
-                                   uint32_t(item.tiles), uint32_t(item.edge)});
+    ptx::store_shared(slot(turn),
+                      {live ? uint32_t(item.block) : ~0u, uint32_t(item.pair), uint32_t(item.edge), 0});
+    ptx::store_shared(slot(turn) + 16, {uint32_t(item.tiles.begin), uint32_t(item.tiles.end), 0, 0});
     ptx::barrier_arrive(there(turn));
   }
   // By a whole warp. False when there is no more.
   __device__ bool take(int turn, int lane, Item& item) const {
     ptx::barrier_wait(there(turn), turn / kSlots & 1);
-    const uint4 v = ptx::load_shared(slot(turn));
+    const uint4 v = ptx::load_shared(slot(turn)), w = ptx::load_shared(slot(turn) + 16);
     __syncwarp();
     if (lane == 0) ptx::barrier_arrive(taken(turn));
-    item = {int(v.x), int(v.y), int(v.z), int(v.w)};
+    item = {int(v.x), int(v.y), {int(w.x), int(w.y)}, int(v.z)};
     return item.block >= 0;
   }
 };

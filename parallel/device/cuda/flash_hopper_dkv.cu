@@ -43,20 +43,16 @@ struct Dkv {
     claims().init();
   }
   __device__ bool claim(Item& item) const {
-    if (!place_of(p, atomicAdd(p.next, 1), true, item)) return false;
-    int end = p.length;
-    item.edge = p.length;
-    if (p.bounds != nullptr) {
-      const int2* bounds = p.bounds + int64_t(item.pair / p.kv_heads) * p.length;
-      item.edge = bounds[item.block * kOwn].y;
-      end = bounds[min(item.block * kOwn + kOwn, p.length) - 1].y;
-    }
-    item.tiles = (end + kQueries - 1) / kQueries;
+    Place place;
+    if (!place_of(p.items, atomicAdd(p.next, 1), true, place)) return false;
+    const Document* documents = p.documents_of(place.pair / p.kv_heads);
+    item = {place.block, place.pair, queries_of_block<kQueries>(place.block, p.length, documents),
+            query_edge(place.block, p.length, documents)};
     return true;
   }
   __device__ void produce() const {
     Ring ring(kStages);
-    Item item;
+    Item item{};
     const int group = p.heads / p.kv_heads;
     for (int turn = 0;; ++turn) {
       const bool live = claim(item);
@@ -68,7 +64,8 @@ struct Dkv {
       copy_rows<kHead, kOwn>(&p.own[0], own_there(), k_tile(), kv, item.block * kOwn, sequence);
       copy_rows<kHead, kOwn>(&p.own[1], own_there(), v_tile(), kv, item.block * kOwn, sequence);
       for (int head = kv * group; head < (kv + 1) * group; ++head) {
-        for (int tile = item.block * kOwn / kQueries; tile < item.tiles; ++tile, ring.next()) {
+#pragma unroll 1  // the copying lane has 40 registers
+        for (int tile = item.tiles.begin; tile < item.tiles.end; ++tile, ring.next()) {
           const int s = ring.stage;
           ptx::barrier_wait(read(s), ring.phase ^ 1);
           ptx::barrier_expect(there(s), kStageBytes + kStatBytes);
@@ -98,7 +95,7 @@ struct Dkv {
         const float weight = exp2f(fmaf(s[j * 4 + e], scale, -(e & 1 ? stat.z : stat.x)));
         if constexpr (kMask) {
           const int at = query + j * 8 + lane % 4 * 2 + (e & 1), key = row + (e >> 1) * 8;
-          s[j * 4 + e] = key <= at && at < end[e >> 1] ? weight : 0.f;
+          s[j * 4 + e] = seen_by(key, at, end[e >> 1]) ? weight : 0.f;
         } else {
           s[j * 4 + e] = weight;
         }
@@ -114,32 +111,28 @@ struct Dkv {
   }
   __device__ void make_tile(const Item& item, int turn, Ring& ring, int warpgroup, int warp, int lane) const {
     const int sequence = item.pair / p.kv_heads, kv = item.pair % p.kv_heads;
-    const int first = item.block * kOwn + warpgroup * 64, warp_row = first + warp % 4 * 16,
+    const int first = item.block * kOwn + warpgroup * kHalf, warp_row = first + warp % 4 * 16,
               row = warp_row + lane / 4;
     const uint32_t k = k_tile() + warpgroup * 64 * 128, v = v_tile() + warpgroup * 64 * 128;
     const float scale = p.scale * kLog2E;
+    const Document* documents = p.documents_of(sequence);
     int end[2] = {p.length, p.length};
-    if (p.bounds != nullptr) {
-      for (int h = 0; h < 2; ++h)
-        end[h] = p.bounds[int64_t(sequence) * p.length + min(row + 8 * h, p.length - 1)].y;
+    if (documents != nullptr) {
+      for (int h = 0; h < 2; ++h) end[h] = documents[min(row + 8 * h, p.length - 1)].end;
     }
     float dk[kHead / 2], dv[kHead / 2], s[kQueries / 2], ds[kQueries / 2];
     uint32_t weights[kQueries / 4], grads[kQueries / 4];
-    const int begin = item.block * kOwn / kQueries, tiles = item.tiles - begin;
-    const int steps = tiles * (p.heads / p.kv_heads);
-    // Queries from it on see none of the 64 keys.
-    const int unseen = p.bounds == nullptr
-                           ? p.length
-                           : p.bounds[int64_t(sequence) * p.length + min(first + 63, p.length - 1)].y;
+    const int steps = (item.tiles.end - item.tiles.begin) * (p.heads / p.kv_heads);
+    const Tiles own = queries_of_half<kQueries>(first, p.length, documents);
     bool keep = false;
 
     ptx::barrier_wait(own_there(), turn & 1);
-    for (int step = 0, tile = begin; step < steps; ++step) {
-      const int stage = ring.stage, query = tile * kQueries;
-      if (++tile == item.tiles) tile = begin;
+    for (int step = 0, next = item.tiles.begin; step < steps; ++step) {
+      const int stage = ring.stage, tile = next, query = tile * kQueries;
+      if (++next == item.tiles.end) next = item.tiles.begin;
       ptx::barrier_wait(there(stage), ring.phase);
       ring.next();
-      if (query + kQueries <= first || query >= unseen) {  // of the other warpgroup only
+      if (tile < own.begin || tile >= own.end) {  // of the other warpgroup only
         if (lane == 0) ptx::barrier_arrive(read(stage));
         continue;
       }
@@ -150,7 +143,7 @@ struct Dkv {
       ptx::wgmma_commit();
       ptx::wgmma_wait<1>();
       ptx::wgmma_pin(s);
-      if (query < first + 63 || query + kQueries > item.edge) {
+      if (queries_need_mask<kQueries>(tile, first, item.edge)) {
         weigh<true>(s, scale, stage, lane, row, query, end);
       } else {
         weigh<false>(s, scale, stage, lane, row, query, end);

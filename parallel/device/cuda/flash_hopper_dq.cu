@@ -38,22 +38,16 @@ struct Dq {
     claims().init();
   }
   __device__ bool claim(Item& item) const {
-    if (!place_of(p, atomicAdd(p.next, 1), false, item)) return false;
-    item.tiles = item.edge = 0;
-    if (p.bounds != nullptr) {
-      const int2* bounds = p.bounds + int64_t(item.pair / p.heads) * p.length;
-      item.tiles = bounds[item.block * kOwn].x / kKeys;
-      item.edge = bounds[min(item.block * kOwn + kOwn, p.length) - 1].x;
-    }
+    Place place;
+    if (!place_of(p.items, atomicAdd(p.next, 1), false, place)) return false;
+    const Document* documents = p.documents_of(place.pair / p.heads);
+    item = {place.block, place.pair, keys_of_block<kKeys>(place.block, p.length, documents),
+            key_edge(place.block, p.length, documents)};
     return true;
-  }
-  // The last tile that any query of the block sees.
-  __device__ int last_tile(const Item& item) const {
-    return (min(item.block * kOwn + kOwn, p.length) - 1) / kKeys;
   }
   __device__ void produce() const {
     Ring ring(kStages);
-    Item item;
+    Item item{};
     for (int turn = 0;; ++turn) {
       const bool live = claim(item);
       claims().give(turn, item, live);
@@ -64,7 +58,7 @@ struct Dq {
       ptx::barrier_expect(own_there(), 2 * kOwnBytes);
       copy_rows<kHead, kOwn>(&p.own[0], own_there(), q_tile(), head, item.block * kOwn, sequence);
       copy_rows<kHead, kOwn>(&p.own[1], own_there(), dout_tile(), head, item.block * kOwn, sequence);
-      for (int tile = last_tile(item); tile >= item.tiles; --tile, ring.next()) {
+      for (int tile = item.tiles.end - 1; tile >= item.tiles.begin; --tile, ring.next()) {
         const int s = ring.stage;
         ptx::barrier_wait(read(s), ring.phase ^ 1);
         ptx::barrier_expect(there(s), kStageBytes);
@@ -82,36 +76,36 @@ struct Dq {
   }
   __device__ void make_tile(const Item& item, int turn, Ring& ring, int warpgroup, int warp, int lane) const {
     const int sequence = item.pair / p.heads, head = item.pair % p.heads;
-    const int first = item.block * kOwn + warpgroup * 64, warp_row = first + warp % 4 * 16,
+    const int first = item.block * kOwn + warpgroup * kHalf, warp_row = first + warp % 4 * 16,
               row = warp_row + lane / 4;
     const uint32_t q = q_tile() + warpgroup * 64 * 128, dout = dout_tile() + warpgroup * 64 * 128;
     const float scale = p.scale * kLog2E;
+    const Document* documents = p.documents_of(sequence);
     int start[2] = {0, 0};
     float lse[2], delta[2];
     for (int h = 0; h < 2; ++h) {
       const int at = min(row + 8 * h, p.length - 1);
-      if (p.bounds != nullptr) start[h] = p.bounds[int64_t(sequence) * p.length + at].x;
+      if (documents != nullptr) start[h] = documents[at].begin;
       const float2 stat = p.stats[(int64_t(sequence) * p.heads + head) * p.padded + at];
       lse[h] = stat.x;
       delta[h] = stat.y;
     }
     float dq[kHead / 2], s[kKeys / 2], ds[kKeys / 2];
     uint32_t grads[kKeys / 4];
-    // Tiles that only the other warpgroup's queries see: behind these ones, or of other documents than all of them.
-    const int unseen =
-        p.bounds == nullptr ? 0 : p.bounds[int64_t(sequence) * p.length + min(first, p.length - 1)].x / kKeys;
+    // Tiles outside lie behind these queries, or hold documents that only the other warpgroup's see.
+    const Tiles own = keys_of_half<kKeys>(first, p.length, documents);
     const auto pass = [&] {
       ptx::barrier_wait(there(ring.stage), ring.phase);
       if (lane == 0) ptx::barrier_arrive(read(ring.stage));
       ring.next();
     };
-    int tile = last_tile(item);
+    int tile = item.tiles.end - 1;
     bool keep = false;
     int before = 0;
 
     ptx::barrier_wait(own_there(), turn & 1);
-    if (tile * kKeys > first + 63) pass(), --tile;
-    for (; tile >= unseen; --tile) {
+    for (; tile >= own.end; --tile) pass();
+    for (; tile >= own.begin; --tile) {
       const int stage = ring.stage, key = tile * kKeys;
       ptx::barrier_wait(there(stage), ring.phase);
       ptx::wgmma_begin();
@@ -123,13 +117,13 @@ struct Dq {
       ptx::wgmma_pin(s);
       ptx::wgmma_pin(grads);
       if (keep && lane == 0) ptx::barrier_arrive(read(before));
-      const bool all = key + kKeys - 1 <= first && key >= item.edge;
+      const bool all = !keys_need_mask<kKeys>(tile, first, item.edge);
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int at = key + j * 8 + lane % 4 * 2 + (e & 1), h = e >> 1;
-          const bool seen = all || (at <= row + h * 8 && at >= start[h]);
+          const bool seen = all || sees(row + h * 8, at, start[h]);
           s[j * 4 + e] = seen ? exp2f(fmaf(s[j * 4 + e], scale, -lse[h])) : 0.f;
         }
       }
@@ -153,7 +147,7 @@ struct Dq {
       ptx::barrier_arrive(read(before));
       ptx::barrier_arrive(own_read());
     }
-    for (; tile >= item.tiles; --tile) pass();
+    for (; tile >= item.tiles.begin; --tile) pass();
     const float factor[2] = {p.scale, p.scale};
     write_rows<kHead>(dq, factor, shared + kStagingAt + warp * kChunkBytes, p.out[0], p.heads, head, sequence,
                       p.length, warp_row, lane);

@@ -40,18 +40,16 @@ struct Forward {
     claims().init();
   }
   __device__ bool claim(Item& item) const {
-    if (!place_of(p, atomicAdd(p.next, 1), false, item)) return false;
-    item.tiles = item.edge = 0;
-    if (p.bounds != nullptr) {
-      const int2* bounds = p.bounds + int64_t(item.pair / p.heads) * p.length;
-      item.tiles = bounds[item.block * kOwn].x / kKeys;
-      item.edge = bounds[min(item.block * kOwn + kOwn, p.length) - 1].x;
-    }
+    Place place;
+    if (!place_of(p.items, atomicAdd(p.next, 1), false, place)) return false;
+    const Document* documents = p.documents_of(place.pair / p.heads);
+    item = {place.block, place.pair, keys_of_block<kKeys>(place.block, p.length, documents),
+            key_edge(place.block, p.length, documents)};
     return true;
   }
   __device__ void produce() const {
     Ring ring(kStages);
-    Item item;
+    Item item{};
     for (int turn = 0;; ++turn) {
       const bool live = claim(item);
       claims().give(turn, item, live);
@@ -61,7 +59,7 @@ struct Forward {
       ptx::barrier_wait(q_read(), (turn & 1) ^ 1);
       ptx::barrier_expect(q_there(), kOwnBytes);
       copy_rows<kHead, kOwn>(&p.own[0], q_there(), shared, head, item.block * kOwn, sequence);
-      for (int tile = item.block * kOwn / kKeys; tile >= item.tiles; --tile, ring.next()) {
+      for (int tile = item.tiles.end - 1; tile >= item.tiles.begin; --tile, ring.next()) {
         const int s = ring.stage;
         ptx::barrier_wait(k_read(s), ring.phase ^ 1);
         ptx::barrier_expect(k_there(s), kTileBytes);
@@ -112,7 +110,7 @@ struct Forward {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int at = key + j * 8 + lane % 4 * 2 + (e & 1);
-        if (at > row + (e >> 1) * 8 || at < start[e >> 1]) s[j * 4 + e] = -INFINITY;
+        if (!sees(row + (e >> 1) * 8, at, start[e >> 1])) s[j * 4 + e] = -INFINITY;
       }
     }
   }
@@ -128,23 +126,25 @@ struct Forward {
   }
   __device__ void make_tile(const Item& item, int turn, Ring& ring, int warpgroup, int warp, int lane) const {
     const int sequence = item.pair / p.heads, head = item.pair % p.heads;
-    const int first = item.block * kOwn + warpgroup * 64, warp_row = first + warp % 4 * 16,
+    const int first = item.block * kOwn + warpgroup * kHalf, warp_row = first + warp % 4 * 16,
               row = warp_row + lane / 4;
     const uint32_t q = shared + warpgroup * 64 * 128;
     const float scale = p.scale * kLog2E;
+    const Document* documents = p.documents_of(sequence);
     int start[2] = {0, 0};
-    if (p.bounds != nullptr) {
-      for (int h = 0; h < 2; ++h)
-        start[h] = p.bounds[int64_t(sequence) * p.length + min(row + 8 * h, p.length - 1)].x;
+    if (documents != nullptr) {
+      for (int h = 0; h < 2; ++h) start[h] = documents[min(row + 8 * h, p.length - 1)].begin;
     }
     const auto mask = [&](float(&s)[kKeys / 2], int tile) {
-      const int key = tile * kKeys;
-      if (key + kKeys - 1 > first || key < item.edge) hide_unseen(s, row, start, key, lane);
+      if (keys_need_mask<kKeys>(tile, first, item.edge)) hide_unseen(s, row, start, tile * kKeys, lane);
     };
     float o[kHead / 2], s[kKeys / 2], factor[2];
     uint32_t weights[kKeys / 4];
     Softmax softmax;
-    int tile = item.block * kOwn / kKeys, before = 0;
+    // Both warpgroups begin with the same tile: their rows lie in the same kKeys keys. Tiles before `own.begin` hold
+    // documents that only the other one's queries see.
+    const Tiles own = keys_of_half<kKeys>(first, p.length, documents);
+    int tile = item.tiles.end - 1, before = 0;
 
     ptx::barrier_wait(q_there(), turn & 1);
     ptx::barrier_wait(k_there(ring.stage), ring.phase);
@@ -161,16 +161,13 @@ struct Forward {
     uint32_t before_phase = ring.phase;
     before = ring.stage;
     ring.next();
-    // Tiles before it hold documents that only the other warpgroup's queries see.
-    const int unseen =
-        p.bounds == nullptr ? 0 : p.bounds[int64_t(sequence) * p.length + min(first, p.length - 1)].x / kKeys;
-    while (--tile >= unseen) {
+    while (--tile >= own.begin) {
       ptx::barrier_wait(k_there(ring.stage), ring.phase);
+      ptx::barrier_wait(v_there(before), before_phase);  // asked for before that k: no wait of its own
       ptx::wgmma_pin(o);
       ptx::wgmma_begin();
       score_product<kHead, kOwn, kKeys>(s, q, k_tile(ring.stage));
       ptx::wgmma_commit();
-      ptx::barrier_wait(v_there(before), before_phase);
       weighted_sum<kKeys>(o, weights, v_tile(before), keep);
       ptx::wgmma_commit();
       ptx::wgmma_wait<1>();
@@ -199,7 +196,7 @@ struct Forward {
     ptx::wgmma_wait<0>();
     ptx::wgmma_pin(o);
     release(v_read(before), lane);
-    for (; tile >= item.tiles; --tile, ring.next()) {
+    for (; tile >= item.tiles.begin; --tile, ring.next()) {
       ptx::barrier_wait(k_there(ring.stage), ring.phase);
       release(k_read(ring.stage), lane);
       ptx::barrier_wait(v_there(ring.stage), ring.phase);

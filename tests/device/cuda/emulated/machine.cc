@@ -1,0 +1,171 @@
+#include "tests/device/cuda/emulated/machine.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <stdexcept>
+
+namespace cadre::emulated {
+
+Machine* machine = nullptr;
+
+void Machine::enter() {
+  Machine& m = *machine;
+  m.body_(m.current_);
+  m.threads_[size_t(m.current_)]->done = true;
+  swapcontext(&m.threads_[size_t(m.current_)]->context, &m.main_);
+}
+
+void Machine::run(int threads, const std::function<void(int)>& body) {
+  machine = this;
+  body_ = body;
+  warps_.resize(size_t(threads + 31) / 32);
+  for (int i = 0; i < threads; ++i) {
+    threads_.push_back(std::make_unique<Thread>());
+    Thread& t = *threads_.back();
+    t.stack.resize(64 << 10);
+    getcontext(&t.context);
+    t.context.uc_stack.ss_sp = t.stack.data();
+    t.context.uc_stack.ss_size = t.stack.size();
+    t.context.uc_link = &main_;
+    makecontext(&t.context, &Machine::enter, 0);
+  }
+  for (size_t live = threads_.size(); live > 0;) {
+    const int warp = int(random_() % warps_.size());
+    for (int i = warp * 32; i < std::min(warp * 32 + 32, threads); ++i) {
+      Thread& t = *threads_[size_t(i)];
+      if (t.done) continue;
+      current_ = i;
+      swapcontext(&main_, &t.context);
+      live -= t.done;
+    }
+    if (random_() % 4 == 0) finish_copy();
+    if (++idle_ > 200000) throw std::runtime_error("no thread of the block can go on");
+  }
+  if (!copies_.empty()) throw std::runtime_error("the block ended before its copies");
+}
+
+void Machine::yield() {
+  swapcontext(&threads_[size_t(current_)]->context, &main_);
+}
+
+void Machine::barrier_init(uint32_t address, int arrivals) {
+  if (address % 8 != 0) throw std::runtime_error("a barrier is not aligned");
+  barriers_[address] = {arrivals, arrivals, 0, 0};
+}
+void Machine::end_phase(Barrier& b) {
+  if (b.pending != 0 || b.bytes != 0) return;
+  b.pending = b.arrivals;
+  b.phase ^= 1;
+  idle_ = 0;
+}
+void Machine::arrive(uint32_t address, int64_t bytes) {
+  Barrier& b = barriers_.at(address);
+  if (--b.pending < 0) throw std::runtime_error("more arrivals than a barrier expects");
+  b.bytes += bytes;
+  end_phase(b);
+}
+void Machine::wait(uint32_t address, uint32_t parity) {
+  const Barrier& b = barriers_.at(address);
+  while (b.phase == parity) yield();
+}
+
+// The place is lost when the copy begins, and there when it ends.
+void Machine::copy(uint32_t barrier, uint32_t to, std::vector<uint8_t> bytes) {
+  if (to % 16 != 0) throw std::runtime_error("a copy is not aligned");
+  std::memset(at(to), 0xff, bytes.size());
+  at(to + uint32_t(bytes.size()) - 1);
+  copies_.push_back({barrier, to, std::move(bytes)});
+}
+void Machine::finish_copy() {
+  if (copies_.empty()) return;
+  const size_t which = random_() % copies_.size();
+  const Copy copy = std::move(copies_[which]);
+  copies_.erase(copies_.begin() + int64_t(which));
+  std::memcpy(at(copy.to), copy.bytes.data(), copy.bytes.size());
+  Barrier& b = barriers_.at(copy.barrier);
+  b.bytes -= int64_t(copy.bytes.size());
+  end_phase(b);
+}
+
+const Deposit* Machine::meet(const Deposit& own) {
+  const int warp = current_ / 32;
+  Thread& t = *threads_[size_t(current_)];
+  auto& deposits = warps_[size_t(warp)].deposits[size_t(t.meetings % 2)];
+  deposits[size_t(current_ % 32)] = own;
+  ++t.meetings;
+  for (bool all = false; !all;) {
+    all = true;
+    for (int i = warp * 32; i < warp * 32 + 32; ++i) all = all && threads_[size_t(i)]->meetings >= t.meetings;
+    if (!all) yield();
+  }
+  for (const Deposit& d : deposits)
+    if (d.what != own.what) throw std::runtime_error("the lanes of a warp are at different instructions");
+  idle_ = 0;
+  return deposits.data();
+}
+
+void Machine::issue(const Product& product) {
+  threads_[size_t(current_)]->open.push_back(product);
+}
+void Machine::commit() {
+  Thread& t = *threads_[size_t(current_)];
+  t.groups.push_back(std::move(t.open));
+  t.open.clear();
+  if (random_() % 2 == 0) wait_products(0);  // as early as it may be
+}
+void Machine::wait_products(size_t pending) {
+  Thread& t = *threads_[size_t(current_)];
+  while (t.groups.size() > pending) {
+    for (const Product& p : t.groups.front()) run_product(p);
+    t.groups.erase(t.groups.begin());
+  }
+}
+
+// PTX ISA, "Asynchronous Warpgroup Level Matrix Shared Memory Layout": groups of 8 lines of 128 bytes, whose 16-byte
+// units are swapped by the address. Lines hold 64 of the contraction (K-major) or 64 rows (MN-major).
+float Machine::shared_value(uint64_t descriptor, int row, int k, bool rows_contiguous) {
+  if (descriptor >> 62 != 1) throw std::runtime_error("not a layout of 128-byte lines");
+  const uint32_t start = uint32_t(descriptor & 0x3fff) << 4,
+                 leading = uint32_t(descriptor >> 16 & 0x3fff) << 4,
+                 stride = uint32_t(descriptor >> 32 & 0x3fff) << 4;
+  uint32_t address = rows_contiguous ? start + uint32_t(row / 64) * leading + uint32_t(k / 8) * stride +
+                                           uint32_t(k % 8 * 128 + row % 64 * 2)
+                                     : start + uint32_t(row / 8) * stride + uint32_t(row % 8 * 128 + k * 2);
+  address ^= (address >> 7 & 7) << 4;
+  uint16_t bits;
+  std::memcpy(&bits, at(address), 2);
+  return std::bit_cast<float>(uint32_t(bits) << 16);
+}
+
+// d (64, columns) = (keep ? d : 0) + a (64, 16) b (columns, 16)^T: this thread's part, rows 16 warp + lane / 4 and 8 below.
+void Machine::run_product(const Product& p) {
+  const int lane = current_ % 32, first = current_ / 32 % 4 * 16 + lane / 4;
+  float a[2][16];
+  for (int h = 0; h < 2; ++h) {
+    for (int k = 0; k < 16; ++k) {
+      if (p.from_registers) {
+        const uint32_t pair = p.quad[size_t(k % 8 / 2)][size_t(k / 8 * 2 + h)];
+        a[h][k] = std::bit_cast<float>(k % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
+      } else {
+        a[h][k] = shared_value(p.a, first + 8 * h, k, false);
+      }
+    }
+  }
+  for (int j = 0; j < p.columns / 8; ++j) {
+    for (int e = 0; e < 2; ++e) {
+      const int column = j * 8 + lane % 4 * 2 + e;
+      float sum[2] = {0, 0};
+      for (int k = 0; k < 16; ++k) {
+        const float b = shared_value(p.b, column, k, p.from_registers);
+        for (int h = 0; h < 2; ++h) sum[h] += a[h][k] * b;
+      }
+      for (int h = 0; h < 2; ++h) {
+        float& d = p.d[j * 4 + h * 2 + e];
+        d = (p.keep ? d : 0) + sum[h];
+      }
+    }
+  }
+}
+
+}  // namespace cadre::emulated

@@ -1,0 +1,132 @@
+// Stands for parallel/device/cuda/hopper_ptx.h on the host: the same functions, done by machine.h. Found first where a
+// test compiles kernels for the host.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "tests/device/cuda/emulated/machine.h"
+
+#define __launch_bounds__(...)
+
+using std::max;
+using std::min;
+
+inline float __shfl_xor_sync(unsigned, float x, int offset) {
+  auto& m = *cadre::emulated::machine;
+  const auto* all = m.meet({1, {std::bit_cast<uint32_t>(x)}});
+  return std::bit_cast<float>(all[m.thread() % 32 ^ offset].words[0]);
+}
+inline void __syncwarp() {
+  cadre::emulated::machine->meet({2, {}});
+}
+inline float __uint_as_float(uint32_t bits) {
+  return std::bit_cast<float>(bits);
+}
+inline int32_t atomicAdd(int32_t* to, int32_t add) {
+  const int32_t old = *to;
+  *to += add;
+  return old;
+}
+
+namespace cadre::device::cuda::ptx {
+
+inline emulated::Machine& machine() {
+  return *emulated::machine;
+}
+
+// What a CUtensorMap holds here: bf16 (z, y, x), boxes of 64 by box_y.
+struct TensorMap {
+  const uint16_t* data;
+  int64_t z, y, x;
+  int box_y;
+};
+
+inline void barrier_init(uint32_t barrier, uint32_t arrivals) {
+  machine().barrier_init(barrier, int(arrivals));
+}
+inline void barrier_arrive(uint32_t barrier) {
+  machine().arrive(barrier, 0);
+}
+inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
+  machine().arrive(barrier, bytes);
+}
+inline void barrier_wait(uint32_t barrier, uint32_t parity) {
+  machine().wait(barrier, parity);
+}
+inline void copy_box(const CUtensorMap* map, uint32_t barrier, uint32_t to, int32_t x, int32_t y, int32_t z) {
+  TensorMap m;
+  std::memcpy(&m, map, sizeof(m));
+  std::vector<uint8_t> box(size_t(m.box_y) * 128, 0);
+  for (int row = 0; row < m.box_y && y + row < m.y; ++row) {
+    for (int column = 0; column < 64 && x + column < m.x; ++column) {
+      const uint32_t line = uint32_t(row * 128 + column * 2);
+      std::memcpy(&box[line ^ (uint32_t(row) & 7) << 4], m.data + (z * m.y + y + row) * m.x + x + column, 2);
+    }
+  }
+  machine().copy(barrier, to, std::move(box));
+}
+inline void copy_bytes(const void* from, uint32_t barrier, uint32_t to, uint32_t bytes) {
+  const auto* p = static_cast<const uint8_t*>(from);
+  machine().copy(barrier, to, {p, p + bytes});
+}
+
+inline void wgmma_begin() {}
+inline void wgmma_commit() {
+  machine().commit();
+}
+template <int kPending>
+inline void wgmma_wait() {
+  machine().wait_products(kPending);
+}
+template <int kCount>
+inline void wgmma_pin(float (&)[kCount]) {}
+template <int kCount>
+inline void wgmma_pin(uint32_t (&)[kCount]) {}
+template <int kCount>
+inline void wgmma(float (&d)[kCount], uint64_t a, uint64_t b, int32_t keep) {
+  machine().meet({3, {}});
+  machine().issue({d, kCount * 2, keep != 0, false, a, b, {}});
+}
+template <int kCount>
+inline void wgmma_first(float (&d)[kCount], uint64_t a, uint64_t b) {
+  std::fill(d, d + kCount, NAN);
+  wgmma(d, a, b, 0);
+}
+template <int kCount>
+inline void wgmma(float (&d)[kCount], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b,
+                  int32_t keep) {
+  const auto* all = machine().meet({4, {a0, a1, a2, a3}});
+  emulated::Product product{d, kCount * 2, keep != 0, true, 0, b, {}};
+  const int first = machine().thread() % 32 / 4 * 4;
+  for (int i = 0; i < 4; ++i) product.quad[size_t(i)] = all[first + i].words;
+  machine().issue(product);
+}
+
+inline void store_matrices(uint32_t to, const uint32_t (&r)[4]) {
+  const auto* all = machine().meet({5, {to}});
+  const int lane = machine().thread() % 32;
+  for (int i = 0; i < 4; ++i)
+    std::memcpy(machine().at(all[8 * i + lane / 4].words[0] + uint32_t(lane % 4 * 4)), &r[i], 4);
+}
+inline uint4 load_shared(uint32_t from) {
+  uint4 v;
+  std::memcpy(&v, machine().at(from), 16);
+  return v;
+}
+inline void store_shared(uint32_t to, const uint4& v) {
+  std::memcpy(machine().at(to), &v, 16);
+}
+template <int kRegisters>
+inline void take_registers() {}
+template <int kRegisters>
+inline void give_registers() {}
+
+}  // namespace cadre::device::cuda::ptx
