@@ -39,7 +39,8 @@ void Machine::run(int threads, const std::function<void(int)>& body) {
       swapcontext(&main_, &t.context);
       live -= t.done;
     }
-    if (random_() % 4 == 0) finish_copy();
+    ++time_;
+    finish_copies();
     if (++idle_ > 200000) throw std::runtime_error("no thread of the block can go on");
   }
   if (!copies_.empty()) throw std::runtime_error("the block ended before its copies");
@@ -75,17 +76,23 @@ void Machine::copy(uint32_t barrier, uint32_t to, std::vector<uint8_t> bytes) {
   if (to % 16 != 0) throw std::runtime_error("a copy is not aligned");
   std::memset(at(to), 0xff, bytes.size());
   at(to + uint32_t(bytes.size()) - 1);
-  copies_.push_back({barrier, to, std::move(bytes)});
+  // From at once to longer than a tile takes to be multiplied.
+  copies_.push_back(
+      {barrier, to, std::move(bytes), time_ + int64_t(random_() % (random_() % 2 == 0 ? 20 : 2000))});
 }
-void Machine::finish_copy() {
-  if (copies_.empty()) return;
-  const size_t which = random_() % copies_.size();
-  const Copy copy = std::move(copies_[which]);
-  copies_.erase(copies_.begin() + int64_t(which));
-  std::memcpy(at(copy.to), copy.bytes.data(), copy.bytes.size());
-  Barrier& b = barriers_.at(copy.barrier);
-  b.bytes -= int64_t(copy.bytes.size());
-  end_phase(b);
+void Machine::finish_copies() {
+  for (size_t i = 0; i < copies_.size();) {
+    if (copies_[i].ends > time_) {
+      ++i;
+      continue;
+    }
+    const Copy copy = std::move(copies_[i]);
+    copies_.erase(copies_.begin() + int64_t(i));
+    std::memcpy(at(copy.to), copy.bytes.data(), copy.bytes.size());
+    Barrier& b = barriers_.at(copy.barrier);
+    b.bytes -= int64_t(copy.bytes.size());
+    end_phase(b);
+  }
 }
 
 const Deposit* Machine::meet(const Deposit& own) {

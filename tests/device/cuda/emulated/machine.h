@@ -70,9 +70,10 @@ class Machine {
   struct Copy {
     uint32_t barrier, to;
     std::vector<uint8_t> bytes;
+    int64_t ends;
   };
   static void enter();
-  void finish_copy();
+  void finish_copies();
   void end_phase(Barrier& barrier);
   void run_product(const Product& product);
   float shared_value(uint64_t descriptor, int row, int k, bool rows_contiguous);
@@ -86,7 +87,7 @@ class Machine {
   std::function<void(int)> body_;
   ucontext_t main_;
   int current_ = -1;
-  int64_t idle_ = 0;
+  int64_t idle_ = 0, time_ = 0;  // in turns of a warp
 };
 
 // The machine that runs now, for the functions that stand for instructions.
