@@ -106,8 +106,11 @@ int main(int argc, char** argv) {
     }
     documents.insert(documents.begin() + 1, {argv[1], lengths});
   }
-  for (const AttentionShape& shape :
-       {AttentionShape{8, 2048, 16, 16, 128}, {8, 2048, 32, 4, 128}, {32, 1024, 12, 12, 64}}) {
+  for (const AttentionShape& shape : {AttentionShape{8, 2048, 16, 16, 128},
+                                      {16, 1024, 16, 16, 64},
+                                      {8, 2048, 16, 16, 64},
+                                      {8, 2048, 32, 4, 128},
+                                      {32, 1024, 12, 12, 64}}) {
     for (const auto& [name, lengths] : documents) bench_attention(b, shape, name, lengths);
   }
 }
