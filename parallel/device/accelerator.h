@@ -11,6 +11,7 @@
 #include "parallel/device/kernel_trace.h"
 #include "parallel/device/peer.h"
 #include "parallel/device/queue.h"
+#include "parallel/device/recording.h"
 #include "parallel/device/snapshot.h"
 
 namespace cadre::device {
@@ -38,6 +39,7 @@ struct Accelerator {
   DeviceMemory (*memory)();
   std::unique_ptr<Snapshot> (*make_snapshot)();  // of the current device
   std::unique_ptr<PeerPort> (*make_peer_port)(size_t bytes);
+  std::unique_ptr<Recording> (*make_recording)(Queue&);
   TraceStart (*trace_kernels)();  // of the current device; never throws
   // Bytes of device memory that the queue takes for attention of the shape in bf16 (and its backward pass), beside the
   // arguments. May take long, as it prepares what will be needed.

@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "parallel/device/recording.h"
+
 namespace cadre::device {
 namespace {
 
@@ -125,6 +127,15 @@ TEST(CpuQueue, ManyQueuesShareTheCores) {
     });
   }
   for (std::thread& rank : ranks) rank.join();
+}
+
+// With what lies in memory by then, as an accelerator would that has recorded it.
+TEST(CpuQueue, ARecordingDoesItsWorkEachTime) {
+  CpuQueue queue(2);
+  const auto recording = make_recording(queue);
+  int64_t x = 0, sum = 0;
+  for (x = 1; x <= 5; ++x) recording->run([&] { sum += x; });
+  EXPECT_EQ(sum, 15);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // pass. Skipped where there is no GPU.
 #include <cmath>
 
+#include "parallel/device/cuda/queue_cuda.h"
 #include "tests/trainer/cuda_fixture.h"
 #include "tests/trainer/trained_row.h"
 #include "trainer/rollout/engine.h"
@@ -50,11 +51,15 @@ EngineConfig engine_config() {
           .routing = true};
 }
 
-std::vector<Rollout> sample(Network<float>& model, comm::Communicator& expert, const EngineConfig& config) {
+// before() is called before each pass.
+std::vector<Rollout> sample(
+    Network<float>& model, comm::Communicator& expert, const EngineConfig& config,
+    const std::function<void()>& before = [] {}) {
   Engine engine(model, expert, config);
   for (auto& group : requests(7, 4)) engine.add(std::move(group));
-  while (engine.step()) {
-  }
+  do {
+    before();
+  } while (engine.step());
   std::vector<Rollout> all = engine.take_finished();
   std::sort(all.begin(), all.end(), [](const Rollout& a, const Rollout& b) {
     return std::pair(a.group, a.sample) < std::pair(b.group, b.sample);
@@ -136,6 +141,30 @@ TEST_F(CudaGeneration, LogProbabilitiesAreThoseOfTheTrainersForward) {
         EXPECT_LE(largest, 1e-4);
       }
     });
+  }
+}
+
+// Loading the routers' state makes the next pass run kernel by kernel, as the first of each size does.
+TEST_F(CudaGeneration, RecordedPassesSampleWhatPassesKernelByKernelDo) {
+  const Overrides biased = {"moe.router={name: sigmoid_bias}"};
+  for (const Overrides& device : {kFp32, kBf16, with(kBf16, biased)}) {
+    std::vector<Rollout> found[2];
+    for (const bool recorded : {false, true}) {
+      with_model(device, [&](ModelState& m) {
+        const auto& queue = static_cast<device::cuda::CudaQueue&>(m.queue);
+        const auto before = [&] {
+          if (!recorded) m.decoder.load_state(m.decoder.save_state());
+        };
+        found[recorded] = sample(m.decoder, m.mesh.expert(), engine_config(), before);
+        EXPECT_EQ(queue.replays() > 10, recorded) << queue.replays() << " passes were launched as one";
+      });
+    }
+    ASSERT_EQ(found[0].size(), found[1].size());
+    for (size_t i = 0; i < found[0].size(); ++i) {
+      EXPECT_EQ(found[1][i].tokens, found[0][i].tokens);
+      EXPECT_EQ(found[1][i].logp, found[0][i].logp);
+      EXPECT_EQ(found[1][i].routing, found[0][i].routing);
+    }
   }
 }
 

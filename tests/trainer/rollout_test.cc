@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "tests/trainer/model_fixture.h"
 #include "tests/trainer/trained_row.h"
+#include "trainer/model/pass_memory.h"
+#include "trainer/model/recorded_passes.h"
 #include "trainer/rollout/engine.h"
 
 namespace cadre::trainer {
@@ -130,6 +133,78 @@ TEST(Rollouts, BatchingAndPagesDoNotChangeWhatIsSampled) {
     Engine engine(*m.model, mesh.expert(), narrow);
     expect_same_tokens(run(engine, requests(7, 3)), expected, "narrow");
   });
+}
+
+// Of equal sizes, until an address changes; and none when a router has something to send.
+TEST(Rollouts, APassIsRecordedForItsSizeItsShapeAndItsPlaces) {
+  device::CpuQueue queue(1);
+  RecordedPasses passes;
+  const PassSize size{8, 8, 2}, wider{16, 8, 2};
+  int inputs = 0, rope = 0;
+  const RecordedPasses::Fixed fixed{&inputs, &rope, 1};
+  EXPECT_EQ(passes.find(queue, fixed, size, {}), nullptr) << "routers send what they know";
+  device::Recording* const first = passes.find(queue, fixed, size, {});
+  ASSERT_NE(first, nullptr);
+  device::Recording* const other = passes.find(queue, fixed, wider, {});
+  EXPECT_NE(other, first);
+  EXPECT_NE(passes.find(queue, fixed, size, {.temperature = 0.5}), first);
+  EXPECT_NE(passes.find(queue, fixed, size, {.top_k = 3}), first);
+  EXPECT_NE(passes.find(queue, fixed, size, {.top_p = 0.5}), first);
+  EXPECT_EQ(passes.find(queue, fixed, size, {}), first);
+  EXPECT_EQ(passes.find(queue, {&inputs, &rope, 2}, size, {}), nullptr) << "after an update";
+  EXPECT_EQ(passes.find(queue, {&inputs, &rope, 2}, size, {}), first);
+  // All of them are forgotten.
+  std::set<device::Recording*> kinds;
+  for (const void* moved : {static_cast<void*>(&rope), static_cast<void*>(&inputs)}) {
+    passes.find(queue, {moved, &rope, 2}, size, {});
+    for (int64_t rows = 8; rows <= 8 * 200; rows += 8)
+      kinds.insert(passes.find(queue, {moved, &rope, 2}, {rows, 8, 2}, {}));
+    EXPECT_EQ(kinds.count(nullptr), 1u) << "no more than a certain number are kept";
+    kinds.clear();
+  }
+}
+
+// Where the parts lie depends on the size alone; what is padding reads no page and goes to none.
+TEST(Rollouts, InputsOfPassesOfOneSizeLieInTheSamePlaces) {
+  device::CpuQueue queue(1);
+  PassMemory<float> memory(device::DeviceKind::kCpu);
+  const DecodeBatch batch{.token = {5, 6, 7},
+                          .position = {0, 3, 4},
+                          .owner = {0, 1, 1},
+                          .page_table = {9, 0, 4, 2},
+                          .pages_per_row = 2,
+                          .drawn = {0, 2},
+                          .uniform = {0.25, 0.5}};
+  const auto values = [](const auto& view) { return std::vector(view.begin(), view.end()); };
+  using Ints = std::vector<int32_t>;
+  memory.load(queue, batch, {4, 3, 2}, 4);
+  EXPECT_EQ(values(memory.token), (Ints{5, 6, 7, 0}));
+  EXPECT_EQ(values(memory.position), (Ints{0, 3, 4, 0}));
+  EXPECT_EQ(values(memory.owner), (Ints{0, 1, 1, -1}));
+  EXPECT_EQ(values(memory.segment), (Ints{0, 0, 0, -1}));
+  EXPECT_EQ(values(memory.length), (Ints{1, 4, 5, 0}));
+  EXPECT_EQ(values(memory.place), (Ints{36, 19, 8, -1}));
+  EXPECT_EQ(values(memory.drawn), (Ints{0, 2, 0}));
+  EXPECT_EQ(values(memory.uniform), (std::vector<double>{0.25, 0.5, 0}));
+  const auto* const token = memory.token.data();
+  const auto* const table = memory.page_table.data();
+  const DecodeBatch fewer{.token = {1},
+                          .position = {1},
+                          .owner = {0},
+                          .page_table = {3, 0},
+                          .pages_per_row = 2,
+                          .drawn = {},
+                          .uniform = {}};
+  memory.load(queue, fewer, {4, 3, 2}, 4);
+  EXPECT_EQ(memory.token.data(), token);
+  EXPECT_EQ(memory.page_table.data(), table);
+  EXPECT_EQ(values(memory.place), (Ints{13, -1, -1, -1}));
+  memory.logp[0] = -1, memory.logp[1] = -2;
+  memory.drawn_token[0] = 11, memory.drawn_token[1] = 12;
+  memory.fetch(queue);
+  const Decoded<float> decoded = memory.finish(2);
+  EXPECT_EQ(decoded.token, (Ints{11, 12}));
+  EXPECT_EQ(decoded.logp, (std::vector<float>{-1, -2}));
 }
 
 TEST(Rollouts, PromptsOfAGroupAreFedOnce) {

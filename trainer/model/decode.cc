@@ -34,83 +34,61 @@ void Decoder<T>::copy_page(Cache& any, int32_t from, int32_t to) {
   impl_->context.kernels->copy(*impl_->context.queue, cache.page(from), cache.page(to));
 }
 
-namespace {
-
-// Where each row's key and value go; -1 for padding.
-std::vector<int32_t> places(const DecodeBatch& batch, int64_t page_size) {
-  std::vector<int32_t> place(batch.token.size(), -1);
-  for (size_t t = 0; t < place.size(); ++t) {
-    if (batch.owner[t] < 0) continue;
-    const int64_t page = batch.position[t] / page_size, offset = batch.position[t] % page_size;
-    place[t] =
-        int32_t(batch.page_table[size_t(batch.owner[t] * batch.pages_per_row + page)] * page_size + offset);
-  }
-  return place;
-}
-
-// The same with more rows of padding.
-DecodeBatch with_rows(DecodeBatch batch, int64_t rows) {
-  batch.token.resize(size_t(rows), 0);
-  batch.position.resize(size_t(rows), 0);
-  batch.owner.resize(size_t(rows), -1);
-  return batch;
-}
-
-std::vector<int32_t> lengths(const DecodeBatch& batch) {
-  std::vector<int32_t> length(batch.token.size(), 0);
-  for (size_t t = 0; t < length.size(); ++t) {
-    if (batch.owner[t] >= 0) length[t] = batch.position[t] + 1;
-  }
-  return length;
-}
-
-}  // namespace
-
 template <class T>
-Decoded<device::wide_t<T>> Decoder<T>::decode(Cache& any, const DecodeBatch& given,
+void Decoder<T>::Impl::pass(PagedCache<T>& cache, const device::SampleShape& shape) {
+  const PassMemory<W>& in = cache.memory_of_pass;
+  PagedRows<T> rows{{}, in.page_table, in.owner, in.length, in.place};
+  View<T, 2> x = embed();
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    rows.pages = cache.layer(int(i));
+    x = blocks[i]->decode(x, micro, rows);
+  }
+  const View<T, 2> out = normed.rows(0, x.dim(0));
+  final_norm.forward(context, x, out);
+  head.sample(out, in.drawn, shape, in.uniform, in.drawn_token, in.logp);
+}
+
+// On a GPU a pass is padded to one of few sizes and recorded for each, unless ranks exchange tokens in it.
+template <class T>
+Decoded<device::wide_t<T>> Decoder<T>::decode(Cache& any, const DecodeBatch& batch,
                                               const device::SampleShape& shape) {
   Impl& m = *impl_;
   auto& cache = static_cast<PagedCache<T>&>(any);
   device::Queue& queue = *m.context.queue;
-  const int64_t limit = m.context.max_tokens();
-  require(given.num_rows() > 0 && given.num_rows() <= limit && int64_t(given.drawn.size()) <= limit,
-          ExitCode::kUsage,
+  const int64_t limit = m.context.max_tokens(), draws = int64_t(batch.drawn.size());
+  require(batch.num_rows() > 0 && batch.num_rows() <= limit && draws <= limit, ExitCode::kUsage,
           "{} rows and {} draws in one pass, the model was made for {} (sequences x length)",
-          given.num_rows(), given.drawn.size(), limit);
+          batch.num_rows(), draws, limit);
   const bool padded = queue.kind() != device::DeviceKind::kCpu;
-  const int64_t count = padded ? padded_rows(given.num_rows(), limit) : given.num_rows();
-  const DecodeBatch batch = with_rows(given, count);
+  const bool alone = m.context.mesh == nullptr || m.context.mesh->expert().size() == 1;
+  PassSize size{batch.num_rows(), draws, batch.pages_per_row};
+  if (padded) size = {padded_rows(size.rows, limit), padded_rows(draws, limit), size.pages_per_row};
   m.rope.cover(cache.shape.max_length, queue);
-  const size_t table_bytes = std::max<size_t>(1, batch.page_table.size()) * sizeof(int32_t);
-  if (m.page_table.bytes() < table_bytes) {
-    queue.wait();
-    m.page_table = device::Buffer(queue.kind(), 2 * table_bytes);
-  }
-  const View<int32_t, 2> table(reinterpret_cast<int32_t*>(m.page_table.data()),
-                               {batch.num_sequences(), batch.pages_per_row});
-  std::vector<int32_t> segment(batch.token.size());
-  for (size_t t = 0; t < segment.size(); ++t) segment[t] = batch.owner[t] < 0 ? -1 : 0;
-  m.micro.num_sequences = 1;
-  m.micro.seq_len = count;
-  m.take_in(batch.token, segment, batch.position);
-  m.rows_taken_in = given.num_rows();
-  device::upload(queue, batch.page_table, table.template reshape<1>({table.size()}));
-  device::upload(queue, batch.owner, m.owner);
-  device::upload(queue, lengths(batch), m.length);
-  device::upload(queue, places(batch, cache.shape.page_size), m.place);
-  PagedRows<T> rows{{}, table, m.owner.rows(0, count), m.length.rows(0, count), m.place.rows(0, count)};
-  this->before_bucket(0);
-  View<T, 2> x = m.embed();
-  for (size_t i = 0; i < m.blocks.size(); ++i) {
-    for (int half = 0; half < Block<T>::kBuckets; ++half) this->before_bucket(m.bucket_of(int(i)) + half);
-    rows.pages = cache.layer(int(i));
-    x = m.blocks[i]->decode(x, m.micro, rows);
-  }
+  PassMemory<W>& in = cache.memory_of_pass;
+  in.load(queue, batch, size, cache.shape.page_size);
+  m.micro = {.num_sequences = 1,
+             .seq_len = size.rows,
+             .token = in.token,
+             .segment = in.segment,
+             .position = in.position,
+             .mask = {},
+             .rope = m.rope.view(),
+             .num_real = size.rows};
+  // What the host knows of the routing is a bound, so a recorded pass may take padding for tokens.
+  if (!padded || !alone)
+    m.micro.num_real =
+        std::count_if(batch.owner.begin(), batch.owner.end(), [](int32_t owner) { return owner >= 0; });
+  m.rows_taken_in = batch.num_rows();
   m.trained = false;
-  const View<T, 2> normed = m.normed.rows(0, count);
-  this->before_bucket(m.bucket_of(m.config.layers));
-  m.final_norm.forward(m.context, x, normed);
-  return m.head.sample(normed, batch, shape);
+  for (int bucket = 0; bucket <= m.bucket_of(m.config.layers); ++bucket) this->before_bucket(bucket);
+  const auto work = [&] { m.pass(cache, shape); };
+  device::Recording* const recording =
+      alone ? cache.passes.find(queue, {in.address(), m.rope.view().data(), m.router_version}, size, shape)
+            : nullptr;
+  recording != nullptr ? recording->run(work) : work();
+  in.fetch(queue);
+  queue.wait();
+  return in.finish(draws);
 }
 
 template <class T>
@@ -119,7 +97,8 @@ std::vector<uint8_t> Decoder<T>::last_routing() const {
   const int64_t rows = impl_->rows_taken_in;
   for (const auto& block : impl_->blocks) {
     if (block->moe() == nullptr) continue;
-    const View<const int32_t, 2> choice = block->moe()->choice().rows(0, rows);
+    const auto last = block->moe()->choice();  // a recorded pass leaves the shape of another one
+    const View<const int32_t, 2> choice(last.data(), {rows, last.dim(1)});
     layers.emplace_back(size_t(choice.size()));
     device::download<int32_t>(*impl_->context.queue, choice.template reshape<1>({choice.size()}),
                               layers.back());

@@ -137,8 +137,7 @@ template <class T>
 void Decoder<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   Impl& m = *impl_;
   const int64_t tokens = m.context.max_tokens();
-  for (View<int32_t, 1>* view : {&m.token, &m.segment, &m.position, &m.owner, &m.length, &m.place})
-    *view = saved.take<int32_t, 1>({tokens});
+  for (View<int32_t, 1>* view : {&m.token, &m.segment, &m.position}) *view = saved.take<int32_t, 1>({tokens});
   for (View<T, 2>* view : {&m.embedded, &m.normed}) *view = saved.take<T, 2>({tokens, m.config.dim});
   for (View<T, 2>* view : {&m.dx, &m.dh}) *view = scratch.take<T, 2>({tokens, m.config.dim});
   const size_t mark = scratch.mark();
@@ -242,6 +241,7 @@ std::vector<moe::MoeStats> Decoder<T>::moe_stats() const {
 
 template <class T>
 void Decoder<T>::after_step(const std::vector<std::vector<double>>& global_expert_tokens) {
+  ++impl_->router_version;
   size_t next = 0;
   for (auto& block : impl_->blocks) {
     if (block->moe() != nullptr) block->moe()->after_step(global_expert_tokens.at(next++));
@@ -260,6 +260,7 @@ moe::StateDict Decoder<T>::save_state() const {
 
 template <class T>
 void Decoder<T>::load_state(const moe::StateDict& state) {
+  ++impl_->router_version;
   for (size_t i = 0; i < impl_->blocks.size(); ++i) {
     Block<T>& block = *impl_->blocks[i];
     if (block.moe() != nullptr) block.moe()->load(state, fmt::format("layers.{}.moe", i));

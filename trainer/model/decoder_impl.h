@@ -36,6 +36,8 @@ struct Decoder<T>::Impl {
                std::span<const int32_t> position);
   void replay(const Batch& batch);
   device::View<T, 2> embed();
+  // Queues one pass of generation in pages; its inputs are on the device.
+  void pass(PagedCache<T>& cache, const device::SampleShape& shape);
   void fetch_stats(std::vector<std::vector<double>>& sums) const;  // queued; by layer
 
   const ModelConfig config;
@@ -51,19 +53,19 @@ struct Decoder<T>::Impl {
   RopeTable<W> rope;
 
   device::View<int32_t, 1> token, segment, position;  // (T) saved
-  device::View<T, 2> embedded, normed;            // (T, D) saved: input of the first block, input of the head
-  device::View<T, 2> dx, dh;                      // (T, D) scratch
-  device::View<int32_t, 1> owner, length, place;  // (T) of generation in pages, saved
-  device::Buffer page_table;                      // grown by make_pages
-  device::ParamStore<T>* store = nullptr;         // bound
-  LogProbs<W> logp;                               // of the last forward()
-  std::vector<std::vector<double>> stats;         // of the MoE layers, on their way since fetch_stats()
+  device::View<T, 2> embedded, normed;     // (T, D) saved: input of the first block, input of the head
+  device::View<T, 2> dx, dh;               // (T, D) scratch
+  device::ParamStore<T>* store = nullptr;  // bound
+  LogProbs<W> logp;                        // of the last forward()
+  std::vector<std::vector<double>> stats;  // of the MoE layers, on their way since fetch_stats()
   // Of the last forward:
   MicroBatch<T> micro;
   std::vector<device::View<T, 2>> inputs;  // of each block
   device::View<T, 2> last;                 // output of the last block
   int64_t rows_taken_in = 0;               // that the caller gave; decode() may have added padding
   bool trained = false;
+  // Changes with what routers keep on the host and send to the device when they next run.
+  int64_t router_version = 0;
 };
 
 }  // namespace cadre::trainer

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "parallel/device/transfer.h"
-#include "trainer/model/padded_rows.h"
 
 namespace cadre::trainer {
 
@@ -26,7 +25,6 @@ void Head<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   dcompact_ = scratch.take<T, 2>({tokens, config_.dim});
   for (View<int32_t, 1>* view : {&index_, &target_}) *view = saved.take<int32_t, 1>({tokens});
   for (View<W, 1>* view : {&logp_, &lse_, &dlogp_}) *view = saved.take<W, 1>({tokens});
-  uniform_ = saved.take<double, 1>({tokens});
   wide_ = scratch.take<W, 1>({config_.vocab});
   host_index_.reserve(tokens);
   host_target_.reserve(tokens);
@@ -122,29 +120,19 @@ device::View<const device::wide_t<T>, 1> Head<T>::logits(View<const T, 2> x) {
 }
 
 template <class T>
-Decoded<device::wide_t<T>> Head<T>::sample(View<const T, 2> x, const DecodeBatch& batch,
-                                           const device::SampleShape& shape) {
-  const int64_t count = int64_t(batch.drawn.size());
-  Decoded<W> result{std::vector<int32_t>(batch.drawn.size()), std::vector<W>(batch.drawn.size())};
+void Head<T>::sample(View<const T, 2> x, View<const int32_t, 1> drawn, const device::SampleShape& shape,
+                     View<const double, 1> uniform, View<int32_t, 1> token, View<W, 1> logp) {
+  const int64_t count = drawn.dim(0);
+  if (count == 0) return;
   device::Queue& queue = *context_.queue;
-  const bool padded = queue.kind() != device::DeviceKind::kCpu;
-  const int64_t most = padded ? padded_rows(count, context_.max_tokens()) : count;
-  std::vector<int32_t> index = batch.drawn;
-  index.resize(size_t(most), 0);
-  device::upload(queue, index, index_);
-  device::upload(queue, batch.uniform, uniform_);
-  const View<T, 2> rows = compact_.rows(0, most);
-  context_.kernels->embed(queue, x, index_.rows(0, most), rows);
+  const View<T, 2> rows = compact_.rows(0, count);
+  context_.kernels->embed(queue, x, drawn, rows);
   for (int64_t begin = 0; begin < count; begin += chunk_) {
     const int64_t size = std::min(chunk_, count - begin);
-    make_logits(rows, begin, std::min(chunk_, most - begin));
-    context_.kernels->sample(queue, logits_.rows(0, size), shape, uniform_.rows(begin, size),
-                             target_.rows(begin, size), logp_.rows(begin, size));
+    make_logits(rows, begin, size);
+    context_.kernels->sample(queue, logits_.rows(0, size), shape, uniform.rows(begin, size),
+                             token.rows(begin, size), logp.rows(begin, size));
   }
-  device::download<int32_t>(queue, target_, result.token);
-  device::download<W>(queue, logp_, result.logp);
-  queue.wait();
-  return result;
 }
 
 template class Head<float>;

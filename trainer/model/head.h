@@ -7,7 +7,6 @@
 
 #include "parallel/base/batch.h"
 #include "trainer/model/config.h"
-#include "trainer/model/decode_batch.h"
 #include "trainer/model/linear.h"
 #include "trainer/model/log_probs.h"
 
@@ -33,8 +32,10 @@ class Head {
   void backward(View<const T, 2> x, View<const W, 1> dlogp, View<T, 2> dx, device::Tap<T>* tap);
   // All logits (V) of one token (1, D), in host memory, valid until the next call.
   View<const W, 1> logits(View<const T, 2> x);
-  // A token drawn after each of `drawn` rows of x, which may repeat, at most as many as a micro-batch has tokens.
-  Decoded<W> sample(View<const T, 2> x, const DecodeBatch& batch, const device::SampleShape& shape);
+  // Queues the draw of a token after each of `drawn` rows of x, which may repeat, at most as many as a micro-batch has
+  // tokens; see DeviceKernels::sample.
+  void sample(View<const T, 2> x, View<const int32_t, 1> drawn, const device::SampleShape& shape,
+              View<const double, 1> uniform, View<int32_t, 1> token, View<W, 1> logp);
   int row() const { return linear_.row(); }
 
  private:
@@ -54,7 +55,6 @@ class Head {
   View<W, 1> logp_, lse_, dlogp_;    // (T) of live tokens, saved
   View<W, 1> wide_;                  // (V) one token's logits, scratch
   bool have_gradient_ = false;       // in logits_, since the forward pass
-  View<double, 1> uniform_;          // (T) saved
   std::vector<int32_t> host_index_, host_target_;
   std::vector<W> host_dlogp_, host_logits_;
 };

@@ -5,6 +5,8 @@
 #include "parallel/device/kernels.h"
 #include "parallel/device/memory.h"
 #include "trainer/model/network.h"
+#include "trainer/model/pass_memory.h"
+#include "trainer/model/recorded_passes.h"
 
 namespace cadre::trainer {
 
@@ -16,7 +18,8 @@ struct PagedCache final : Cache {
         layers(num_layers),
         num_kv_heads(kv_heads),
         head_size(head_dim),
-        memory(device, size_t(page_shape.pages * page_elements()) * sizeof(T)) {}
+        memory(device, size_t(page_shape.pages * page_elements()) * sizeof(T)),
+        memory_of_pass(device) {}
 
   int64_t layer_elements() const {
     return shape.page_size * num_kv_heads * head_size;
@@ -34,6 +37,8 @@ struct PagedCache final : Cache {
   PageShape shape;
   int64_t layers, num_kv_heads, head_size;
   device::Buffer memory;
+  PassMemory<device::wide_t<T>> memory_of_pass;
+  RecordedPasses passes;
 };
 
 // The rows of one pass, on the device.

@@ -11,6 +11,7 @@
 #include "parallel/device/cuda/own_attention.h"
 #include "parallel/device/cuda/peer_cuda.h"
 #include "parallel/device/cuda/queue_cuda.h"
+#include "parallel/device/cuda/recording_cuda.h"
 #include "parallel/device/cuda/snapshot_cuda.h"
 
 namespace cadre::device::cuda {
@@ -108,6 +109,7 @@ Accelerator accelerator_cuda() {
           .memory = memory,
           .make_snapshot = make_snapshot_cuda,
           .make_peer_port = make_peer_port_cuda,
+          .make_recording = make_recording_cuda,
           .trace_kernels = trace_kernels,
           .attention_workspace = attention_workspace,
           .library_bytes = kLibraryBytes,

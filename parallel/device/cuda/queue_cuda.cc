@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 #include "parallel/base/errors.h"
 #include "parallel/device/cuda/accelerator_cuda.h"
@@ -44,6 +45,7 @@ void CudaQueue::wait() {
 }
 
 std::byte* CudaQueue::stage(size_t bytes) {
+  if (capturing_) throw std::logic_error("it copies to or from the host");
   if (pinned_used_ + bytes > kPinned) wait();
   std::byte* at = pinned_ + pinned_used_;
   pinned_used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;

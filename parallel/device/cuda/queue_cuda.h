@@ -30,6 +30,11 @@ class CudaQueue final : public Queue {
   void zero(void* device, size_t bytes) override;
   cudaStream_t stream() const { return stream_; }
   int64_t waits() const { return waits_; }  // of the host so far
+  // Recordings that were launched as a whole so far.
+  int64_t replays() const { return replays_; }
+  void add_replay() { ++replays_; }
+  // While the stream is captured: copies to and from the host are then refused, as their pinned memory is for one time.
+  void set_capturing(bool capturing) { capturing_ = capturing; }
   KernelState& state() { return *state_; }
 
  private:
@@ -43,7 +48,8 @@ class CudaQueue final : public Queue {
   cudaStream_t stream_ = nullptr;
   std::byte* pinned_ = nullptr;
   size_t pinned_used_ = 0;
-  int64_t waits_ = 0;
+  int64_t waits_ = 0, replays_ = 0;
+  bool capturing_ = false;
   std::vector<Arrival> arrivals_;
   std::unique_ptr<KernelState> state_;
 };

@@ -14,7 +14,9 @@
 #include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/driver.h"
 #include "parallel/device/cuda/queue_cuda.h"
+#include "parallel/device/kernels.h"
 #include "parallel/device/memory.h"
+#include "parallel/device/recording.h"
 
 namespace cadre::device::cuda {
 namespace {
@@ -145,6 +147,50 @@ TEST_F(CudaDevice, WaitEndsAfterTheWorkOfItsQueue) {
   ASSERT_EQ(cudaMemsetAsync(buffer.data(), 7, buffer.bytes(), queue.stream()), cudaSuccess);
   queue.wait();
   EXPECT_EQ(cudaStreamQuery(queue.stream()), cudaSuccess);
+}
+
+// y += x with an x that changes in its place: the work is called once, recorded, and then launched without being called.
+TEST_F(CudaDevice, ARecordingRepeatsItsWorkOnWhatLiesInMemory) {
+  CudaQueue queue(0);
+  const Buffer memory(DeviceKind::kCuda, 2 * sizeof(float));
+  auto* const at = reinterpret_cast<float*>(memory.data());
+  const View<float, 1> x(at, {1}), y(at + 1, {1});
+  const auto& kernels = device_kernels<float>(DeviceKind::kCuda);
+  const auto recording = make_recording(queue);
+  int calls = 0;
+  for (const float value : {1.0f, 2.0f, 4.0f, 8.0f, 16.0f}) {
+    queue.upload(&value, x.data(), sizeof value);
+    recording->run([&] {
+      ++calls;
+      kernels.add(queue, x, y);
+    });
+  }
+  float sum = 0;
+  queue.download(y.data(), &sum, sizeof sum);
+  queue.wait();
+  EXPECT_EQ(sum, 31);
+  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(queue.replays(), 4);
+}
+
+TEST_F(CudaDevice, WorkThatCannotBeRecordedIsQueuedEachTime) {
+  CudaQueue queue(0);
+  const Buffer memory(DeviceKind::kCuda, 2 * sizeof(float));
+  auto* const at = reinterpret_cast<float*>(memory.data());
+  const View<float, 1> x(at, {1}), y(at + 1, {1});
+  const auto& kernels = device_kernels<float>(DeviceKind::kCuda);
+  const auto recording = make_recording(queue);
+  for (const float value : {1.0f, 2.0f, 4.0f, 8.0f}) {
+    recording->run([&] {
+      kernels.add(queue, x, y);
+      queue.upload(&value, x.data(), sizeof value);
+    });
+  }
+  float sum = 0;
+  queue.download(y.data(), &sum, sizeof sum);
+  queue.wait();
+  EXPECT_EQ(sum, 7);
+  EXPECT_EQ(queue.replays(), 0);
 }
 
 // The copies read what the queue made before begin(); what it does after hold() cannot be seen in them.
