@@ -139,6 +139,22 @@ int bench_rollout(const BenchArguments& arguments, const trainer::RolloutBenchCo
       "memory: {:.2f} GB of weights, keys and values must be read, {:.1f} GB/s by copying: {:.1f}% of the "
       "bandwidth's bound\n",
       r.bytes / 1e9, r.bandwidth / 1e9, 100 * r.share_of_bound());
+  fmt::print(
+      "behaviour log-probabilities less those of the trainer's forward pass: mean size {:.2e}, largest "
+      "{:.2e}; "
+      "std(log W) {:.3g} at length {} over {} responses\n",
+      r.drift.mean, r.drift.largest, r.drift.log_w_std, bench.new_tokens, r.drift.responses);
+  if (!bench.trace) return int(ExitCode::kOk);
+  fmt::print("one repeat with kernels recorded: {:.3f} s; microseconds a pass, launches a pass, kernel\n",
+             r.traced_seconds);
+  const double passes = double(r.passes);
+  double busy = 0, launches = 0;
+  for (const trainer::KernelShare& k : r.kernels) {
+    busy += k.seconds, launches += double(k.count);
+    fmt::print("{:9.2f} {:7.2f}  {}\n", 1e6 * k.seconds / passes, double(k.count) / passes,
+               k.name.substr(0, 100));
+  }
+  fmt::print("{:9.2f} {:7.2f}  all\n", 1e6 * busy / passes, launches / passes);
   return int(ExitCode::kOk);
 }
 
@@ -195,6 +211,8 @@ void add_bench(CLI::App& app, Run& run) {
                                                      {"--repeats", &rollout_config->repeats}};
   for (const auto& [name, value] : counts)
     rollout->add_option(name, *value)->check(CLI::Range(int64_t(1), int64_t(1) << 20))->capture_default_str();
+  rollout->add_flag("--trace", rollout_config->trace,
+                    "One more repeat, and where the time of a pass goes, by kernel of the GPU");
   verb->callback([arguments, collectives, comm_config, rollout, rollout_config, rollout_run, &run] {
     if (rollout->parsed()) {
       run = [rollout_config, rollout_run] {

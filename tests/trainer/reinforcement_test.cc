@@ -410,6 +410,11 @@ TEST(RolloutBench, CountsWhatIsDrawnAndWhatMustBeRead) {
     const double cache = 5 * (7 + 8 + 9 + 10 + 11 + 12 + 13 + 14 + 15) * 2 * 2 * 8;
     EXPECT_NEAR(r.bytes, 4 * (9 * (dense + experts) + cache), 1);
     EXPECT_GT(r.bandwidth, 0);
+    EXPECT_EQ(r.drift.responses, 5);
+    EXPECT_LE(r.drift.largest, 2e-5);
+    EXPECT_GT(r.drift.mean, 0) << "rounding differs somewhere";
+    EXPECT_GE(r.drift.largest, r.drift.mean);
+    EXPECT_LE(r.drift.log_w_std, 9 * r.drift.largest);
     EXPECT_THROW(bench_rollout(config, world, {.prompts = 1, .prompt_tokens = 40, .new_tokens = 9}), Error);
   });
 }
