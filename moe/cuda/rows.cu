@@ -1,5 +1,6 @@
 // Moving rows on CUDA: gather by index, weighted sums of rows in a fixed order, and the lists that name them.
 #include "moe/cuda/entries.h"
+#include "moe/cuda/few_slots.h"
 #include "moe/cuda/launch.h"
 #include "moe/cuda/values.cuh"
 
@@ -178,6 +179,7 @@ void slots_by_row(Queue& queue, View<const int32_t, 1> slot_row, View<int32_t, 1
                   View<int32_t, 1> row_slots) {
   const int64_t rows = row_offsets.dim(0) - 1, slots = slot_row.dim(0);
   const cudaStream_t stream = stream_of(queue);
+  if (slots_by_row_of_few(stream, slot_row.data(), slots, rows, row_offsets.data(), row_slots.data())) return;
   auto* counts = reinterpret_cast<int32_t*>(scratch_of(queue, size_t(rows + 1) * sizeof(int32_t)));
   check(cudaMemsetAsync(counts, 0, size_t(rows + 1) * sizeof(int32_t), stream));
   count_rows<<<blocks_for(slots, kThreads), kThreads, 0, stream>>>(slot_row.data(), slots, counts);

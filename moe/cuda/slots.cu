@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "moe/cuda/entries.h"
+#include "moe/cuda/few_slots.h"
 #include "moe/cuda/launch.h"
 #include "moe/cuda/values.cuh"
 
@@ -133,6 +134,10 @@ void top_k_slots(Queue& queue, View<const int32_t, 2> choice, View<const float, 
   const int k = int(choice.dim(1));
   check_experts(experts);
   const cudaStream_t stream = stream_of(queue);
+  if (top_k_slots_of_few(stream, {choice.data(), gates.data(), tokens, k, int(experts), routing.num_slots,
+                                  routing.tally.data(), routing.expert_offsets.data(),
+                                  routing.slot_token.data(), routing.slot_gate.data()}))
+    return;
   auto* counts = reinterpret_cast<int32_t*>(scratch_of(queue, size_t(chunks * experts) * sizeof(int32_t)));
   const size_t shared = size_t(experts) * sizeof(uint32_t);
   int64_t* offsets = routing.expert_offsets.data();

@@ -152,7 +152,7 @@ TYPED_TEST(RouterEntries, ExpertsChooseTheSameTokens) {
 }
 
 TYPED_TEST(RouterEntries, RouterMatrixMultipliesForwardsAndBackwards) {
-  for (const int64_t tokens : {int64_t(1), kTokens, int64_t(2500)}) {
+  for (const int64_t tokens : {int64_t(1), kTokens, int64_t(2500)}) {  // a few are made in another way
     const auto body = [&]<class X>(Side<X>& s) {
       using W = device::wide_t<X>;
       const auto x = s.template put<X, 2>(numbers<TypeParam>(size_t(tokens * kDim), 1), {tokens, kDim});
@@ -170,6 +170,44 @@ TYPED_TEST(RouterEntries, RouterMatrixMultipliesForwardsAndBackwards) {
     expect_close(gpu[1], cpu[1], product_bound<TypeParam>(kExperts), "dx");
     expect_close(gpu[2], cpu[2], product_bound<TypeParam>(tokens), "dw");
     expect_same(this->on_gpu(body), gpu);
+  }
+}
+
+// One block makes the lists of few tokens, several kernels those of many. Padding counts as tokens here, as it does in a
+// recorded pass of generation: slots behind the last one are then empty.
+TYPED_TEST(RouterEntries, SlotsOfFewAndOfManyTokens) {
+  for (const int64_t tokens : {1, 31, 64, 1024, 1025, 3000}) {
+    const auto body = [&]<class X>(Side<X>& s) {
+      using W = device::wide_t<X>;
+      std::vector<double> chosen;
+      for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t j = 0; j < kTopK; ++j)
+          chosen.push_back(t % 13 == 12 ? -1 : double((t * t + 5 * j) % kExperts));
+      const int64_t most = tokens * kTopK, there = most - std::count(chosen.begin(), chosen.end(), -1.0);
+      const bool gpu = s.queue.kind() != device::DeviceKind::kCpu;
+      Routing<X> r;
+      r.num_tokens = tokens;
+      r.num_experts = kExperts;
+      r.num_slots = gpu ? most : there;
+      r.expert_offsets = s.template poison<int64_t, 1>({kExperts + 1});
+      r.tally = s.template poison<int64_t, 1>({kExperts + 1});
+      r.slot_token = s.template poison<int32_t, 1>({most});
+      r.slot_gate = s.template poison<W, 1>({most});
+      const auto choice = s.template put<int32_t, 2>(chosen, {tokens, kTopK});
+      const auto gates =
+          s.template put<W, 2>(numbers<float>(size_t(tokens * kExperts), 5), {tokens, kExperts});
+      const auto offsets = s.template poison<int32_t, 1>({tokens + 1});
+      const auto slots = s.template poison<int32_t, 1>({most});
+      s.table.top_k_slots(s.queue, choice, gates, r);
+      s.table.slots_by_row(s.queue, r.slot_token.rows(0, r.num_slots), offsets, slots);
+      for (const double token : s.get(r.slot_token.rows(there, r.num_slots - there))) EXPECT_EQ(token, -1);
+      for (const double gate : s.get(r.slot_gate.rows(there, r.num_slots - there))) EXPECT_EQ(gate, 0);
+      return Results{s.get(r.expert_offsets),           s.get(r.tally), s.get(r.slot_token.rows(0, there)),
+                     s.get(r.slot_gate.rows(0, there)), s.get(offsets), s.get(slots.rows(0, there))};
+    };
+    const Results gpu = this->on_gpu(body), cpu = this->on_cpu(body);
+    for (size_t i = 0; i < gpu.size(); ++i)
+      expect_close(gpu[i], cpu[i], 0, fmt::format("{} tokens, result {}", tokens, i));
   }
 }
 
