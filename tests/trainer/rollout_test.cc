@@ -70,11 +70,12 @@ std::vector<Rollout> run(Engine& engine, std::vector<std::vector<Rollout>> group
 
 // Body with a model on each rank of one expert group.
 template <class Body>
-void with_model(int ranks, bool experts, QkNorm qk_norm, const Body& body) {
+void with_model(int ranks, bool experts, QkNorm qk_norm, const Body& body, int64_t kv_heads = 2) {
   comm::run_threads(ranks, [&](comm::World& world) {
     comm::Mesh mesh(world, {.ep = ranks});
     ModelConfig config = small_config();
     config.qk_norm = qk_norm;
+    config.kv_heads = kv_heads;
     TestModel<float> m(config, experts ? small_moe() : std::nullopt, &mesh,
                        {.max_sequences = 1, .seq_len = 48});
     body(m, mesh);
@@ -94,19 +95,21 @@ void expect_same_tokens(const std::vector<Rollout>& got, const std::vector<Rollo
   }
 }
 
+// With as many heads of keys as of queries, the three projections are one batch of products.
 TEST(Rollouts, LogProbabilitiesAreThoseOfTheTrainersForward) {
+  const auto body = [&](TestModel<float>& m, comm::Mesh& mesh) {
+    Engine engine(*m.model, mesh.expert(), small_engine());
+    const auto rollouts = run(engine, requests(6, 4));
+    ASSERT_EQ(rollouts.size(), 24u);
+    for (const Rollout& r : rollouts) {
+      const auto logp = m.model->forward(trained_row(r), false);
+      for (int64_t t = 0; t < r.response_length(); ++t)
+        ASSERT_NEAR(r.logp[size_t(t)], logp[r.prompt_length - 1 + t], 2e-5);
+    }
+  };
   for (const bool experts : {false, true}) {
-    for (const QkNorm qk_norm : {QkNorm::kNone, QkNorm::kHead}) {
-      with_model(1, experts, qk_norm, [&](TestModel<float>& m, comm::Mesh& mesh) {
-        Engine engine(*m.model, mesh.expert(), small_engine());
-        const auto rollouts = run(engine, requests(6, 4));
-        ASSERT_EQ(rollouts.size(), 24u);
-        for (const Rollout& r : rollouts) {
-          const auto logp = m.model->forward(trained_row(r), false);
-          for (int64_t t = 0; t < r.response_length(); ++t)
-            ASSERT_NEAR(r.logp[size_t(t)], logp[r.prompt_length - 1 + t], 2e-5);
-        }
-      });
+    for (const QkNorm qk_norm : {QkNorm::kNone, QkNorm::kHead, QkNorm::kFull}) {
+      for (const int64_t kv_heads : {2, 4}) with_model(1, experts, qk_norm, body, kv_heads);
     }
   }
 }

@@ -64,43 +64,60 @@ device::AttentionShape AttentionBlock<T>::shape(const MicroBatch<T>& batch) cons
           .head_dim = config_.head_size()};
 }
 
-// q_, k_, v_ of these tokens, normed and rotated.
 template <class T>
-void AttentionBlock<T>::project(View<const T, 2> x, const MicroBatch<T>& batch) {
+typename AttentionBlock<T>::Projected AttentionBlock<T>::projected(int64_t tokens) const {
+  return {heads(normed() ? q_raw_ : q_, tokens), heads(normed() ? k_raw_ : k_, tokens), heads(v_, tokens)};
+}
+
+template <class T>
+typename AttentionBlock<T>::Projected AttentionBlock<T>::packed(int64_t tokens) const {
+  const Projected all = projected(context_.max_tokens());
+  const auto rows = [](const View<T, 3>& x) {
+    return x.template reshape<2>({x.dim(0), x.dim(1) * x.dim(2)});
+  };
+  if (together<T, 3>({rows(all.q), rows(all.k), rows(all.v)}).empty()) return projected(tokens);
+  const auto part = [&](int64_t which) {
+    return View<T, 3>(all.q.data() + which * tokens * all.q.dim(1) * all.q.dim(2),
+                      {tokens, all.q.dim(1), all.q.dim(2)});
+  };
+  return {part(0), part(1), part(2)};
+}
+
+template <class T>
+typename AttentionBlock<T>::Projected AttentionBlock<T>::project(View<const T, 2> x,
+                                                                 const MicroBatch<T>& batch,
+                                                                 const Projected& raw) {
   const int64_t tokens = x.dim(0);
-  const auto& q = normed() ? q_raw_ : q_;
-  const auto& k = normed() ? k_raw_ : k_;
   forward_together<T, 3>(context_, {&wq_, &wk_, &wv_}, x,
-                         {matrix(q, tokens), matrix(k, tokens), matrix(v_, tokens)});
-  if (normed()) norm_queries_and_keys(tokens);
-  rotate(batch);
+                         {matrix(raw.q, tokens), matrix(raw.k, tokens), matrix(raw.v, tokens)});
+  return norm_and_rotate(batch, raw);
 }
 
 template <class T>
-void AttentionBlock<T>::norm_queries_and_keys(int64_t tokens) {
-  q_norm_.forward(context_, norm_rows(q_raw_, tokens), norm_rows(q_, tokens));
-  k_norm_.forward(context_, norm_rows(k_raw_, tokens), norm_rows(k_, tokens));
-}
-
-template <class T>
-void AttentionBlock<T>::rotate(const MicroBatch<T>& batch) {
+typename AttentionBlock<T>::Projected AttentionBlock<T>::norm_and_rotate(const MicroBatch<T>& batch,
+                                                                         const Projected& raw) {
   const int64_t tokens = batch.num_tokens();
-  context_.kernels->rope(*context_.queue, heads(q_, tokens), batch.position, batch.rope, false);
-  context_.kernels->rope(*context_.queue, heads(k_, tokens), batch.position, batch.rope, false);
+  Projected done = raw;
+  if (normed()) {
+    done = {heads(q_, tokens), heads(k_, tokens), raw.v};
+    q_norm_.forward(context_, norm_rows(raw.q, tokens), norm_rows(done.q, tokens));
+    k_norm_.forward(context_, norm_rows(raw.k, tokens), norm_rows(done.k, tokens));
+  }
+  context_.kernels->rope(*context_.queue, done.q, batch.position, batch.rope, false);
+  context_.kernels->rope(*context_.queue, done.k, batch.position, batch.rope, false);
+  return done;
 }
 
 template <class T>
 void AttentionBlock<T>::remake(const MicroBatch<T>& batch) {
-  if (!normed()) return;
-  norm_queries_and_keys(batch.num_tokens());
-  rotate(batch);
+  if (normed()) norm_and_rotate(batch, projected(batch.num_tokens()));
 }
 
 template <class T>
 void AttentionBlock<T>::forward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> plus,
                                 View<T, 2> y) {
   const int64_t tokens = x.dim(0);
-  project(x, batch);
+  project(x, batch, projected(tokens));
   context_.kernels->attention(*context_.queue, shape(batch), heads(q_, tokens), heads(k_, tokens),
                               heads(v_, tokens), batch.mask, heads(out_, tokens), lse_.rows(0, tokens));
   wo_.forward_onto(context_, matrix(out_, tokens), plus, y);
@@ -110,7 +127,7 @@ template <class T>
 void AttentionBlock<T>::extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache,
                                View<const T, 2> plus, View<T, 2> y) {
   const int64_t tokens = x.dim(0), row = k_.dim(1) * k_.dim(2);
-  project(x, batch);
+  project(x, batch, projected(tokens));
   const auto append = [&](const View<T, 3>& from, const View<T, 3>& to) {
     context_.kernels->copy(*context_.queue, heads(from, tokens).template reshape<1>({tokens * row}),
                            to.rows(cache.used, tokens).template reshape<1>({tokens * row}));
@@ -129,10 +146,10 @@ template <class T>
 void AttentionBlock<T>::decode(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows,
                                View<const T, 2> plus, View<T, 2> y) {
   const int64_t tokens = x.dim(0);
-  project(x, batch);
-  context_.kernels->store_kv(*context_.queue, heads(k_, tokens), heads(v_, tokens), rows.place, rows.pages);
-  context_.kernels->paged_attention(*context_.queue, heads(q_, tokens), rows.pages, rows.page_table,
-                                    rows.owner, rows.length, heads(out_, tokens));
+  const Projected now = project(x, batch, packed(tokens));
+  context_.kernels->store_kv(*context_.queue, now.k, now.v, rows.place, rows.pages);
+  context_.kernels->paged_attention(*context_.queue, now.q, rows.pages, rows.page_table, rows.owner,
+                                    rows.length, heads(out_, tokens));
   wo_.forward_onto(context_, matrix(out_, tokens), plus, y);
 }
 

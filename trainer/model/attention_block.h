@@ -58,9 +58,17 @@ class AttentionBlock {
   View<T, 2> norm_rows(const View<T, 3>& x, int64_t tokens) const {
     return config_.qk_norm == QkNorm::kFull ? matrix(x, tokens) : by_head(x, tokens);
   }
-  void project(View<const T, 2> x, const MicroBatch<T>& batch);
-  void norm_queries_and_keys(int64_t tokens);
-  void rotate(const MicroBatch<T>& batch);
+  // What the projections write, of some tokens.
+  struct Projected {
+    View<T, 3> q, k, v;
+  };
+  Projected projected(int64_t tokens) const;
+  // The same places, but each follows the one before where those of all tokens do, so that few tokens too are one batch
+  // of products.
+  Projected packed(int64_t tokens) const;
+  // `raw`, normed and rotated: where a backward pass looks for them if there is a norm, else in place.
+  Projected project(View<const T, 2> x, const MicroBatch<T>& batch, const Projected& raw);
+  Projected norm_and_rotate(const MicroBatch<T>& batch, const Projected& raw);
 
   const ModelConfig& config_;  // of the decoder that owns this block, like the next
   const ModelContext<T>& context_;
