@@ -51,7 +51,10 @@ struct Row {
   float largest;
   double temperature;
   __device__ float at(int i) const { return to_float(logits[i]); }
-  __device__ double exponent(float x) const { return (double(x) - double(largest)) / temperature; }
+  __device__ double exponent(float x) const {
+    const double d = double(x) - double(largest);
+    return temperature == 1 ? d : d / temperature;  // a division costs as much as the exponential
+  }
   __device__ double weight(float x) const { return exp(exponent(x)); }
   // Sum of value(logit, id) over the row.
   template <class F>
@@ -109,6 +112,7 @@ __device__ int find_largest(Row<T>& row) {
   const auto take = [&](float x, int id) {
     if (x > row.largest || (x == row.largest && id < first)) row.largest = x, first = id;
   };
+#pragma unroll 8
   for (int i = int(threadIdx.x); i < row.width; i += kThreads) take(row.at(i), i);
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
@@ -146,9 +150,15 @@ __global__ void __launch_bounds__(kThreads)
   }
   const int stretches = (width + kStretch - 1) / kStretch;
   for (int s = warp; s < stretches; s += kWarps) {
+    constexpr int kEach = kStretch / 32;
+    const int begin = s * kStretch + lane;
+    float x[kEach];  // all are on their way before the first is used
     double own = 0;
-    for (int i = s * kStretch + lane; i < min(width, (s + 1) * kStretch); i += 32)
-      own += kept_weight(row.at(i), i);
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) x[j] = begin + 32 * j < width ? row.at(begin + 32 * j) : 0.0f;
+#pragma unroll
+    for (int j = 0; j < kEach; ++j)
+      if (begin + 32 * j < width) own += kept_weight(x[j], begin + 32 * j);
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) own += __shfl_xor_sync(0xffffffffu, own, offset);
     if (lane == 0) stretch_sum[s] = own;
@@ -156,6 +166,7 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   double sum = 0;
   if (threadIdx.x == 0) {
+#pragma unroll 8
     for (int s = 0; s < stretches; ++s) sum += stretch_sum[s];
     double left = uniform[blockIdx.x] * sum;
     int s = 0;
