@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "parallel/device/generation_kernels.h"
+
 namespace cadre::trainer {
 
 template <class T>
@@ -87,10 +89,15 @@ template <class T>
 typename AttentionBlock<T>::Projected AttentionBlock<T>::project(View<const T, 2> x,
                                                                  const MicroBatch<T>& batch,
                                                                  const Projected& raw) {
+  multiply(x, raw);
+  return norm_and_rotate(batch, raw);
+}
+
+template <class T>
+void AttentionBlock<T>::multiply(View<const T, 2> x, const Projected& raw) const {
   const int64_t tokens = x.dim(0);
   forward_together<T, 3>(context_, {&wq_, &wk_, &wv_}, x,
                          {matrix(raw.q, tokens), matrix(raw.k, tokens), matrix(raw.v, tokens)});
-  return norm_and_rotate(batch, raw);
 }
 
 template <class T>
@@ -143,13 +150,38 @@ void AttentionBlock<T>::extend(View<const T, 2> x, const MicroBatch<T>& batch, K
 }
 
 template <class T>
+device::View<T, 3> AttentionBlock<T>::place(View<const T, 2> x, const MicroBatch<T>& batch,
+                                            const PagedRows<T>& rows) {
+  const int64_t tokens = x.dim(0);
+  const Projected raw = packed(tokens);
+  multiply(x, raw);
+  const auto place_heads = device::generation_kernels<T>(context_.queue->kind()).place_heads;
+  if (place_heads != nullptr) {
+    place_heads(*context_.queue, {.q = raw.q,
+                                  .k = raw.k,
+                                  .v = raw.v,
+                                  .q_weight = q_norm_.weight(),
+                                  .k_weight = k_norm_.weight(),
+                                  .eps = config_.norm_eps,
+                                  .position = batch.position,
+                                  .table = batch.rope,
+                                  .place = rows.place,
+                                  .pages = rows.pages,
+                                  .q_out = heads(q_, tokens)});
+    return heads(q_, tokens);
+  }
+  const Projected now = norm_and_rotate(batch, raw);
+  context_.kernels->store_kv(*context_.queue, now.k, now.v, rows.place, rows.pages);
+  return now.q;
+}
+
+template <class T>
 void AttentionBlock<T>::decode(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows,
                                View<const T, 2> plus, View<T, 2> y) {
   const int64_t tokens = x.dim(0);
-  const Projected now = project(x, batch, packed(tokens));
-  context_.kernels->store_kv(*context_.queue, now.k, now.v, rows.place, rows.pages);
-  context_.kernels->paged_attention(*context_.queue, now.q, rows.pages, rows.page_table, rows.owner,
-                                    rows.length, heads(out_, tokens));
+  const View<T, 3> q = place(x, batch, rows);
+  context_.kernels->paged_attention(*context_.queue, q, rows.pages, rows.page_table, rows.owner, rows.length,
+                                    heads(out_, tokens));
   wo_.forward_onto(context_, matrix(out_, tokens), plus, y);
 }
 

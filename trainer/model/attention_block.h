@@ -68,7 +68,10 @@ class AttentionBlock {
   Projected packed(int64_t tokens) const;
   // `raw`, normed and rotated: where a backward pass looks for them if there is a norm, else in place.
   Projected project(View<const T, 2> x, const MicroBatch<T>& batch, const Projected& raw);
+  void multiply(View<const T, 2> x, const Projected& raw) const;
   Projected norm_and_rotate(const MicroBatch<T>& batch, const Projected& raw);
+  // Puts new keys and values into their pages and returns the queries.
+  View<T, 3> place(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows);
 
   const ModelConfig& config_;  // of the decoder that owns this block, like the next
   const ModelContext<T>& context_;

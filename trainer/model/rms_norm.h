@@ -26,6 +26,8 @@ class RmsNorm {
     weight_ = store.template value<1>(row_);
     if (store.grads(device::Group::kDense).data() != nullptr) grad_ = store.template grad<1>(row_);
   }
+  View<const T, 1> weight() const { return weight_; }
+  double eps() const { return eps_; }
   void reserve(device::Arena& saved, int64_t max_rows) { rstd_ = saved.take<W, 1>({max_rows}); }
 
   void forward(const ModelContext<T>& c, View<const T, 2> x, View<T, 2> y) {
