@@ -1,34 +1,19 @@
 // Keys and values in pages, and attention of single queries over them. A block takes one query and one of its heads; its
-// warps share out the keys, four at a time each, keep a softmax of their own with a running maximum, and merge at the end
-// in a fixed order. What bounds it is memory: each key and value is read once for every query head that sees it.
+// warps share out the keys, keep a softmax of their own with a running maximum, and merge at the end
+// in a fixed order. What bounds it is memory: each key and value is read once for every query head that sees it. The usual
+// heads go by units of 16 bytes (paged_units.cuh); here, any others: a warp takes four keys one after the other.
 #include <cfloat>
 #include <cmath>
 #include <stdexcept>
 
 #include "parallel/device/cuda/kernels_cuda.h"
+#include "parallel/device/cuda/paged_units.cuh"
 #include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::device::cuda {
 namespace {
 
-constexpr int kWarps = 4, kAhead = 4;
-constexpr float kLog2E = 1.4426950408889634f;
-
-// As KvPages, for device code. U may be const.
-template <class U>
-struct Pages {
-  U *k, *v;
-  int64_t page_stride;
-  int page_size, kv_heads, head_dim;
-  __device__ int64_t at(int page, int row) const {
-    return int64_t(page) * page_stride + int64_t(row) * kv_heads * head_dim;
-  }
-};
-template <class U, class T>
-Pages<U> device_pages(const KvPages<T>& p) {
-  return {reinterpret_cast<U*>(p.k), reinterpret_cast<U*>(p.v), p.page_stride,
-          int(p.page_size),          int(p.num_kv_heads),       int(p.head_dim)};
-}
+constexpr int kWarps = kPagedWarps, kAhead = 4;
 
 template <class T>
 __global__ void store_kernel(int width, const T* __restrict__ k, const T* __restrict__ v,
@@ -134,15 +119,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll
   for (int i = 0; i < E; ++i) shared_out[warp][lane * E + i] = own.out[i];
   if (lane == 0) shared_largest[warp] = own.largest, shared_sum[warp] = own.sum;
-  __syncthreads();
-  float largest = -FLT_MAX, sum = 0;
-  for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, shared_largest[w]);
-  for (int w = 0; w < kWarps; ++w) sum += shared_sum[w] * exp2f(shared_largest[w] - largest);
-  for (int d = warp * 32 + lane; d < h; d += 32 * kWarps) {
-    float total = 0;
-    for (int w = 0; w < kWarps; ++w) total += shared_out[w][d] * exp2f(shared_largest[w] - largest);
-    out[(row * heads + head) * h + d] = from_float<T>(count > 0 ? total / sum : 0.0f);
-  }
+  merge_warps(shared_out, shared_largest, shared_sum, h, count > 0, out + (row * heads + head) * h);
 }
 
 }  // namespace
@@ -166,11 +143,17 @@ void CudaKernels<T>::paged_attention(Queue& queue, View<const T, 3> q, KvPages<T
   using N = native_t<T>;
   const int64_t h = q.dim(2);
   if (h > 512) throw std::invalid_argument("generation on CUDA has heads of at most 512 elements");
-  const auto kernel = h <= 32    ? paged_attention_kernel<N, 1>
-                      : h <= 64  ? paged_attention_kernel<N, 2>
-                      : h <= 128 ? paged_attention_kernel<N, 4>
-                      : h <= 256 ? paged_attention_kernel<N, 8>
-                                 : paged_attention_kernel<N, 16>;
+  const int64_t bytes = h * int64_t(sizeof(T));
+  const bool units = (bytes == 128 || bytes == 256 || bytes == 512) && pages.page_stride % kVec<T> == 0 &&
+                     all_aligned16(q.data(), pages.k, pages.v);
+  const auto kernel = units && bytes == 128   ? paged_units_kernel<N, 1>
+                      : units && bytes == 256 ? paged_units_kernel<N, 2>
+                      : units                 ? paged_units_kernel<N, 4>
+                      : h <= 32               ? paged_attention_kernel<N, 1>
+                      : h <= 64               ? paged_attention_kernel<N, 2>
+                      : h <= 128              ? paged_attention_kernel<N, 4>
+                      : h <= 256              ? paged_attention_kernel<N, 8>
+                                              : paged_attention_kernel<N, 16>;
   kernel<<<dim3(unsigned(q.dim(0)), unsigned(q.dim(1))), dim3(32, kWarps), 0, stream(queue)>>>(
       raw(q), device_pages<const N>(pages), int(page_table.dim(1)), page_table.data(), owner.data(),
       length.data(), 1 / std::sqrt(float(h)), raw(out));
