@@ -9,7 +9,7 @@
 namespace cadre::device::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kFewRows = 512;
 // Of the backward pass; a constant, so that sums do not depend on the GPU. 4 for each of an H100's 132
 // multiprocessors.
 constexpr int kMaxBlocks = 528;
@@ -272,7 +272,15 @@ void CudaKernels<T>::rms_norm(Queue& queue, View<const T, 2> x, View<const T, 1>
   if (x.size() == 0) return;
   const Forward<native_t<T>> launch{stream(queue), x.dim(0),   int(x.dim(1)), raw(x),
                                     raw(w),        float(eps), raw(y),        rstd.data()};
-  by_width<native_t<T>>(x.dim(1), all_aligned16(launch.x, launch.w, launch.y), launch);
+  constexpr int N = kVec<T>;
+  const int64_t count = x.dim(1) / N;
+  const bool vector = all_aligned16(launch.x, launch.w, launch.y);
+  // Few rows leave most of a GPU idle: then a whole block takes one.
+  if (x.dim(0) <= kFewRows && vector && x.dim(1) % N == 0 && count > 128 && count <= kThreads) {
+    launch.template run<N, kThreads, 1>();
+  } else {
+    by_width<native_t<T>>(x.dim(1), vector, launch);
+  }
   launched();
 }
 
