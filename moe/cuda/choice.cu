@@ -82,26 +82,35 @@ __device__ inline void mark_best(const TokenScores& row, int k, uint32_t* chosen
   __syncwarp();
 }
 
+// Rises with the value, above 0; both zeros are one number.
+__device__ inline uint32_t key_of(float v) {
+  const uint32_t bits = __float_as_uint(v + 0.f);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
 // The same for up to 32 kEach experts, whose scores are read once.
 template <int kEach>
 __device__ inline void mark_best_of_few(const TokenScores& row, int k, uint32_t* chosen, int lane) {
   const uint64_t kept = kept_groups(row, lane);
-  float own[kEach];
-  bool open[kEach];
+  uint32_t key[kEach];  // 0: not to be chosen, or not any more
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int e = lane + 32 * i;
-    open[i] = e < row.experts && (kept >> (e / row.group_size) & 1);
-    own[i] = open[i] ? row.at(e) : 0;
+    key[i] = e < row.experts && (kept >> (e / row.group_size) & 1) ? key_of(row.at(e)) : 0;
   }
   for (int j = 0; j < k; ++j) {
-    Best best{0, INT_MAX};
+    uint32_t best = 0;
+    unsigned winner = INT_MAX;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) best = max(best, key[i]);
+    best = __reduce_max_sync(~0u, best);
+#pragma unroll
+    for (int i = kEach - 1; i >= 0; --i)
+      if (key[i] == best) winner = unsigned(lane + 32 * i);
+    winner = __reduce_min_sync(~0u, winner);
 #pragma unroll
     for (int i = 0; i < kEach; ++i)
-      if (open[i]) best = better(best, {own[i], lane + 32 * i});
-    const int winner = warp_best(best).index;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) open[i] = open[i] && lane + 32 * i != winner;
+      if (unsigned(lane + 32 * i) == winner) key[i] = 0;
     if (lane == 0) chosen[winner / 32] |= 1u << (winner % 32);
   }
   __syncwarp();
