@@ -20,6 +20,7 @@ Engine::Engine(Network<float>& model, comm::Communicator& expert, const EngineCo
     : model_(model),
       expert_(expert),
       config_(config),
+      draws_(base::mix(config.seed, base::hash_name("rollout"))),
       pool_(num_cache_pages(config.max_sequences, config.page_size, config.cache_tokens, config.max_length)) {
   config_.max_sequences = std::min(config_.max_sequences, config_.max_rows);
   require(pool_.size() * config_.page_size >= config_.max_length, ExitCode::kUsage,
@@ -88,7 +89,7 @@ void Engine::feed(Active& a, int64_t owner, int64_t rows, DecodeBatch& batch) {
   if (a.cached + rows < a.length()) return;
   for (const Rollout& r : a.samples) {
     batch.drawn.push_back(int32_t(batch.token.size()) - 1);
-    const base::Philox rng(base::mix(base::mix(config_.seed, base::hash_name("rollout")), r.group));
+    const base::Philox rng(base::mix(draws_, r.group));
     batch.uniform.push_back(rng.uniform(uint64_t(r.response_length()), uint64_t(r.sample)));
   }
 }
@@ -97,6 +98,7 @@ void Engine::feed(Active& a, int64_t owner, int64_t rows, DecodeBatch& batch) {
 DecodeBatch Engine::plan() {
   DecodeBatch batch;
   batch.pages_per_row = divide_up(config_.max_length, config_.page_size);
+  batch.page_table.reserve(active_.size() * size_t(batch.pages_per_row));
   const auto left = [](const Active& a) { return a.length() - a.cached; };
   int64_t room = config_.max_rows;
   for (Active& a : active_) room -= left(a) == 1 ? 1 : 0;
@@ -106,9 +108,8 @@ DecodeBatch Engine::plan() {
     if (left(a) > 1) room -= rows;
     a.fed = 0;
     if (rows > 0) feed(a, int64_t(i), rows, batch);
-    std::vector<int32_t> table = a.pages;
-    table.resize(size_t(batch.pages_per_row), 0);
-    batch.page_table.insert(batch.page_table.end(), table.begin(), table.end());
+    batch.page_table.insert(batch.page_table.end(), a.pages.begin(), a.pages.end());
+    batch.page_table.resize((i + 1) * size_t(batch.pages_per_row), 0);
   }
   return batch;
 }

@@ -79,6 +79,7 @@ class Engine {
   Network<float>& model_;
   comm::Communicator& expert_;
   EngineConfig config_;
+  uint64_t draws_;  // what random numbers are made of, beside group, sample and place
   PagePool pool_;
   std::unique_ptr<Cache> cache_;
   std::deque<Active> waiting_;
