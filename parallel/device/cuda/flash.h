@@ -1,4 +1,4 @@
-// Attention on tensor cores for bf16, head sizes 64, 96 and 128, 16-byte aligned views (Dao et al. 2022 and Dao
+// Attention on tensor cores for bf16, head sizes 32, 64, 96 and 128, 16-byte aligned views (Dao et al. 2022 and Dao
 // 2023, FlashAttention 1 and 2). Tiles that no query sees cost nothing. The backward pass makes dk and dv in one
 // kernel and dq in another, each element summed by one thread in a fixed order: the scores are computed twice,
 // but nothing is added atomically.

@@ -135,7 +135,7 @@ struct Forward {
 }  // namespace flash
 
 bool flash_supports(const AttentionShape& s) {
-  return s.head_dim == 64 || s.head_dim == 96 || s.head_dim == 128;
+  return s.head_dim == 32 || s.head_dim == 64 || s.head_dim == 96 || s.head_dim == 128;
 }
 
 int64_t flash_ranges(const AttentionShape& s) {

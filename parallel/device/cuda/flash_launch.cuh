@@ -56,6 +56,7 @@ void launch_with_shared(Kernel kernel, dim3 grid, size_t bytes, Queue& queue, co
 // Launch<head size>::launch(queue, s, p).
 template <template <int> class Launch>
 void by_head(Queue& queue, const AttentionShape& s, const Params& p) {
+  if (s.head_dim == 32) return Launch<32>::launch(queue, s, p);
   if (s.head_dim == 64) return Launch<64>::launch(queue, s, p);
   if (s.head_dim == 96) return Launch<96>::launch(queue, s, p);
   Launch<128>::launch(queue, s, p);

@@ -298,7 +298,7 @@ std::vector<KernelCase<T>> kernel_cases() {
   }
   for (const int64_t vocab : {1, 3001, 4096, 50304, 131072}) cases.log_prob_and_grad(3, vocab);
   for (const int64_t n : {1, 7, 256, 50001}) cases.flat(n);
-  for (const int64_t h : {6, 64, 96, 128}) {
+  for (const int64_t h : {6, 32, 64, 96, 128}) {
     for (const int64_t document : {0, 5, 40, 129}) {
       for (const int64_t length : {1, 65, 130, 300})
         attention<T>(cases, {2, length, 4, length == 130 ? 4 : 2, h}, document);
