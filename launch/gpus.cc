@@ -1,20 +1,26 @@
 #include "launch/gpus.h"
 
 #include <sstream>
-#include <string>
 
 namespace cadre::launch {
 
-int count_gpus(const char* visible, const std::filesystem::path& dev) {
-  int count = 0;
+std::vector<std::string> name_gpus(const char* visible, const std::filesystem::path& dev) {
+  std::vector<std::string> names;
   std::error_code none;
   if (visible == nullptr) {
-    while (std::filesystem::exists(dev / ("nvidia" + std::to_string(count)), none)) ++count;
-    return count;
+    for (std::string number = "0"; std::filesystem::exists(dev / ("nvidia" + number), none);
+         number = std::to_string(names.size()))
+      names.push_back(number);
+    return names;
   }
   std::istringstream entries(visible);
-  for (std::string entry; std::getline(entries, entry, ',') && !entry.empty() && entry[0] != '-';) ++count;
-  return count;
+  for (std::string entry; std::getline(entries, entry, ',') && !entry.empty() && entry[0] != '-';)
+    names.push_back(entry);
+  return names;
+}
+
+int count_gpus(const char* visible, const std::filesystem::path& dev) {
+  return int(name_gpus(visible, dev).size());
 }
 
 }  // namespace cadre::launch

@@ -25,4 +25,8 @@ void open_log(const std::filesystem::path& out, const std::string& source, int r
 // most when the process ends. Without one (a full disk) the run goes on unwatched.
 void open_box(const std::filesystem::path& out, const comm::World& world);
 
+// Both for a folder in which several processes may work at once (studies). The first has `log.rank0` and `ranks`, the
+// second `log.rank0-2` and `ranks-2`, and so on; a place is free again when its process ends. Collective over the world.
+void open_shared(const std::filesystem::path& out, const std::string& source, comm::World& world);
+
 }  // namespace cadre::launch

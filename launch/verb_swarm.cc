@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "launch/commit.h"
+#include "launch/job_options.h"
 #include "launch/ranks.h"
 #include "launch/run_folder.h"
 #include "launch/verbs.h"
@@ -18,29 +19,47 @@ struct SwarmArguments {
   std::string file;
   std::vector<std::string> overrides;
   bool retry_failed = false;
+  JobOptions jobs;
 };
 
-int swarm_rank(const SwarmArguments& arguments, comm::World& world) {
+study::SwarmConfig read_file(const SwarmArguments& arguments) {
   base::Section root = base::parse_run_file(arguments.file, arguments.overrides);
-  const study::SwarmConfig config = study::read_swarm(root.section("swarm"));
+  study::SwarmConfig config = study::read_swarm(root.section("swarm"));
   for (const char* other : {"study", "audit"}) root.section(other);  // their verbs read them
   root.finish();
-  trainer::install_stop_signals(!started_by_launcher());
+  return config;
+}
+
+void print_end(const study::SwarmConfig& config, int code) {
   const std::filesystem::path out = config.study.out;
-  open_log(out, arguments.file, world.rank());
-  open_box(out, world);
+  std::error_code none;
+  if (code == int(ExitCode::kStopped))
+    return fmt::print("stopped on request; the same command goes on from there\n");
+  if (!std::filesystem::exists(out / "swarm.md", none)) return;
+  fmt::print("\n{}\nwrote {} and {}\n", base::read_file(out / "swarm.md", ExitCode::kData),
+             (out / "proposal.json").string(), (out / "swarm.html").string());
+}
+
+int swarm_rank(const SwarmArguments& arguments, comm::World& world) {
+  const study::SwarmConfig config = read_file(arguments);
+  trainer::install_stop_signals(!started_by_launcher());
+  open_shared(config.study.out, arguments.file, world);
   const ExitCode code = study::run_swarm(config, world,
                                          {.train = {.measure_peak = false, .commit = commit()},
                                           .retry_failed = arguments.retry_failed,
                                           .dataset = nullptr});
-  if (world.rank() != 0) return int(code);
-  if (code == ExitCode::kStopped) {
-    fmt::print("stopped on request; the same command goes on from there\n");
-  } else {
-    fmt::print("\n{}\nwrote {} and {}\n", base::read_file(out / "swarm.md", ExitCode::kData),
-               (out / "proposal.json").string(), (out / "swarm.html").string());
-  }
+  if (world.rank() == 0 && !arguments.jobs.is_one_of_several()) print_end(config, int(code));
   return int(code);
+}
+
+int swarm_jobs(const SwarmArguments& arguments) {
+  const study::SwarmConfig config = read_file(arguments);
+  if (arguments.retry_failed) study::forget_failures(study::study_of(config));
+  std::vector<std::string> rest = {"swarm", arguments.file};
+  rest.insert(rest.end(), arguments.overrides.begin(), arguments.overrides.end());
+  const int code = run_jobs(arguments.jobs, rest);
+  print_end(config, code);
+  return code;
 }
 
 }  // namespace
@@ -51,8 +70,11 @@ void add_swarm(CLI::App& app, Run& run) {
   verb->add_option("file", arguments->file, "A study file with a `swarm` section")->required();
   verb->add_option("overrides", arguments->overrides, "swarm.key=value ...");
   verb->add_flag("--retry-failed", arguments->retry_failed, "Make runs that failed once more");
+  add_job_options(verb, arguments->jobs);
   verb->callback([arguments, &run] {
     run = [arguments] {
+      if (arguments->jobs.jobs > 1) return swarm_jobs(*arguments);
+      join_jobs(arguments->jobs);
       return run_ranks([&](comm::World& world) { return swarm_rank(*arguments, world); });
     };
   });

@@ -34,13 +34,16 @@ ranks=
 says 'the same command goes on'
 [ ! -e $stopped/result.json ] || fail "the run was over before it was stopped: nothing is tested"
 
-ends_with 0 "${study[@]}"
-says "resumed from .*$stopped/checkpoints"
-says 'run 9 of 10'
+# Two processes go on, one with the run that was stopped and one with the next.
+ends_with 0 "${study[@]}" --jobs 2
+says "^\[job [12]\] .*resumed from .*$stopped/checkpoints"
+for run in 9 10; do says "^\[job [12]\] .*run $run of 10"; done
 says_not 'run 8 of 10'
 says '10 of 10 runs are over, 0 of them failed'
+[ "$(grep -c '10 runs are over' output)" = 1 ] || fail "each process printed the results"
+[ -e study/log.rank0-2 ] || fail "the processes had one log"
 
-# Once more does nothing; a run that is made again without a stop has the same bits.
+# Once more does nothing; a run that is made again alone and without a stop has the same bits.
 marks() { (cd study && find runs -name result.json -exec stat -c '%n %y' {} + | sort; sha256sum results.json results.md); }
 marks >before
 ends_with 0 "${study[@]}"

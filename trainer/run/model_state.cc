@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "parallel/device/accelerator.h"
+#include "trainer/run/cores.h"
 
 namespace cadre::trainer {
 namespace {
@@ -52,7 +53,8 @@ std::unique_ptr<device::Queue> make_queue(const RunConfig& config, comm::World& 
 
 int threads_per_rank(const RunConfig& config, int local_ranks) {
   if (config.threads > 0) return config.threads;
-  return std::max(1, int(std::thread::hardware_concurrency()) / std::max(1, local_ranks));
+  const int ranks = std::max(1, local_ranks) * processes_that_share_cores();
+  return std::max(1, int(std::thread::hardware_concurrency()) / ranks);
 }
 
 bool on_cuda(const RunConfig& config, const comm::World& world) {

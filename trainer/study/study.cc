@@ -1,12 +1,16 @@
 #include "trainer/study/study.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "parallel/base/files.h"
 #include "parallel/base/log.h"
+#include "trainer/run/stop.h"
+#include "trainer/study/run_files.h"
 #include "trainer/study/study_report.h"
 
 namespace cadre::study {
@@ -15,7 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kResult = "result.json";
 constexpr const char* kSettings = "study-run.yaml";
 
 template <class Body>
@@ -45,23 +48,6 @@ Mean mean_of(const json& parts, bool higher_is_better) {
   return result;
 }
 
-json to_json(const RunResult& result) {
-  json curve = json::array();
-  for (const auto& [step, value] : result.curve) curve.push_back({step, value});
-  return {{"name", result.name},
-          {"error", result.error},
-          {"code", result.code},
-          {"value", result.value},
-          {"worst", result.worst},
-          {"domains", result.domains},
-          {"curve", curve},
-          {"steps", result.steps},
-          {"tokens", result.tokens},
-          {"best", result.reward.best},
-          {"collapse_step", result.reward.collapse_step},
-          {"ess", result.reward.ess}};
-}
-
 // A number, or NaN for null: what JSON makes of it.
 double number_or_nan(const json& j, const char* key) {
   return j.contains(key) && j[key].is_number() ? j[key].get<double>() : NAN;
@@ -78,45 +64,30 @@ double collapse_step(const std::vector<std::pair<double, double>>& curve) {
   return step;
 }
 
-// Nothing when the run is not over.
-std::optional<RunResult> load_result(const StudyConfig& study, const StudyRun& run) {
-  const fs::path file = folder_of(study, run.name) / kResult;
-  if (!fs::exists(file)) return std::nullopt;
-  RunResult result{.name = run.name, .cell = run.cell, .seed = run.seed, .part = run.part};
-  try {
-    const json j = json::parse(base::read_file(file, ExitCode::kData));
-    result.error = j.at("error");
-    result.code = j.at("code");
-    if (!result.error.empty()) return result;
-    result.value = j.at("value");
-    result.worst = j.at("worst");
-    result.domains = j.at("domains").get<std::map<std::string, double>>();
-    for (const json& point : j.at("curve")) result.curve.emplace_back(point.at(0), point.at(1));
-    result.steps = j.at("steps");
-    result.tokens = j.at("tokens");
-    result.reward = {number_or_nan(j, "best"), number_or_nan(j, "collapse_step"), number_or_nan(j, "ess")};
-  } catch (const json::exception& e) {
-    fail(ExitCode::kData, "{}: cannot be read ({}); remove it, and the run is read or made again",
-         file.string(), e.what());
-  }
-  return result;
-}
-
 class Study {
  public:
   Study(const StudyConfig& study, comm::World& world, const StudyOptions& options)
-      : study_(study), options_(options), world_(world), ranks_(world.split(0, "study")) {}
+      : study_(study), options_(options), world_(world), ranks_(world.split(0, "study")), claims_(study) {}
 
   ExitCode run() {
-    for (size_t i = 0; i < study_.runs.size(); ++i) {
-      const StudyRun& run = study_.runs[i];
-      if (over(run)) continue;
-      if (ranks_->rank() == 0) spdlog::info("run {} of {}: {}", i + 1, study_.runs.size(), run.name);
+    on_first_rank("read the results so far", [&] {
+      if (options_.retry_failed) forget_failures(study_);
+      collect_results(study_);  // a file that cannot be read is known before hours of work
+    });
+    for (int64_t turn; (turn = next_turn()) != Claims::kNoneLeft;) {
+      if (turn == Claims::kOthersAtWork) {
+        if (!wait_a_moment()) return ExitCode::kStopped;
+        continue;
+      }
+      const StudyRun& run = study_.runs[size_t(turn)];
+      if (ranks_->rank() == 0) spdlog::info("run {} of {}: {}", turn + 1, study_.runs.size(), run.name);
       const ExitCode ended = make(run);
+      claims_.release();
       if (ended == ExitCode::kStopped) return ended;
     }
     double code = 0;  // of the first run that failed
     on_first_rank("write the study's report", [&] {
+      const base::FileLock alone = lock_study();
       const auto results = collect_results(study_);
       write_report(study_, results);
       for (const RunResult& r : results) {
@@ -142,15 +113,29 @@ class Study {
     ranks_->agree(error, code, what);
   }
 
-  bool over(const StudyRun& run) {
-    double answer = 0;
-    on_first_rank("look for a result", [&] {
-      const auto result = load_result(study_, run);
-      const bool again = result && !result->error.empty() && options_.retry_failed;
-      if (again) fs::remove(folder_of(study_, run.name) / kResult);
-      answer = result && !again ? 1 : 0;
-    });
-    return ranks_->all_reduce(answer, comm::ReduceOp::kMax, "study progress") > 0;
+  // Rank 0 holds the claim and tells the others.
+  int64_t next_turn() {
+    double turn = Claims::kOthersAtWork;
+    on_first_rank("look for the next run", [&] { turn = double(claims_.next()); });
+    return int64_t(ranks_->all_reduce(turn, comm::ReduceOp::kMax, "the next run"));
+  }
+
+  // Until others may have ended what is left; false when somebody asked to stop.
+  bool wait_a_moment() {
+    constexpr auto kMoment = std::chrono::milliseconds(250);
+    if (ranks_->rank() == 0 && claims_.num_left() != waiting_for_) {
+      waiting_for_ = claims_.num_left();
+      spdlog::info("waiting for other processes: {} runs are not over", waiting_for_);
+    }
+    std::this_thread::sleep_for(kMoment);
+    const double stop = trainer::stop_requested() ? 1 : 0;
+    return ranks_->all_reduce(stop, comm::ReduceOp::kMax, "asked to stop") == 0;
+  }
+
+  // For what several processes write at the end of a run or of all.
+  base::FileLock lock_study() const {
+    fs::create_directories(study_.out);
+    return base::FileLock::wait_for(fs::path(study_.out) / "study.lock");
   }
 
   // The value of the sweep's best run; the first of equals.
@@ -199,6 +184,8 @@ class Study {
   }
 
   void write_averages(const StudyRun& run) {
+    if (run.references.empty()) return;
+    const base::FileLock alone = lock_study();
     for (const auto& [word, reference] : run.references) {
       if (reference.kind == Reference::kBest) continue;
       const auto result = load_result(study_, find_run(reference.run));
@@ -226,9 +213,7 @@ class Study {
       if (code == ExitCode::kStopped) return code;
     }
     on_first_rank("write the run's result", [&] {
-      fs::create_directories(folder_of(study_, run.name));
-      base::write_file_atomic(folder_of(study_, run.name) / kResult, to_json(result).dump(1) + "\n",
-                              ExitCode::kData);
+      save_result(study_, result);
       drop_checkpoints();
     });
     return ExitCode::kOk;
@@ -279,6 +264,8 @@ class Study {
   const StudyOptions& options_;
   comm::World& world_;
   std::unique_ptr<comm::Communicator> ranks_;
+  Claims claims_;           // of rank 0
+  size_t waiting_for_ = 0;  // runs, as the log was told
   DatasetCache datasets_;
 };
 

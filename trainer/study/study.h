@@ -1,6 +1,7 @@
-// `cadre study`: the runs of a study file, one after the other in this process group. Each run's folder holds
-// result.json when the run is over; a study that was stopped goes on with the first run without one, and that run with
-// its newest checkpoint. A run that fails is part of the results, and the others go on.
+// `cadre study`: the runs of a study file, one after the other in this process group, and shared with all other process
+// groups that work in the same folder (run_files.h). Each run's folder holds result.json when the run is over; a study
+// that was stopped, or killed, goes on with the first run without one, and that run with its newest checkpoint. A run
+// that fails is part of the results, and the others go on.
 #pragma once
 
 #include <cmath>
@@ -53,9 +54,11 @@ RunResult read_result(const std::filesystem::path& run_folder, const std::string
 // The mean over training of the weights that batches were drawn with, by domain, over all lines of metrics.jsonl.
 std::map<std::string, double> average_weights(const std::filesystem::path& run_folder);
 
-// Runs what is left to do and writes the report. Returns kOk, kStopped when a signal asked to stop, or the code of the
-// first run that failed. Collective over the world.
+// Runs what is left to do and nobody else makes, waits for what others make, and writes the report. Returns kOk,
+// kStopped when a signal asked to stop, or the code of the first run that failed. Collective over the world.
 ExitCode run_study(const StudyConfig& study, comm::World& world, const StudyOptions& options);
+// Makes runs that failed count as not begun. For one process.
+void forget_failures(const StudyConfig& study);
 // The results so far, in the order of the runs; runs that are not over are left out. For one process.
 std::vector<RunResult> collect_results(const StudyConfig& study);
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "parallel/base/file_lock.h"
 #include "parallel/base/files.h"
 #include "trainer/run/initial_model.h"
 #include "trainer/study/plots.h"
@@ -41,17 +42,6 @@ Mix natural_of(const std::vector<int64_t>& tokens) {
   Mix out;
   for (const int64_t n : tokens) out.push_back(double(n) / sum);
   return out;
-}
-
-StudyConfig with_runs(const SwarmConfig& config, size_t mixes) {
-  StudyConfig study = config.study;
-  for (size_t i = 0; i < mixes; ++i) {
-    StudyRun run{.name = mix_name(i), .cell = mix_name(i), .overrides = config.set};
-    run.overrides.emplace_back("mixer",
-                               fmt::format("{{name: file, path: \"{}\"}}", mix_file(config, i).string()));
-    study.runs.push_back(std::move(run));
-  }
-  return study;
 }
 
 Table mix_table(const SwarmFit& fit) {
@@ -136,6 +126,17 @@ SwarmConfig read_swarm(base::Section s) {
   return c;
 }
 
+StudyConfig study_of(const SwarmConfig& config) {
+  StudyConfig study = config.study;
+  for (size_t i = 0; i < size_t(config.draw.count); ++i) {
+    StudyRun run{.name = mix_name(i), .cell = mix_name(i), .overrides = config.set};
+    run.overrides.emplace_back("mixer",
+                               fmt::format("{{name: file, path: \"{}\"}}", mix_file(config, i).string()));
+    study.runs.push_back(std::move(run));
+  }
+  return study;
+}
+
 SwarmFit fit_swarm(const SwarmConfig& config, const std::vector<std::string>& domains,
                    const std::vector<int64_t>& domain_tokens, const std::vector<Mix>& mixes,
                    const std::vector<std::map<std::string, double>>& losses) {
@@ -177,7 +178,7 @@ ExitCode run_swarm(const SwarmConfig& given, comm::World& world, const StudyOpti
   if (study_options.dataset == nullptr) study_options.dataset = &datasets.open(proxy);
   const data::MixerContext text = data::mixer_context(*study_options.dataset->train, config.tokens);
   const std::vector<Mix> mixes = draw_mixes(config.draw, natural_of(text.domain_tokens));
-  const StudyConfig study = with_runs(config, mixes.size());
+  const StudyConfig study = study_of(config);
   const auto ranks = world.split(0, "swarm");
   const auto on_first_rank = [&](const char* what, const std::function<void()>& body) {
     std::string error;
@@ -188,8 +189,11 @@ ExitCode run_swarm(const SwarmConfig& given, comm::World& world, const StudyOpti
     }
     ranks->agree(error, ExitCode::kData, what);
   };
+  // Other processes may be at the same, with the same mixes and the same laws.
+  const auto alone = [&] { return base::FileLock::wait_for(fs::path(config.study.out) / "study.lock"); };
   on_first_rank("write the mixes", [&] {
     fs::create_directories(fs::path(config.study.out) / "mixes");
+    const base::FileLock lock = alone();
     for (size_t i = 0; i < mixes.size(); ++i)
       base::write_file_atomic(mix_file(config, i), mix_json(text.domains, mixes[i]), ExitCode::kData);
   });
@@ -206,7 +210,9 @@ ExitCode run_swarm(const SwarmConfig& given, comm::World& world, const StudyOpti
     }
     require(run.size() >= 8, ExitCode::kData, "{} of {} runs of the swarm ended well, too few for a law",
             run.size(), mixes.size());
-    write_fit(config, study, fit_swarm(config, text.domains, text.domain_tokens, run, losses), results);
+    const SwarmFit fit = fit_swarm(config, text.domains, text.domain_tokens, run, losses);
+    const base::FileLock lock = alone();
+    write_fit(config, study, fit, results);
   });
   return code;
 }

@@ -32,6 +32,7 @@ struct SwarmConfig {
   int64_t tokens = 0;
 };
 SwarmConfig read_swarm(base::Section section);
+StudyConfig study_of(const SwarmConfig& config);  // a run for each mix
 
 struct SwarmFit {
   std::vector<std::string> domains, targets;
