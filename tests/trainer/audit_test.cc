@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <fstream>
+#include <set>
+#include <thread>
 
 #include "parallel/base/files.h"
 #include "tests/trainer/run_fixture.h"
@@ -233,6 +235,21 @@ TEST_F(AuditTest, GoesOnWhereItWasStoppedAndRefusesOtherSettings) {
   const AuditConfig other =
       read("dense.yaml", "  oracle: {sizes: [1, 4], groups: 4, background: 4, passage: 12, lr: [2]}\n");
   EXPECT_THROW(run(other), Error);
+  // Processes that share all of it measure everything once, and the same.
+  std::filesystem::remove_all(folder_.path() / "out");
+  std::vector<std::thread> processes;
+  for (int i = 0; i < 2; ++i) processes.emplace_back([&] { EXPECT_EQ(run(small("")), ExitCode::kOk); });
+  for (std::thread& t : processes) t.join();
+  EXPECT_EQ(results(), whole);
+  std::set<std::string> keys;
+  size_t lines = 0;
+  for (const char* part : {"oracle", "controls", "mixes", "lds"}) {
+    std::ifstream file(folder_.path() / "out" / (std::string(part) + ".jsonl"));
+    for (std::string line; std::getline(file, line); ++lines)
+      keys.insert(part + nlohmann::json::parse(line).at(0).get<std::string>());
+  }
+  EXPECT_EQ(lines, 4u + 2 * 4 + 4 + (1 + 3) + (1 + (3 + 3) * 2));
+  EXPECT_EQ(keys.size(), lines);
 }
 
 TEST_F(AuditTest, NamesTheKeyThatIsWrong) {

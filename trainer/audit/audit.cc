@@ -1,8 +1,11 @@
 #include "trainer/audit/audit.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <thread>
 
+#include "parallel/base/file_lock.h"
 #include "parallel/base/files.h"
 #include "parallel/base/log.h"
 #include "trainer/run/checkpoint.h"
@@ -44,6 +47,8 @@ class Audit {
     const fs::path folder = fs::path(run_.out) / "checkpoints";
     const auto steps = std::max<uint64_t>(1, uint64_t(std::llround(config_.at * double(run_.train.steps))));
     {
+      const auto alone = take_turn();
+      if (!alone) return false;
       TrainState training(run_, context_.dataset, context_.world);
       resume(training, folder);
       const uint64_t before = training.progress.step;
@@ -61,6 +66,17 @@ class Audit {
     state_.emplace(here, context_.dataset, context_.world);
     resume(*state_, folder);
     return true;
+  }
+
+  // One process trains the run; others find its checkpoint. Nothing when somebody asked to stop.
+  std::optional<base::FileLock> take_turn() const {
+    constexpr auto kMoment = std::chrono::milliseconds(250);
+    fs::create_directories(run_.out);
+    while (true) {
+      auto lock = base::FileLock::take(fs::path(run_.out) / "claim");
+      if (lock || !context_.keep_going()) return lock;
+      std::this_thread::sleep_for(kMoment);
+    }
   }
 
   static void resume(TrainState& state, const fs::path& folder) {
@@ -139,6 +155,7 @@ class Audit {
   void write_report() {
     const fs::path out = config_.out;
     const std::string name = out.filename().string();
+    const base::FileLock alone = base::FileLock::wait_for(out / "audit.lock");
     base::write_file_atomic(out / "audit.json", json_.dump(1) + "\n", ExitCode::kData);
     base::write_file_atomic(out / "audit.md", fmt::format("# {}\n\n{}", name, markdown_), ExitCode::kData);
     base::write_file_atomic(out / "sections.html", html_, ExitCode::kData);  // for `cadre report --audit`

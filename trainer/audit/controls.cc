@@ -28,9 +28,9 @@ void from_json(const json& saved, ControlRun& run) {
   run.deviation = deviation.is_number() ? deviation.get<double>() : NAN;
 }
 
-// Trains one run and writes what it did into the journal; false when it was asked to stop.
-bool train_run(const ControlsConfig& config, const std::filesystem::path& checkpoint,
-               const AuditContext& context, const ControlRun& run, int domain, Journal& journal) {
+// Trains one run; nothing when it was asked to stop.
+std::optional<json> train_run(const ControlsConfig& config, const std::filesystem::path& checkpoint,
+                              const AuditContext& context, const ControlRun& run, int domain) {
   const trainer::Dataset set =
       tampered(run.control, context.dataset, config.passage, domain, uint64_t(run.seed));
   study::Overrides overrides = {{"init", checkpoint.string()}};
@@ -41,8 +41,8 @@ bool train_run(const ControlsConfig& config, const std::filesystem::path& checkp
   ControlRun measured;
   const auto done = retrain(context, fmt::format("{}-{}", run.control, run.seed), set, overrides,
                             [&](const auto& folder) { read_run(folder, measured); });
-  if (done) journal.add(key_of(run), to_json(measured));
-  return done.has_value();
+  if (!done) return std::nullopt;
+  return to_json(measured);
 }
 
 }  // namespace
@@ -86,27 +86,35 @@ void judge(const ControlsConfig& config, ControlRun& run) {
 bool measure_controls(const ControlsConfig& config, const std::filesystem::path& checkpoint,
                       const AuditContext& context, Journal& journal, std::vector<ControlRun>& result) {
   const data::Corpus& text = *context.dataset.train;
+  const auto domain_of = [&](const ControlRun& run) { return int(run.seed % text.num_domains()); };
+  std::vector<ControlRun> runs;
+  std::vector<std::string> keys;
   for (const char* control : kControls) {
     for (const int64_t seed : config.seeds) {
-      const int domain = int(seed % text.num_domains());  // another one for each seed
       ControlRun run;
       run.control = control;
       run.seed = seed;
-      run.domain = text.domain_name(domain);
+      run.domain = text.domain_name(domain_of(run));  // another one for each seed
       if (run.control == "permuted") run.domain = "all";
       if (run.control == "junk") run.domain = kJunk;
-      if (journal.find(key_of(run)) == nullptr) {
-        if (!context.keep_going()) return false;
-        if (!train_run(config, checkpoint, context, run, domain, journal)) return false;
-      }
-      from_json(*journal.find(key_of(run)), run);
-      judge(config, run);
-      spdlog::info("control {}, seed {}: {} ({:.3f})", control, seed, run.passed ? "as expected" : "WRONG",
-                   run.measure);
-      result.push_back(std::move(run));
+      keys.push_back(key_of(run));
+      runs.push_back(std::move(run));
     }
   }
-  return true;
+  const auto make = [&](size_t i) {
+    spdlog::info("{}", keys[i]);
+    return train_run(config, checkpoint, context, runs[i], domain_of(runs[i]));
+  };
+  const bool whole = journal.make_all(keys, make, context.keep_going);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    if (journal.find(keys[i]) == nullptr) continue;
+    from_json(*journal.find(keys[i]), runs[i]);
+    judge(config, runs[i]);
+    spdlog::info("control {}, seed {}: {} ({:.3f})", runs[i].control, runs[i].seed,
+                 runs[i].passed ? "as expected" : "WRONG", runs[i].measure);
+    result.push_back(std::move(runs[i]));
+  }
+  return whole;
 }
 
 }  // namespace cadre::audit

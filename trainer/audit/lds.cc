@@ -9,45 +9,47 @@
 namespace cadre::audit {
 namespace {
 
-// Losses of a model that was trained on some units, by query; nothing when it was asked to stop.
-std::optional<std::vector<double>> outcome(const LdsConfig& config, const AuditContext& context,
-                                           Journal& journal, const std::string& name, int64_t seed,
-                                           const std::vector<Unit>& units, const std::vector<size_t>& members,
-                                           const std::vector<std::string>& queries) {
-  const std::string key = fmt::format("{} seed {}", name, seed);
-  if (journal.find(key) == nullptr) {
-    if (!context.keep_going()) return std::nullopt;
-    const trainer::Dataset set =
-        with_training_text(context.dataset, corpus_of(*context.dataset.train, units, members), nullptr);
-    study::Overrides overrides = config.set;
-    overrides.insert(overrides.end(),
-                     {{"mixer", "natural"}, {"seed", std::to_string(seed)}, {"eval.every", "0"}});
-    const auto losses = retrain(context, fmt::format("{}-{}", name, seed), set, overrides);
-    if (!losses) return std::nullopt;
-    journal.add(key, *losses);
-    spdlog::info("trained again: {}", key);
-  }
-  std::vector<double> out;
-  for (const std::string& query : queries) out.push_back(-journal.find(key)->at(query).get<double>());
-  return out;
+using nlohmann::json;
+
+// Models that are trained on some of the units each, under every seed.
+struct Subsets {
+  std::string name;
+  std::vector<std::vector<size_t>> members;  // units of each
+};
+
+std::string key_of(const Subsets& subsets, size_t subset, int64_t seed) {
+  return fmt::format("{}{} seed {}", subsets.name, subset, seed);
 }
 
-// outcomes[query][subset][seed] of all subsets; false when it was asked to stop.
-bool measure_outcomes(const LdsConfig& config, const AuditContext& context, Journal& journal,
-                      const std::string& name, const std::vector<Unit>& units,
-                      const std::vector<std::vector<size_t>>& members,
-                      const std::vector<std::string>& queries,
-                      std::vector<std::vector<std::vector<double>>>& outcomes) {
-  outcomes.assign(queries.size(), std::vector<std::vector<double>>(members.size()));
-  for (size_t s = 0; s < members.size(); ++s) {
+// Held-out losses by domain; nothing when it was asked to stop.
+std::optional<json> train_on(const LdsConfig& config, const AuditContext& context, const std::string& name,
+                             int64_t seed, const std::vector<Unit>& units,
+                             const std::vector<size_t>& members) {
+  const trainer::Dataset set =
+      with_training_text(context.dataset, corpus_of(*context.dataset.train, units, members), nullptr);
+  study::Overrides overrides = config.set;
+  overrides.insert(overrides.end(),
+                   {{"mixer", "natural"}, {"seed", std::to_string(seed)}, {"eval.every", "0"}});
+  const auto losses = retrain(context, fmt::format("{}-{}", name, seed), set, overrides);
+  if (!losses) return std::nullopt;
+  spdlog::info("trained again: {} seed {}", name, seed);
+  return *losses;
+}
+
+// outcomes[query][subset][seed]
+std::vector<std::vector<std::vector<double>>> outcomes_of(const LdsConfig& config, const Journal& journal,
+                                                          const Subsets& subsets,
+                                                          const std::vector<std::string>& queries) {
+  std::vector<std::vector<std::vector<double>>> outcomes(
+      queries.size(), std::vector<std::vector<double>>(subsets.members.size()));
+  for (size_t s = 0; s < subsets.members.size(); ++s) {
     for (const int64_t seed : config.seeds) {
-      const auto one =
-          outcome(config, context, journal, fmt::format("{}{}", name, s), seed, units, members[s], queries);
-      if (!one) return false;
-      for (size_t q = 0; q < queries.size(); ++q) outcomes[q][s].push_back((*one)[q]);
+      const json& losses = *journal.find(key_of(subsets, s, seed));
+      for (size_t q = 0; q < queries.size(); ++q)
+        outcomes[q][s].push_back(-losses.at(queries[q]).get<double>());
     }
   }
-  return true;
+  return outcomes;
 }
 
 }  // namespace
@@ -76,23 +78,36 @@ bool measure_lds(const LdsConfig& config, trainer::TrainState& state, const Audi
   const auto targets = trainer::choose_targets(by_domain, state.dataset);
   for (const trainer::InfluenceTarget& target : targets) result.queries.push_back(target.name);
   const std::vector<Unit> units = make_units(*context.dataset.train, config.blocks);
-  std::vector<std::vector<size_t>> halves;
-  for (int64_t s = 0; s < config.subsets; ++s) halves.push_back(draw_half(units.size(), uint64_t(s)));
-  std::vector<std::vector<std::vector<double>>> outcomes;
-  if (!measure_outcomes(config, context, journal, "half", units, halves, result.queries, outcomes))
+  Subsets halves{"half", {}}, without{"without", {}};
+  for (int64_t s = 0; s < config.subsets; ++s) halves.members.push_back(draw_half(units.size(), uint64_t(s)));
+  if (config.leave_out > 0) without.members = leave_one_out(units.size(), config.leave_out);
+  std::vector<std::string> keys = {"influence"};
+  std::vector<std::function<std::optional<json>()>> make = {
+      [&] { return json(unit_influence(config.influence, state, units, targets)); }};
+  for (const Subsets* subsets : {&halves, &without}) {
+    for (size_t s = 0; s < subsets->members.size(); ++s) {
+      for (const int64_t seed : config.seeds) {
+        keys.push_back(key_of(*subsets, s, seed));
+        make.emplace_back([&, subsets, s, seed] {
+          const std::string name = fmt::format("{}{}", subsets->name, s);
+          return train_on(config, context, name, seed, units, subsets->members[s]);
+        });
+      }
+    }
+  }
+  if (!journal.make_all(
+          keys, [&](size_t i) { return make[i](); }, context.keep_going))
     return false;
-  if (journal.find("influence") == nullptr)
-    journal.add("influence", unit_influence(config.influence, state, units, targets));
+  const auto outcomes = outcomes_of(config, journal, halves, result.queries);
   const auto influence = journal.find("influence")->get<UnitInfluence>();
-  result.scores = score_lds(influence, halves, outcomes);
+  result.scores = score_lds(influence, halves.members, outcomes);
   for (const auto& query : outcomes) result.ceiling.push_back(study::noise_ceiling(query));
   result.subsets = config.subsets;
   result.seeds = int64_t(config.seeds.size());
-  if (config.leave_out == 0) return true;
-  const auto without = leave_one_out(units.size(), config.leave_out);
-  if (!measure_outcomes(config, context, journal, "without", units, without, result.queries, outcomes))
-    return false;
-  result.leave_one_out = score_lds(influence, without, outcomes);
+  if (config.leave_out > 0) {
+    result.leave_one_out =
+        score_lds(influence, without.members, outcomes_of(config, journal, without, result.queries));
+  }
   return true;
 }
 

@@ -62,7 +62,7 @@ std::optional<std::map<std::string, double>> train_on(const MixesResult& result,
                                                       const study::Overrides& set) {
   json weights = json::object();
   for (size_t k = 0; k < result.domains.size(); ++k) weights[result.domains[k]] = result.mixes[mix][k];
-  const fs::path file = context.out / fmt::format("mix-{}.json", mix);
+  const fs::path file = context.out / fmt::format("mix-{}-{}.json", mix, seed);
   base::write_file_atomic(file, weights.dump(), ExitCode::kData);
   overrides.insert(overrides.end(), {{"eval.every", "0"},
                                      {"mixer", fmt::format("{{name: file, path: \"{}\"}}", file.string())},
@@ -124,26 +124,30 @@ bool measure_mixes(const MixesConfig& config, trainer::TrainState& state, const 
   const data::MixerContext text = data::mixer_context(*context.dataset.train, 1);
   result.domains = text.domains;
   result.mixes = study::draw_mixes(config.draw, natural_of(text));
-  if (journal.find("influence") == nullptr) journal.add("influence", domain_influence(config, state));
-  result.influence = journal.find("influence")->at("influence").get<std::vector<double>>();
-  result.gradient = journal.find("influence")->at("gradient").get<std::vector<double>>();
   const auto steps =
       std::max<int64_t>(1, int64_t(std::llround(config.share * double(state.config().train.steps))));
+  const study::Overrides from_here = {{"init", checkpoint.string()}, {"train.steps", std::to_string(steps)}};
+  const size_t seeds = config.seeds.size();
+  std::vector<std::string> keys = {"influence"};
+  for (size_t i = 0; i < result.mixes.size(); ++i) {
+    for (const int64_t seed : config.seeds) keys.push_back(fmt::format("mix {} seed {}", i, seed));
+  }
+  const auto make = [&](size_t at) -> std::optional<json> {
+    if (at == 0) return domain_influence(config, state);
+    const auto losses =
+        train_on(result, (at - 1) / seeds, config.seeds[(at - 1) % seeds], context, from_here, config.set);
+    if (!losses) return std::nullopt;
+    spdlog::info("trained on: {}", keys[at]);
+    return *losses;
+  };
+  if (!journal.make_all(keys, make, context.keep_going)) return false;
+  result.influence = journal.find("influence")->at("influence").get<std::vector<double>>();
+  result.gradient = journal.find("influence")->at("gradient").get<std::vector<double>>();
   for (size_t i = 0; i < result.mixes.size(); ++i) {
     double mean = 0;
-    for (const int64_t seed : config.seeds) {
-      const std::string key = fmt::format("mix {} seed {}", i, seed);
-      if (journal.find(key) == nullptr) {
-        if (!context.keep_going()) return false;
-        const auto losses =
-            train_on(result, i, seed, context,
-                     {{"init", checkpoint.string()}, {"train.steps", std::to_string(steps)}}, config.set);
-        if (!losses) return false;
-        journal.add(key, *losses);
-        spdlog::info("trained on: {}", key);
-      }
-      const auto losses = journal.find(key)->get<std::map<std::string, double>>();
-      for (const auto& [name, loss] : losses) mean += loss / double(losses.size() * config.seeds.size());
+    for (size_t s = 0; s < seeds; ++s) {
+      const auto losses = journal.find(keys[1 + i * seeds + s])->get<std::map<std::string, double>>();
+      for (const auto& [name, loss] : losses) mean += loss / double(losses.size() * seeds);
     }
     result.predicted.push_back(inner(result.mixes[i], result.influence));
     result.real.push_back(-mean);

@@ -162,17 +162,26 @@ OracleConfig read_oracle(base::Section s) {
 bool measure_oracle(const OracleConfig& config, trainer::TrainState& state, Journal& journal,
                     const std::function<bool()>& keep_going, OracleResult& result) {
   Oracle oracle(config, state, result);
+  std::vector<std::string> keys;
+  std::vector<std::pair<int64_t, int64_t>> groups;  // size, number
   for (const int64_t size : config.sizes) {
     for (int64_t i = 0; i < config.groups; ++i) {
-      const std::string key = fmt::format("oracle {} {}", size, i);
-      if (journal.find(key) == nullptr) {
-        if (!keep_going()) return false;
-        journal.add(key, to_json(oracle.measure(size, i)));
-        if ((i + 1) % 50 == 0) spdlog::info("oracle: {} of {} groups of {}", i + 1, config.groups, size);
-      }
-      result.groups[size].push_back(from_json(*journal.find(key)));
-      result.identity_error = std::max(result.identity_error, result.groups[size].back().identity_error);
+      keys.push_back(fmt::format("oracle {} {}", size, i));
+      groups.emplace_back(size, i);
     }
+  }
+  const auto make = [&](size_t at) -> std::optional<json> {
+    const auto& [size, i] = groups[at];
+    if ((i + 1) % 50 == 0) spdlog::info("oracle: group {} of {} of {}", i + 1, config.groups, size);
+    return to_json(oracle.measure(size, i));
+  };
+  if (!journal.make_all(keys, make, keep_going)) return false;
+  for (size_t at = 0; at < keys.size(); ++at) {
+    std::vector<OracleGroup>& same_size = result.groups[groups[at].first];
+    same_size.push_back(from_json(*journal.find(keys[at])));
+    result.identity_error = std::max(result.identity_error, same_size.back().identity_error);
+  }
+  for (const int64_t size : config.sizes) {
     for (size_t l = 0; l < config.lr.size(); ++l) {
       for (const bool frozen : {false, true}) {
         result.cells.push_back(summarise_cell(result.groups[size], l, config.lr[l], result.run_lr, frozen));
