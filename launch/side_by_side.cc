@@ -181,9 +181,12 @@ class Group {
   }
   void on_signal(int signal) {
     if (signal == SIGCHLD) return;
-    if (signal != SIGUSR1)
+    if (signal == SIGUSR1) return pass_on(signal);
+    // Jobs take what comes within two seconds for one request (trainer/run/stop.cc).
+    if (!asked_)
       fmt::print(stderr, "cadre: stopping all jobs after a step, with checkpoints; again to stop at once\n");
-    pass_on(signal == SIGUSR1 ? SIGUSR1 : SIGTERM);
+    asked_ = true;
+    pass_on(SIGTERM);
   }
   void pass_on(int signal) {
     for (const Job& job : jobs_) {
@@ -203,6 +206,7 @@ class Group {
 
   SignalFile signals_;
   std::vector<Job> jobs_;
+  bool asked_ = false;
 };
 
 }  // namespace
