@@ -1,6 +1,6 @@
-// GEMM through cuBLASLt. For a large shape the fastest of several algorithms is taken, once, among those that give the
-// bits of the heuristic's first choice: so the choice, which is made by time, never changes a result. Algorithms that
-// add up along k in the same order do; those that split k differ and are passed over.
+// GEMM through cuBLASLt. For a large shape that is used often the fastest of several algorithms is taken, once, among those
+// that give the bits of the heuristic's first choice: so the choice, which is made by time, never changes a result, nor does
+// when it is made. Algorithms that add up along k in the same order do; those that split k differ and are passed over.
 #include <algorithm>
 #include <cassert>
 #include <stdexcept>
@@ -33,7 +33,14 @@ int alignment_of(const void* p) {
 // Of a product that is worth trying: 2^29 multiply-adds take a GPU a few microseconds.
 constexpr double kTunedWork = double(1 << 29);
 constexpr int kCandidates = 10, kRepeats = 3;
+// Multiply-adds of one shape, a millisecond or so, before the trials, which take several. Batches of samples have another
+// number of tokens each, and shapes that come once would be tried for nothing; layers reach this in their first steps.
+constexpr double kOftenUsed = double(int64_t(1) << 38);
 constexpr double kGain = 0.98;  // of the time so far, to change the choice
+
+double work_of(const GemmKey& key) {
+  return double(key.batch) * double(key.m) * double(key.n) * double(key.k);
+}
 
 // Milliseconds on the device.
 class Timer {
@@ -80,7 +87,7 @@ struct GemmPlan {
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
   cublasLtMatmulAlgo_t algorithm;
 
-  GemmPlan(cublasLtHandle_t handle, const GemmKey& key, const GemmCall& call);
+  GemmPlan(cublasLtHandle_t handle, const GemmKey& key);
   ~GemmPlan() {
     for (cublasLtMatrixLayout_t layout : {a, b, c}) cublasLtMatrixLayoutDestroy(layout);
     cublasLtMatmulDescDestroy(operation);
@@ -88,6 +95,8 @@ struct GemmPlan {
   GemmPlan(const GemmPlan&) = delete;
   GemmPlan& operator=(const GemmPlan&) = delete;
 
+  // Before a call: tries the candidates when they are worth it.
+  void count_use(cublasLtHandle_t handle, const GemmKey& key, const GemmCall& call);
   void run(cublasLtHandle_t handle, const GemmCall& call, const cublasLtMatmulAlgo_t& with) const {
     check_blas(cublasLtMatmul(handle, operation, &call.alpha, call.b, b, call.a, a, &call.beta, call.c, c,
                               call.d, c, &with, call.workspace, kWorkspaceBytes, call.stream),
@@ -98,11 +107,14 @@ struct GemmPlan {
   std::vector<cublasLtMatmulAlgo_t> candidates(cublasLtHandle_t handle, const GemmKey& key, int most,
                                                size_t workspace) const;
   void choose(cublasLtHandle_t handle, const GemmKey& key, const GemmCall& call);
+
+  std::vector<cublasLtMatmulAlgo_t> untried_;  // the first is in use
+  double done_ = 0;                            // multiply-adds so far, while there are some
 };
 
 // A row-major matrix is the transpose of the column-major one in the same memory, so the library computes
 // C^T = op(B)^T op(A)^T: its first operand is our B.
-GemmPlan::GemmPlan(cublasLtHandle_t handle, const GemmKey& key, const GemmCall& call) {
+GemmPlan::GemmPlan(cublasLtHandle_t handle, const GemmKey& key) {
   const cublasOperation_t first = key.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
   const cublasOperation_t second = key.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
   check_blas(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "descriptor");
@@ -131,7 +143,23 @@ GemmPlan::GemmPlan(cublasLtHandle_t handle, const GemmKey& key, const GemmCall& 
   b = key.transpose_b ? layout(key.type_in, key.n, key.k, key.shared_b)
                       : layout(key.type_in, key.k, key.n, key.shared_b);
   c = layout(key.type_out, key.m, key.n, false);
+  const bool large = work_of(key) >= kTunedWork;
+  untried_ = candidates(handle, key, large ? kCandidates : 1, kWorkspaceBytes);
+  check_blas(untried_.empty() ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS, "heuristic");
+  algorithm = untried_[0];
+  if (!large) untried_.clear();
+}
+
+// Nothing can be tried while the stream's work is being recorded.
+void GemmPlan::count_use(cublasLtHandle_t handle, const GemmKey& key, const GemmCall& call) {
+  if (untried_.empty()) return;
+  done_ += work_of(key);
+  if (done_ < kOftenUsed) return;
+  cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(call.stream, &recording));
+  if (recording != cudaStreamCaptureStatusNone) return;
   choose(handle, key, call);
+  untried_.clear();
 }
 
 // Best first, by the library's own estimate.
@@ -162,12 +190,7 @@ std::vector<cublasLtMatmulAlgo_t> GemmPlan::candidates(cublasLtHandle_t handle, 
 }
 
 void GemmPlan::choose(cublasLtHandle_t handle, const GemmKey& key, const GemmCall& call) {
-  const double work = double(key.batch) * double(key.m) * double(key.n) * double(key.k);
-  const bool large = work >= kTunedWork;
-  std::vector<cublasLtMatmulAlgo_t> all = candidates(handle, key, large ? kCandidates : 1, kWorkspaceBytes);
-  check_blas(all.empty() ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS, "heuristic");
-  algorithm = all[0];
-  if (!large) return;
+  std::vector<cublasLtMatmulAlgo_t> all = untried_;
   // Those that need no workspace need no clearing of it either, which is a launch of its own.
   for (const cublasLtMatmulAlgo_t& more : candidates(handle, key, kCandidates / 2, 0)) all.push_back(more);
   const size_t bytes = size_t(key.batch) * size_t(key.m) * size_t(key.n) *
@@ -217,7 +240,8 @@ void GemmPlans::run(cudaStream_t stream, GemmKey key, float alpha, const void* a
   }
   const GemmCall call{stream, alpha, beta, a, b, c, d, workspace_};
   std::unique_ptr<GemmPlan>& entry = plans_[key];
-  if (entry == nullptr) entry = std::make_unique<GemmPlan>(handle_, key, call);
+  if (entry == nullptr) entry = std::make_unique<GemmPlan>(handle_, key);
+  entry->count_use(handle_, key, call);
   entry->run(handle_, call, entry->algorithm);
 }
 

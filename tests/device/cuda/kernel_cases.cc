@@ -254,7 +254,7 @@ std::vector<KernelCase<T>> kernel_cases() {
         cases.gemm(m, n, k, {bool(transposed & 1), bool(transposed & 2), 0.5, beta});
     }
   }
-  cases.gemm(1024, 768, 1024, {.transpose_b = true, .beta = 1});  // large enough to be tuned
+  cases.gemm(1024, 768, 1024, {.transpose_b = true, .beta = 1});  // with several algorithms to choose from
   cases.gemm(512, 1024, 2048, {.transpose_a = true});
   for (const double beta : {0.0, 1.0, 0.5}) {
     cases.gemm_onto(33, 7, 129, beta);
