@@ -284,6 +284,7 @@ std::vector<KernelCase<T>> kernel_cases() {
     cases.rope(37, 3, 6, inverse);
     cases.rope(130, 16, 128, inverse);
     cases.rope(9, 5, 80, inverse);
+    cases.rope(77, 12, 64, inverse);
   }
   for (const auto& [rows, width] : {std::pair<int64_t, int64_t>{1, 1}, {13, 77}, {65, 1024}})
     cases.swiglu(rows, width);
