@@ -62,9 +62,9 @@ struct DeviceKernels {
   void (*rms_norm_backward)(Queue&, View<const T, 2> dy, View<const T, 2> x, View<const T, 1> w,
                             View<const W, 1> rstd, bool add, View<T, 2> dx, View<T, 1> dw);
 
-  // Rotates pairs (i, i + h/2) of each head by the angle of (position, i) (Su et al. 2021; the half-split
-  // layout of Llama). x: (T, heads, h), in place. inverse = true is the backward pass. table: (positions, h),
-  // row p holds the cosines of its h/2 angles, then their sines.
+  // Rotates pairs (i, i + h/2) of each head by the angle of (position, i) (Su et al. 2021; Llama's half-split layout).
+  // x: (T, heads, h), in place, or several such in a row with the same T positions. inverse = true is the backward pass.
+  // table: (positions, h), row p holds the cosines of its h/2 angles, then their sines.
   void (*rope)(Queue&, View<T, 3> x, View<const int32_t, 1> position, View<const W, 2> table, bool inverse);
 
   // out: (T, N, h); lse: (T, N), the log-sum-exp of each row of scores, kept for the backward pass.

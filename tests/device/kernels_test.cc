@@ -168,13 +168,13 @@ TEST(Rope, RotatesPairsByTheirAngleAndTheInverseUndoesIt) {
   }
   Tensor<int32_t, 1> position({tokens});
   position.data = {0, 3, 19, 3, 1};
-  Tensor<double, 3> x({tokens, heads, 2 * half}, 1), before = x;
+  Tensor<double, 3> x({2 * tokens, heads, 2 * half}, 1), before = x;  // two tensors with the same positions
   cpu_kernels<double>().rope(queue, x, position, table, false);
-  for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = 0; t < 2 * tokens; ++t) {
     for (int64_t row = t * heads; row < (t + 1) * heads; ++row) {
       for (int64_t i = 0; i < half; ++i) {
         const double a = before[row * 2 * half + i], b = before[(row * 2 + 1) * half + i];
-        const double angle = std::atan2(b, a) + position[t] * std::pow(100.0, -double(i) / half);
+        const double angle = std::atan2(b, a) + position[t % tokens] * std::pow(100.0, -double(i) / half);
         EXPECT_NEAR(x[row * 2 * half + i], std::hypot(a, b) * std::cos(angle), 1e-12);
         EXPECT_NEAR(x[(row * 2 + 1) * half + i], std::hypot(a, b) * std::sin(angle), 1e-12);
       }

@@ -110,9 +110,21 @@ typename AttentionBlock<T>::Projected AttentionBlock<T>::norm_and_rotate(const M
     q_norm_.forward(context_, norm_rows(raw.q, tokens), norm_rows(done.q, tokens));
     k_norm_.forward(context_, norm_rows(raw.k, tokens), norm_rows(done.k, tokens));
   }
-  context_.kernels->rope(*context_.queue, done.q, batch.position, batch.rope, false);
-  context_.kernels->rope(*context_.queue, done.k, batch.position, batch.rope, false);
+  rotate(batch, done.q, done.k, false);
   return done;
+}
+
+// As many queries as keys in a whole micro-batch lie one after the other: one pass takes both.
+template <class T>
+void AttentionBlock<T>::rotate(const MicroBatch<T>& batch, const View<T, 3>& q, const View<T, 3>& k,
+                               bool inverse) {
+  const auto rope = [&](View<T, 3> x) {
+    context_.kernels->rope(*context_.queue, x, batch.position, batch.rope, inverse);
+  };
+  if (q.shape() == k.shape() && k.data() == q.data() + q.size())
+    return rope({q.data(), {2 * q.dim(0), q.dim(1), q.dim(2)}});
+  rope(q);
+  rope(k);
 }
 
 template <class T>
@@ -195,8 +207,7 @@ void AttentionBlock<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch,
   kernels.attention_backward(queue, shape(batch), heads(dout_, tokens), heads(q_, tokens), heads(k_, tokens),
                              heads(v_, tokens), batch.mask, heads(out_, tokens), lse_.rows(0, tokens),
                              heads(dq_, tokens), heads(dk_, tokens), heads(dv_, tokens));
-  kernels.rope(queue, heads(dq_, tokens), batch.position, batch.rope, true);
-  kernels.rope(queue, heads(dk_, tokens), batch.position, batch.rope, true);
+  rotate(batch, heads(dq_, tokens), heads(dk_, tokens), true);
   View<T, 2> dq = matrix(dq_, tokens), dk = matrix(dk_, tokens);
   if (normed()) {
     dq = matrix(dout_, tokens);

@@ -72,6 +72,7 @@ class AttentionBlock {
   Projected norm_and_rotate(const MicroBatch<T>& batch, const Projected& raw);
   // Puts new keys and values into their pages and returns the queries.
   View<T, 3> place(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows);
+  void rotate(const MicroBatch<T>& batch, const View<T, 3>& q, const View<T, 3>& k, bool inverse);
 
   const ModelConfig& config_;  // of the decoder that owns this block, like the next
   const ModelContext<T>& context_;

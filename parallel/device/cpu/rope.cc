@@ -11,8 +11,9 @@ void CpuKernels<T>::rope(Queue& queue, View<T, 3> x, View<const int32_t, 1> posi
   const W sign = inverse ? W(-1) : W(1);
   cpu(queue).parallel_for(x.dim(0), row_grain(2 * heads * half), [&](int64_t begin, int64_t end) {
     for (int64_t token = begin; token < end; ++token) {
-      assert(position[token] >= 0 && position[token] < table.dim(0));
-      const W* __restrict cosine = table.data() + position[token] * 2 * half;
+      const int32_t at = position[token % position.dim(0)];
+      assert(at >= 0 && at < table.dim(0));
+      const W* __restrict cosine = table.data() + at * 2 * half;
       const W* __restrict sine = cosine + half;
       for (int64_t head = 0; head < heads; ++head) {
         T* __restrict low = x.data() + (token * heads + head) * 2 * half;

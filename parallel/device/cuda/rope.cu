@@ -25,15 +25,15 @@ __device__ void load_angles(const float* p, float (&out)[N]) {
 // apart, so that what a warp reads at a time is contiguous. Whole vectors number less than 2^32 in any GPU's memory.
 template <class T, int N, int kHeads>
 __global__ void __launch_bounds__(kThreads)
-    rope_kernel(int64_t total, int stride, int half, T* __restrict__ x, const int32_t* __restrict__ position,
-                const float* __restrict__ table, float sign) {
+    rope_kernel(int64_t total, int stride, int half, T* __restrict__ x, int64_t positions,
+                const int32_t* __restrict__ position, const float* __restrict__ table, float sign) {
   using Index = std::conditional_t<N == 1, int64_t, uint32_t>;
   const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
   if (int64_t(at) >= total) return;
   const int a_head = half / N, parts = a_head * stride;
   const Index token = at / Index(parts);
   const int part = int(at - token * Index(parts)), head = part / a_head, i = (part - head * a_head) * N;
-  const float* angles = table + int64_t(position[token]) * 2 * half + i;
+  const float* angles = table + int64_t(position[token % Index(positions)]) * 2 * half + i;
   float cosine[N], sine[N], a[kHeads][N], b[kHeads][N];
   T* first = x + (int64_t(token) * stride * kHeads + head) * 2 * half + i;
 #pragma unroll
@@ -75,7 +75,7 @@ void CudaKernels<T>::rope(Queue& queue, View<T, 3> x, View<const int32_t, 1> pos
                       : vector ? rope_kernel<E, kVec<T>, 1>
                                : rope_kernel<E, 1, 1>;
   kernel<<<unsigned(ceil_div(total, kThreads)), kThreads, 0, stream(queue)>>>(
-      total, stride, half, raw(x), position.data(), table.data(), inverse ? -1.0f : 1.0f);
+      total, stride, half, raw(x), position.dim(0), position.data(), table.data(), inverse ? -1.0f : 1.0f);
   launched();
 }
 

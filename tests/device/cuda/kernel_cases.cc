@@ -100,11 +100,12 @@ struct Cases {
           });
     }
   }
-  void rope(int64_t tokens, int64_t heads, int64_t h, bool inverse) {
-    add("rope", fmt::format("{}x{}x{}", tokens, heads, h),
-        {sum(tokens * heads * h, 4), random_index(tokens, 50), wide_in(50 * h)},
+  // times: tensors one after the other, with the same positions.
+  void rope(int64_t tokens, int64_t heads, int64_t h, bool inverse, int64_t times = 1) {
+    add("rope", fmt::format("{}x{}x{}x{}", times, tokens, heads, h),
+        {sum(times * tokens * heads * h, 4), random_index(tokens, 50), wide_in(50 * h)},
         [=](const auto& kernels, Queue& q, const auto& a) {
-          kernels.rope(q, a.template view<3>(0, {tokens, heads, h}), a.ints(1, tokens),
+          kernels.rope(q, a.template view<3>(0, {times * tokens, heads, h}), a.ints(1, tokens),
                        a.template wide<2>(2, {50, h}), inverse);
         });
   }
@@ -285,6 +286,8 @@ std::vector<KernelCase<T>> kernel_cases() {
     cases.rope(130, 16, 128, inverse);
     cases.rope(9, 5, 80, inverse);
     cases.rope(77, 12, 64, inverse);
+    cases.rope(61, 8, 64, inverse, 2);
+    cases.rope(5, 3, 6, inverse, 2);
   }
   for (const auto& [rows, width] : {std::pair<int64_t, int64_t>{1, 1}, {13, 77}, {65, 1024}})
     cases.swiglu(rows, width);
