@@ -23,7 +23,8 @@ void DenseFfn<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   const std::array<int64_t, 2> shape = {context_.max_tokens(), config_.ffn_width};
   gate_ = saved.take<T, 2>(shape);
   up_ = saved.take<T, 2>(shape);
-  act_ = scratch.take<T, 2>(shape);
+  dact_ = scratch.take<T, 2>(shape);
+  act_ = keeps() ? saved.take<T, 2>(shape) : dact_;
 }
 
 template <class T>
@@ -45,10 +46,10 @@ template <class T>
 void DenseFfn<T>::backward(View<const T, 2> x, View<const T, 2> dy, View<T, 2> dx, device::Tap<T>* tap) {
   const int64_t tokens = x.dim(0);
   const View<T, 2> gate = gate_.rows(0, tokens), up = up_.rows(0, tokens);
-  const View<T, 2> act = act_.rows(0, tokens);
-  w_down_.backward_input(context_, dy, act, 0);
-  // gate and up become their gradients, and act, which held its own, is made again.
-  context_.kernels->swiglu_backward(*context_.queue, act, gate, up, gate, up, act);
+  const View<T, 2> act = act_.rows(0, tokens), dact = dact_.rows(0, tokens);
+  w_down_.backward_input(context_, dy, dact, 0);
+  // gate and up become their gradients, and an activation that was not kept is made again, in its gradient's place.
+  context_.kernels->swiglu_backward(*context_.queue, dact, gate, up, gate, up, keeps() ? View<T, 2>() : act);
   w_down_.backward_weight(context_, act, dy, tap);
   backward_together<T, 2>(context_, {&w_gate_, &w_up_}, x, {gate, up}, dx, tap);
 }

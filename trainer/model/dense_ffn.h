@@ -1,6 +1,6 @@
-// The dense feed-forward layer: SwiGLU of ModelConfig::ffn_width. The activation is made again in the
-// backward pass instead of being kept: it costs one pass over gate and up, and saves a third of the layer's
-// activations.
+// The dense feed-forward layer: SwiGLU of ModelConfig::ffn_width. Where anything is recomputed, the activation is made
+// again in the backward pass too instead of being kept: it costs a write of it in a pass that is made anyway, and
+// saves a third of the layer's activations.
 #pragma once
 
 #include <string>
@@ -28,11 +28,13 @@ class DenseFfn {
   void backward(View<const T, 2> x, View<const T, 2> dy, View<T, 2> dx, device::Tap<T>* tap);
 
  private:
+  bool keeps() const { return context_.recompute == Recompute::kNone; }
   const ModelConfig& config_;
   const ModelContext<T>& context_;
   Linear<T> w_gate_, w_up_, w_down_;
   View<T, 2> gate_, up_;  // (T, F) saved
-  View<T, 2> act_;        // (T, F) scratch, also its gradient
+  View<T, 2> act_,
+      dact_;  // (T, F): the activation, saved where it is kept, and its gradient in scratch; else the same
 };
 
 }  // namespace cadre::trainer
