@@ -216,7 +216,8 @@ def transformers_peer(c, weights, compiled):
     if c["qk_norm"]:
         config, family = tf.OlmoeConfig(num_experts=c["experts"], norm_topk_prob=c["normalize"], max_position_embeddings=4096, **common), tf.OlmoeForCausalLM
     else:
-        config, family = tf.MixtralConfig(num_local_experts=c["experts"], **common), tf.MixtralForCausalLM
+        rope = dict(rope_type="default", rope_theta=1e4)  # its own base is another one than Cadre's and OLMoE's
+        config, family = tf.MixtralConfig(num_local_experts=c["experts"], rope_parameters=rope, **common), tf.MixtralForCausalLM
     config._attn_implementation, config._experts_implementation = "sdpa", "grouped_mm"
     model = family.from_pretrained(weights, config=config, dtype=torch.bfloat16) if weights else family(config).bfloat16()
     model = model.cuda().train()
