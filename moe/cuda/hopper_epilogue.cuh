@@ -143,15 +143,14 @@ __device__ inline void epilogue_swiglu_backward(const float (&d)[128], const Gat
       ptx::wait_for_units<0>();
     }
     __syncwarp();
-    uint32_t weighted[8][2];
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
-      uint32_t g[4], u[4];
+      uint32_t g[4], u[4], weighted[4];
       ptx::load_matrices(block_address(piece[0], pair, lane), g);
       ptx::load_matrices(block_address(piece[1], pair, lane), u);
 #pragma unroll
       for (int q = 0; q < 4; ++q) {
-        const int j = 2 * pair + (q >> 1), h = q & 1, at = c * 32 + j * 4 + h * 2;
+        const int h = q & 1, at = c * 32 + (2 * pair + (q >> 1)) * 4 + h * 2;
         const float2 x2 = unpack(g[q]), v2 = unpack(u[q]);
         const float x[2] = {x2.x, x2.y}, v[2] = {v2.x, v2.y};
         float dg[2], du[2], wa[2];
@@ -165,18 +164,18 @@ __device__ inline void epilogue_swiglu_backward(const float (&d)[128], const Gat
         }
         g[q] = pack(dg[0], dg[1]);
         u[q] = pack(du[0], du[1]);
-        weighted[j][h] = pack(wa[0], wa[1]);
+        weighted[q] = pack(wa[0], wa[1]);
       }
       ptx::store_matrices(block_address(piece[0], pair, lane), g);
       ptx::store_matrices(block_address(piece[1], pair, lane), u);
+      ptx::store_matrices(block_address(piece[2], pair, lane), weighted);
     }
     __syncwarp();
     write_chunk(piece[0], in.gate, column, in.columns, lane);
     write_chunk(piece[1], in.up, column, in.columns, lane);
-    __syncwarp();  // these two were read: they may take the chunk after the next
+    write_chunk(piece[2], out, column, in.columns, lane);
+    __syncwarp();  // they were read: the first two may take the chunk after the next
     if (c < 2) in.fetch(c + 2, lane);
-    emit_chunk(piece[2], weighted, out, column, in.columns, lane);
-    __syncwarp();
   }
 }
 

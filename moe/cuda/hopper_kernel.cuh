@@ -254,11 +254,13 @@ struct Block {
         reads.fetch(0, lane);
         reads.fetch(1, lane);
       }
-      if (blocks == 0) {  // an empty group, whose gradient is written as zeros
+      if constexpr (!kRagged) {
+        if (blocks == 0) {  // an empty group, whose gradient is written as zeros
 #pragma unroll
-        for (int i = 0; i < 128; ++i) d[i] = 0;
-        write_out(d, place, warpgroup, warp, lane);
-        return;
+          for (int i = 0; i < 128; ++i) d[i] = 0;
+          write_out(d, place, warpgroup, warp, lane);
+          return;
+        }
       }
       ptx::wgmma_pin(d);
       int previous = 0;
