@@ -1,6 +1,7 @@
 // The tables of MoeKernels by device and storage type.
 #include "moe/kernels.h"
 
+#include "moe/one_expert.h"
 #include "parallel/base/errors.h"
 #include "parallel/device/bf16.h"
 #if CADRE_CUDA
@@ -25,5 +26,22 @@ const MoeKernels<T>& moe_kernels(device::DeviceKind device) {
 template const MoeKernels<float>& moe_kernels(device::DeviceKind);
 template const MoeKernels<double>& moe_kernels(device::DeviceKind);
 template const MoeKernels<device::bf16>& moe_kernels(device::DeviceKind);
+
+template <class T>
+const OneExpert<T>* one_expert([[maybe_unused]] device::DeviceKind device, [[maybe_unused]] int64_t rows,
+                               [[maybe_unused]] std::span<const device::View<const T, 2>> operands) {
+#if CADRE_CUDA
+  if constexpr (std::is_same_v<T, device::bf16>) {
+    if (device == device::DeviceKind::kCuda) return cuda::hopper_one_expert(rows, operands);
+  }
+#endif
+  return nullptr;
+}
+#define CADRE_ONE_EXPERT(T)                                            \
+  template const OneExpert<T>* one_expert(device::DeviceKind, int64_t, \
+                                          std::span<const device::View<const T, 2>>)
+CADRE_ONE_EXPERT(float);
+CADRE_ONE_EXPERT(double);
+CADRE_ONE_EXPERT(device::bf16);
 
 }  // namespace cadre::moe

@@ -1,5 +1,7 @@
 // The experts' entries on CUDA: which way of computing a product runs, and what the fused forms are made of
 // where they are not one kernel.
+#include <array>
+
 #include "moe/cuda/entries.h"
 #include "moe/cuda/grouped_hopper.h"
 #include "moe/cuda/launch.h"
@@ -27,8 +29,7 @@ struct Experts {
     }
     return simple_products<T>();
   }
-  // wgmma is of sm_90a alone, not of what came after.
-  static bool fast() { return kTensorCores && compute_capability() == 90; }
+  static bool fast() { return kTensorCores && has_wgmma(); }
 
   static void gemm(Queue& queue, ConstRows a, Weights w, Offsets offsets, Rows y) {
     if (a.dim(0) == 0) return;
@@ -85,7 +86,8 @@ struct Experts {
     if (dx.dim(0) == 0) return;
     if constexpr (kTensorCores) {
       if (fast() && in_units({b0.data(), w0.data(), b1.data(), w1.data(), dx.data()}, {b0.dim(1), dx.dim(1)}))
-        return hopper_dgrad_pair(stream_of(queue), b0, w0, b1, w1, offsets, dx);
+        return hopper_dgrad_sum(stream_of(queue), std::array{HopperTerm{b0, w0}, HopperTerm{b1, w1}}, offsets,
+                                dx);
     }
     dgrad(queue, b0, w0, offsets, false, dx);
     dgrad(queue, b1, w1, offsets, true, dx);
@@ -97,6 +99,10 @@ struct Experts {
 bool in_units(std::initializer_list<const void*> bases, std::initializer_list<int64_t> widths) {
   return std::ranges::all_of(bases, [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }) &&
          std::ranges::all_of(widths, [](int64_t n) { return n > 0 && n % 8 == 0; });
+}
+
+bool has_wgmma() {
+  return compute_capability() == 90;
 }
 
 template <class T>

@@ -29,8 +29,9 @@ __device__ inline PanelPlace place_in_panels(int tile, int m_tiles, int n_tiles)
 template <int kTileRows>
 class GroupWalk {
  public:
-  __device__ GroupWalk(const int64_t* offsets, int groups, int n_tiles)
-      : offsets_(offsets), groups_(groups), n_tiles_(n_tiles) {
+  // offsets: null for one group of all rows.
+  __device__ GroupWalk(const int64_t* offsets, int groups, int64_t all_rows, int n_tiles)
+      : offsets_(offsets), groups_(groups), n_tiles_(n_tiles), rows_(all_rows) {
     enter(0);
   }
   // `tile` must not fall from call to call. False when there is no such tile.
@@ -48,15 +49,17 @@ class GroupWalk {
  private:
   __device__ void enter(int group) {
     group_ = group;
-    begin_ = offsets_[group];
-    rows_ = offsets_[group + 1] - begin_;
+    if (offsets_ != nullptr) {
+      begin_ = offsets_[group];
+      rows_ = offsets_[group + 1] - begin_;
+    }
     m_tiles_ = int((rows_ + kTileRows - 1) / kTileRows);
   }
 
   const int64_t* offsets_;
   int groups_, n_tiles_;
   int group_ = 0, m_tiles_ = 0;
-  int64_t first_ = 0, begin_ = 0, rows_ = 0;
+  int64_t first_ = 0, begin_ = 0, rows_;
 };
 
 }  // namespace cadre::moe::cuda

@@ -1,7 +1,9 @@
 #include "moe/cuda/grouped_hopper.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstdint>
+#include <iterator>
 
 #include "moe/cuda/group_order.h"
 #include "moe/cuda/hopper_gemm.h"
@@ -38,7 +40,7 @@ int block_count(int64_t tile_count) {
 template <Form kForm>
 void launch_ragged(GemmParams& p, int64_t rows, Offsets offsets, cudaStream_t stream) {
   p.offsets = offsets.data();
-  p.groups = int(offsets.dim(0) - 1);
+  p.groups = offsets.empty() ? 1 : int(offsets.dim(0) - 1);
   p.rows = rows;
   launch_hopper<kForm, 1>(p, block_count((rows / kTileM + p.groups) * p.n_tiles), stream);
 }
@@ -119,23 +121,24 @@ void hopper_swiglu(cudaStream_t stream, ConstRows x, Weights w_gate, Weights w_u
   launch_ragged<Form::kSwiglu>(p, x.dim(0), offsets, stream);
 }
 
-void hopper_dgrad_pair(cudaStream_t stream, ConstRows b0, Weights w0, ConstRows b1, Weights w1,
-                       Offsets offsets, Rows dx) {
+void hopper_dgrad_sum(cudaStream_t stream, std::span<const HopperTerm> terms, Offsets offsets, Rows dx) {
+  assert(!terms.empty() && terms.size() <= kMostTerms);
   GemmParams p{};
-  p.a[0] = rows_map(b0, kTileM);
-  p.a[1] = rows_map(b1, kTileM);
-  p.b[0] = weights_map(w0, 64);
-  p.b[1] = weights_map(w1, 64);
-  p.n = w0.dim(2);
+  p.n = dx.dim(1);
   p.n_tiles = tiles(p.n, kTileN);
-  p.k_blocks = tiles(w0.dim(1), kTileK);
   p.out = raw(dx.data());
-  launch_ragged<Form::kDgradPair>(p, b0.dim(0), offsets, stream);
+  for (size_t i = 0; i < terms.size(); ++i) {
+    p.a[i] = rows_map(terms[i].b, kTileM);
+    p.b[i] = weights_map(terms[i].w, 64);
+    p.k_blocks += tiles(terms[i].w.dim(1), kTileK);
+    for (size_t end = i; end < std::size(p.term_end); ++end) p.term_end[end] = p.k_blocks;
+  }
+  launch_ragged<Form::kDgradSum>(p, dx.dim(0), offsets, stream);
 }
 
-void hopper_swiglu_backward(cudaStream_t stream, ConstRows dy, Weights w_down, Offsets offsets,
-                            View<const float, 1> weight, Rows gate, Rows up, Rows out,
-                            View<float, 2> partial) {
+namespace {
+
+GemmParams swiglu_backward_params(ConstRows dy, Weights w_down, Rows gate, Rows up) {
   GemmParams p{};
   p.a[0] = rows_map(dy, kTileM);
   p.b[0] = weights_map(w_down, 64);
@@ -144,12 +147,27 @@ void hopper_swiglu_backward(cudaStream_t stream, ConstRows dy, Weights w_down, O
   p.k_blocks = tiles(w_down.dim(1), kTileK);
   p.gate = raw(gate.data());
   p.up = raw(up.data());
-  p.out = raw(out.data());
   p.read[0] = rows_map(gate, kTileM);
   p.read[1] = rows_map(up, kTileM);
+  return p;
+}
+
+}  // namespace
+
+void hopper_swiglu_backward(cudaStream_t stream, ConstRows dy, Weights w_down, Offsets offsets,
+                            View<const float, 1> weight, Rows gate, Rows up, Rows out,
+                            View<float, 2> partial) {
+  GemmParams p = swiglu_backward_params(dy, w_down, gate, up);
+  p.out = raw(out.data());
   p.weight = weight.data();
   p.partial = partial.data();
   launch_ragged<Form::kSwigluBackward>(p, dy.dim(0), offsets, stream);
+}
+
+void hopper_dense_swiglu_backward(cudaStream_t stream, ConstRows dy, Weights w_down, Offsets offsets,
+                                  Rows gate, Rows up) {
+  GemmParams p = swiglu_backward_params(dy, w_down, gate, up);
+  launch_ragged<Form::kDenseSwigluBackward>(p, dy.dim(0), offsets, stream);
 }
 
 }  // namespace cadre::moe::cuda

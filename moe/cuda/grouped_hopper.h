@@ -1,6 +1,8 @@
 // The forms of sm_90a that do more than one product of grouped_products.h at a time. Contracts in
-// moe/kernels.h; rows and bases of 16 bytes.
+// moe/kernels.h; rows and bases of 16 bytes. Empty offsets: one group of all rows.
 #pragma once
+
+#include <span>
 
 #include "moe/cuda/grouped_products.h"
 
@@ -13,12 +15,19 @@ using Offsets = device::View<const int64_t, 1>;
 
 void hopper_swiglu(cudaStream_t, ConstRows x, Weights w_gate, Weights w_up, Offsets, Rows gate, Rows up,
                    Rows act);
-// dx = b0 w0 + b1 w1
-void hopper_dgrad_pair(cudaStream_t, ConstRows b0, Weights w0, ConstRows b1, Weights w1, Offsets, Rows dx);
+struct HopperTerm {
+  ConstRows b;
+  Weights w;
+};
+inline constexpr size_t kMostTerms = 3;
+// dx = the sum of b w over 1 to kMostTerms terms, rounded once.
+void hopper_dgrad_sum(cudaStream_t, std::span<const HopperTerm> terms, Offsets, Rows dx);
 // partial: (hopper_partials(H), A), the parts of dweight of each tile of columns, still to be added up.
 void hopper_swiglu_backward(cudaStream_t, ConstRows dy, Weights w_down, Offsets,
                             device::View<const float, 1> weight, Rows gate, Rows up, Rows out,
                             device::View<float, 2> partial);
+// The same with weights of 1, without out and partial.
+void hopper_dense_swiglu_backward(cudaStream_t, ConstRows dy, Weights w_down, Offsets, Rows gate, Rows up);
 int64_t hopper_partials(int64_t width);
 
 }  // namespace cadre::moe::cuda

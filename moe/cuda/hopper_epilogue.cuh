@@ -129,7 +129,9 @@ struct GateUp {
 };
 
 // The sums are o = dL/d(weight a) with a = silu(gate) up. gate and up become their gradients, out becomes
-// weight a, and `dots` the part of <o, a> of this lane's two rows over its columns of the tile.
+// weight a, and `dots` the part of <o, a> of this lane's two rows over its columns of the tile. kWeighted: false
+// for weights of 1, without out and dots.
+template <bool kWeighted>
 __device__ inline void epilogue_swiglu_backward(const float (&d)[128], const GateUp& in, const WarpRows& out,
                                                 const float (&weight)[2], int lane, float (&dots)[2]) {
 #pragma unroll
@@ -153,12 +155,14 @@ __device__ inline void epilogue_swiglu_backward(const float (&d)[128], const Gat
         const int h = q & 1, at = c * 32 + (2 * pair + (q >> 1)) * 4 + h * 2;
         const float2 x2 = unpack(g[q]), v2 = unpack(u[q]);
         const float x[2] = {x2.x, x2.y}, v[2] = {v2.x, v2.y};
-        float dg[2], du[2], wa[2];
+        float dg[2], du[2], wa[2] = {};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const float s = sigmoid(x[i]), silu = x[i] * s, o = d[at + i], w = weight[h] * o;
-          dots[h] += o * (silu * v[i]);
-          wa[i] = weight[h] * (silu * v[i]);
+          const float s = sigmoid(x[i]), silu = x[i] * s, o = d[at + i], w = kWeighted ? weight[h] * o : o;
+          if constexpr (kWeighted) {
+            dots[h] += o * (silu * v[i]);
+            wa[i] = weight[h] * (silu * v[i]);
+          }
           du[i] = w * silu;
           dg[i] = w * v[i] * (s + silu * (1.f - s));
         }
@@ -168,12 +172,12 @@ __device__ inline void epilogue_swiglu_backward(const float (&d)[128], const Gat
       }
       ptx::store_matrices(block_address(piece[0], pair, lane), g);
       ptx::store_matrices(block_address(piece[1], pair, lane), u);
-      ptx::store_matrices(block_address(piece[2], pair, lane), weighted);
+      if constexpr (kWeighted) ptx::store_matrices(block_address(piece[2], pair, lane), weighted);
     }
     __syncwarp();
     write_chunk(piece[0], in.gate, column, in.columns, lane);
     write_chunk(piece[1], in.up, column, in.columns, lane);
-    write_chunk(piece[2], out, column, in.columns, lane);
+    if constexpr (kWeighted) write_chunk(piece[2], out, column, in.columns, lane);
     __syncwarp();  // they were read: the first two may take the chunk after the next
     if (c < 2) in.fetch(c + 2, lane);
   }

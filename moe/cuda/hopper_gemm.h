@@ -1,4 +1,4 @@
-// Grouped bf16 products on sm_90a: what one launch needs to know, and the six forms that the experts use. The
+// Grouped bf16 products on sm_90a: what one launch needs to know, and the seven forms that the experts use. The
 // kernel is in hopper_kernel.cuh; each .cu file that includes it instantiates some forms.
 #pragma once
 
@@ -12,30 +12,32 @@ namespace cadre::moe::cuda {
 
 // Rows [offsets[e], offsets[e + 1]) belong to group e; M, N and K are the sizes of one group's product.
 enum class Form {
-  kForward,    // out = a b^T, b (E, N, K)
-  kSwiglu,     // gate = a b0^T, up = a b1^T, out = silu(gate) up; N counts both, 128 columns of each a tile
-  kDgrad,      // out = (accumulate ? out : 0) + a b, b (E, K, N)
-  kDgradPair,  // out = a0 b0 + a1 b1
-  kSwigluBackward,  // d = a b; then as MoeKernels::grouped_swiglu_backward says
+  kForward,   // out = a b^T, b (E, N, K)
+  kSwiglu,    // gate = a b0^T, up = a b1^T, out = silu(gate) up; N counts both, 128 columns of each a tile
+  kDgrad,     // out = (accumulate ? out : 0) + a b, b (E, K, N)
+  kDgradSum,  // out = a0 b0 + a1 b1 + a2 b2, or fewer; K may differ
+  kSwigluBackward,       // d = a b; then as MoeKernels::grouped_swiglu_backward says
+  kDenseSwigluBackward,  // the same with a weight of 1 and without out: OneExpert::swiglu_backward
   kWgrad,  // out[e] (M, N) = (accumulate ? out[e] : 0) + a^T b over the rows of e, a ragged contraction
 };
 
 struct GemmParams {
-  CUtensorMap a[2], b[2];
-  CUtensorMap read[2];  // kSwigluBackward: gate and up, which the epilogue reads
-  const int64_t* offsets;
+  CUtensorMap a[3], b[3];
+  CUtensorMap read[2];     // of SwiGLU's way back: gate and up, which the epilogue reads
+  const int64_t* offsets;  // null: one group of all rows; not for kWgrad
   int groups;
   const int32_t* order;  // kWgrad: the groups by falling size
   int32_t* next;         // kWgrad: the next tile that nobody has claimed, 0 at the start
   int m_tiles;           // kWgrad: of the M axis; else unused
   int n_tiles;
-  int k_blocks;  // of one phase; unused for kWgrad
-  int64_t m, n;  // kWgrad: matrix sizes; else n columns of the outputs
+  int k_blocks;     // of all terms; unused for kWgrad
+  int term_end[2];  // kDgradSum: k blocks of the first term, and of the first two
+  int64_t m, n;     // kWgrad: matrix sizes; else n columns of the outputs
   bool accumulate;
   __nv_bfloat16 *out, *gate, *up;
   const float* weight;
   float* partial;  // (n_tiles, rows) of kSwigluBackward
-  int64_t rows;    // row stride of partial
+  int64_t rows;    // not for kWgrad: all that there are, the row stride of partial
 };
 
 inline constexpr int kTileM = 128, kTileN = 256, kTileK = 64;

@@ -41,7 +41,8 @@ struct Block {
   static constexpr bool kTransposeA = kForm == Form::kWgrad;
   static constexpr bool kTransposeB = kForm != Form::kForward && kForm != Form::kSwiglu;
   // Shared memory: the ring, pieces for the epilogue of each warp, barriers, claims.
-  static constexpr bool kReads = kForm == Form::kSwigluBackward;  // the epilogue reads, and wants room for it
+  // The epilogue reads, and wants room for it.
+  static constexpr bool kReads = kForm == Form::kSwigluBackward || kForm == Form::kDenseSwigluBackward;
   static constexpr int kStages = kReads ? 3 : 4, kPieces = kReads ? kBackwardPieces : 2;
   static constexpr int kPiecesAt = kStages * kStageBytes;
   static constexpr int kBarriersAt = kPiecesAt + kConsumerWarps * kPieces * kChunkBytes;
@@ -86,7 +87,7 @@ struct Block {
   __device__ void for_tiles(const Body& body) const {
     TilePlace place;
     if constexpr (kRagged) {
-      GroupWalk<kTileM * kCluster> walk(p.offsets, p.groups, p.n_tiles);
+      GroupWalk<kTileM * kCluster> walk(p.offsets, p.groups, p.rows, p.n_tiles);
       for (int64_t tile = blockIdx.x / kCluster; walk.seek(tile, place); tile += gridDim.x / kCluster) {
         place.m = place.m * kCluster + int(rank);
         body(place);
@@ -137,7 +138,7 @@ struct Block {
   }
   __device__ int k_blocks(const TilePlace& place) const {
     if (kForm == Form::kWgrad) return int((place.rows + kTileK - 1) / kTileK);
-    return kForm == Form::kDgradPair ? 2 * p.k_blocks : p.k_blocks;
+    return p.k_blocks;
   }
 
   // ---- The copying lane ----
@@ -149,14 +150,18 @@ struct Block {
     }
   }
   __device__ void copy_stage(const TilePlace& place, int kb, int stage, uint32_t bar) const {
-    const int phase = kForm == Form::kDgradPair && kb >= p.k_blocks;
-    const int k0 = (kb - phase * p.k_blocks * (kForm == Form::kDgradPair)) * kTileK;
+    int term = 0, first = 0;
+    if constexpr (kForm == Form::kDgradSum) {
+      term = int(kb >= p.term_end[0]) + int(kb >= p.term_end[1]);
+      if (term > 0) first = p.term_end[term - 1];
+    }
+    const int k0 = (kb - first) * kTileK;
     const int row = int(place.begin) + (kRagged ? place.m * kTileM : k0);
     if constexpr (kTransposeA) {
       for (int j = 0; j < 2; ++j)
         ptx::copy_box(&p.a[0], bar, tile_a(stage) + j * kBoxBytes, place.m * kTileM + j * 64, row, 0);
     } else {
-      ptx::copy_box(&p.a[phase], bar, tile_a(stage), k0, row, 0);
+      ptx::copy_box(&p.a[term], bar, tile_a(stage), k0, row, 0);
     }
     // The halves of b: every block of the cluster needs both and loads its share.
     for (int half = kCluster == 1 ? 0 : int(rank); half < (kCluster == 1 ? 2 : int(rank) + 1); ++half) {
@@ -167,7 +172,7 @@ struct Block {
         copy_b(&p.b[half], bar, to, k0, place.n * 128, place.group);
       } else {
         for (int j = 0; j < 2; ++j)
-          copy_b(&p.b[phase], bar, to + j * kBoxBytes, place.n * kTileN + half * 128 + j * 64,
+          copy_b(&p.b[term], bar, to + j * kBoxBytes, place.n * kTileN + half * 128 + j * 64,
                  kForm == Form::kWgrad ? row : k0, kForm == Form::kWgrad ? 0 : place.group);
       }
     }
@@ -318,12 +323,15 @@ struct Block {
       const float weight[2] = {r < count ? p.weight[row + r] : 0.f,
                                r + 8 < count ? p.weight[row + r + 8] : 0.f};
       float dots[2] = {0, 0};
-      epilogue_swiglu_backward(d, gate_up(place, warpgroup, warp), rows(p.out), weight, lane, dots);
+      epilogue_swiglu_backward<true>(d, gate_up(place, warpgroup, warp), rows(p.out), weight, lane, dots);
       for (int h = 0; h < 2; ++h) {
         dots[h] += __shfl_xor_sync(~0u, dots[h], 1);
         dots[h] += __shfl_xor_sync(~0u, dots[h], 2);
         if (lane % 4 == 0 && r + 8 * h < count) p.partial[place.n * p.rows + row + r + 8 * h] = dots[h];
       }
+    } else if constexpr (kForm == Form::kDenseSwigluBackward) {
+      float none[2];
+      epilogue_swiglu_backward<false>(d, gate_up(place, warpgroup, warp), {}, {1.f, 1.f}, lane, none);
     } else if (kForm == Form::kDgrad && p.accumulate) {
       epilogue_accumulate(d, stage, rows(p.out), column, columns, lane);
     } else {

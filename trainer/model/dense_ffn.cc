@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "moe/one_expert.h"
+
 namespace cadre::trainer {
 
 template <class T>
@@ -47,9 +49,16 @@ void DenseFfn<T>::backward(View<const T, 2> x, View<const T, 2> dy, View<T, 2> d
   const int64_t tokens = x.dim(0);
   const View<T, 2> gate = gate_.rows(0, tokens), up = up_.rows(0, tokens);
   const View<T, 2> act = act_.rows(0, tokens), dact = dact_.rows(0, tokens);
-  w_down_.backward_input(context_, dy, dact, 0);
-  // gate and up become their gradients, and an activation that was not kept is made again, in its gradient's place.
-  context_.kernels->swiglu_backward(*context_.queue, dact, gate, up, gate, up, keeps() ? View<T, 2>() : act);
+  device::Queue& queue = *context_.queue;
+  // gate and up become their gradients, and an activation that was not kept is made again: dact's place is its own.
+  const std::array<View<const T, 2>, 4> operands = {dy, w_down_.weight(), gate, up};
+  if (const auto* one = moe::one_expert<T>(queue.kind(), tokens, operands)) {
+    if (!keeps()) context_.kernels->swiglu(queue, gate, up, act);
+    one->swiglu_backward(queue, dy, w_down_.weight(), gate, up);
+  } else {
+    w_down_.backward_input(context_, dy, dact, 0);
+    context_.kernels->swiglu_backward(queue, dact, gate, up, gate, up, keeps() ? View<T, 2>() : act);
+  }
   w_down_.backward_weight(context_, act, dy, tap);
   backward_together<T, 2>(context_, {&w_gate_, &w_up_}, x, {gate, up}, dx, tap);
 }

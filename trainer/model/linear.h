@@ -5,6 +5,7 @@
 #include <array>
 #include <string>
 
+#include "moe/one_expert.h"
 #include "parallel/device/param_table.h"
 #include "parallel/device/tap.h"
 #include "trainer/model/context.h"
@@ -107,24 +108,42 @@ void forward_together(const ModelContext<T>& c, const std::array<const Linear<T>
                         {.transpose_b = true});
 }
 
+// dx = the sum of dy W over the layers.
+template <class T, size_t N>
+void backward_inputs(const ModelContext<T>& c, const std::array<const Linear<T>*, N>& layers,
+                     const std::array<device::View<T, 2>, N>& dy, device::View<T, 2> dx) {
+  static_assert(N <= moe::kMostDgradTerms);
+  std::array<moe::DgradTerm<T>, N> terms;
+  std::array<device::View<const T, 2>, 2 * N + 1> operands;
+  for (size_t i = 0; i < N; ++i) {
+    terms[i] = {dy[i], layers[i]->weight()};
+    operands[i] = dy[i];
+    operands[N + i] = layers[i]->weight();
+  }
+  operands[2 * N] = dx;
+  if (const auto* one = moe::one_expert<T>(c.queue->kind(), dx.dim(0), operands)) {
+    one->dgrad(*c.queue, terms, dx);
+    return;
+  }
+  for (size_t i = 0; i < N; ++i) layers[i]->backward_input(c, dy[i], dx, i == 0 ? 0 : 1);
+}
+
 // As Linear::backward of each; dx becomes the sum.
 template <class T, size_t N>
 void backward_together(const ModelContext<T>& c, const std::array<const Linear<T>*, N>& layers,
                        device::View<const T, 2> x, const std::array<device::View<T, 2>, N>& dy,
                        device::View<T, 2> dx, device::Tap<T>* tap) {
+  backward_inputs<T, N>(c, layers, dy, dx);
   std::array<device::View<T, 2>, N> grads;
   for (size_t i = 0; i < N; ++i) grads[i] = layers[i]->grad();
   const auto grad = together(grads), out = together(dy);
   if (grad.empty() || out.empty()) {
-    for (size_t i = 0; i < N; ++i) layers[i]->backward(c, x, dy[i], dx, i == 0 ? 0 : 1, tap);
+    for (size_t i = 0; i < N; ++i) layers[i]->backward_weight(c, x, dy[i], tap);
     return;
   }
   c.kernels->gemm_batch(*c.queue, out, x.template reshape<3>({1, x.dim(0), x.dim(1)}), grad,
                         layers[0]->grad_flags());
-  for (size_t i = 0; i < N; ++i) {
-    layers[i]->backward_input(c, dy[i], dx, i == 0 ? 0 : 1);
-    if (tap != nullptr) tap->on_linear(layers[i]->row(), x, dy[i], nullptr, {});
-  }
+  for (size_t i = 0; tap != nullptr && i < N; ++i) tap->on_linear(layers[i]->row(), x, dy[i], nullptr, {});
 }
 
 }  // namespace cadre::trainer

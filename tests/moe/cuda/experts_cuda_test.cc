@@ -3,6 +3,7 @@
 // itself, since a wrong one hides in a norm over all of them.
 #include "moe/cuda/grouped_hopper.h"
 #include "moe/cuda/launch.h"
+#include "moe/one_expert.h"
 #include "tests/moe/cuda/side.h"
 
 namespace cadre::moe {
@@ -161,6 +162,96 @@ TYPED_TEST(ExpertEntries, FusedFormsMatchTheirParts) {
     for (size_t i = 0; i < gpu.size(); ++i)
       expect_close(gpu[i], cpu[i], i < 2 ? once : 3 * once, fmt::format("out {}, result {}", shape.out, i));
     expect_same(this->on_gpu(body), gpu);
+  }
+}
+
+// A layer without experts: the last tile of rows is whole, has one row, or most of them; columns end inside a tile.
+class OneExpertOfAllRows : public BothSides<bf16> {
+ protected:
+  void SetUp() override {
+    BothSides<bf16>::SetUp();
+    if (!IsSkipped() && cuda::compute_capability() != 90) GTEST_SKIP() << "its kernels are for sm_90 alone";
+  }
+  static constexpr int64_t kIn = 264, kOut[] = {136, 264, 72};
+
+  // The numbers of a matrix, the same on both sides.
+  template <class X>
+  static View<X, 2> matrix(Side<X>& s, int64_t rows, int64_t width, uint64_t key) {
+    return s.template put<X, 2>(numbers<bf16>(size_t(rows * width), key, 0.3), {rows, width});
+  }
+  template <class X>
+  static View<const int64_t, 1> all_rows(Side<X>& s, int64_t rows) {
+    return s.template put<int64_t, 1>({0, double(rows)}, {2});
+  }
+  static View<const double, 3> group(View<const double, 2> w) {
+    return w.reshape<3>({1, w.dim(0), w.dim(1)});
+  }
+};
+
+TEST_F(OneExpertOfAllRows, SumsOfDataGradientsMatchForOneToThreeTerms) {
+  for (const int64_t rows : {128, 257, 499}) {
+    for (const size_t count : {1, 2, 3}) {
+      const auto terms = [&]<class X>(Side<X>& s) {
+        std::vector<DgradTerm<X>> all;
+        for (size_t i = 0; i < count; ++i)
+          all.push_back({matrix(s, rows, kOut[i], 20 + i), matrix(s, kOut[i], kIn, 30 + i)});
+        return all;
+      };
+      const auto gpu_body = [&](Side<bf16>& s) -> Results {
+        const auto in = terms(s);
+        const auto dx = s.poison<bf16, 2>({rows, kIn});
+        const auto* one = one_expert<bf16>(s.queue.kind(), rows, std::array<View<const bf16, 2>, 1>{dx});
+        if (one == nullptr) return {};  // and the assertion below fails
+        one->dgrad(s.queue, in, dx);
+        return {s.get(dx)};
+      };
+      const Results gpu = this->on_gpu(gpu_body);
+      ASSERT_FALSE(gpu.empty()) << "one_expert() found nothing for " << rows << " rows";
+      const Results cpu = this->on_cpu([&](Side<double>& s) -> Results {
+        const auto dx = s.poison<double, 2>({rows, kIn});
+        const auto in = terms(s);
+        for (size_t i = 0; i < count; ++i)
+          s.table.grouped_dgrad(s.queue, in[i].b, group(in[i].w), all_rows(s, rows), i > 0, dx);
+        return {s.get(dx)};
+      });
+      expect_close(gpu[0], cpu[0], product_bound<bf16>(kOut[0] + kOut[1] + kOut[2]),
+                   fmt::format("{} rows, {} terms", rows, count));
+      expect_same(this->on_gpu(gpu_body), gpu);
+    }
+  }
+}
+
+TEST_F(OneExpertOfAllRows, SwiglusWayBackMatches) {
+  for (const int64_t rows : {128, 257, 499}) {
+    for (const int64_t width : kOut) {
+      const auto inputs = [&]<class X>(Side<X>& s) {  // dy, gate, up, the matrix
+        return std::array{matrix(s, rows, kIn, 42), matrix(s, rows, width, 43), matrix(s, rows, width, 44),
+                          matrix(s, kIn, width, 47)};
+      };
+      const auto gpu_body = [&](Side<bf16>& s) -> Results {
+        const auto [dy, gate, up, w_down] = inputs(s);
+        const auto* one =
+            one_expert<bf16>(s.queue.kind(), rows, std::array<View<const bf16, 2>, 2>{dy, gate});
+        if (one == nullptr) return {};  // and the assertion below fails
+        one->swiglu_backward(s.queue, dy, w_down, gate, up);
+        return {s.get(gate), s.get(up)};
+      };
+      const Results gpu = this->on_gpu(gpu_body);
+      ASSERT_FALSE(gpu.empty()) << "one_expert() found nothing for " << rows << " rows";
+      const Results cpu = this->on_cpu([&](Side<double>& s) -> Results {
+        const auto [dy, gate, up, w_down] = inputs(s);
+        const auto out = s.poison<double, 2>({rows, width});
+        const auto weight = s.put<double, 1>(std::vector<double>(size_t(rows), 1.0), {rows}),
+                   dweight = s.poison<double, 1>({rows});
+        s.table.grouped_swiglu_backward(s.queue, dy, group(w_down), all_rows(s, rows), weight, gate, up, out,
+                                        dweight);
+        return {s.get(gate), s.get(up)};
+      });
+      for (size_t i = 0; i < gpu.size(); ++i)
+        expect_close(gpu[i], cpu[i], product_bound<bf16>(kIn),
+                     fmt::format("{} rows, width {}, result {}", rows, width, i));
+      expect_same(this->on_gpu(gpu_body), gpu);
+    }
   }
 }
 
