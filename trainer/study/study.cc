@@ -48,11 +48,6 @@ Mean mean_of(const json& parts, bool higher_is_better) {
   return result;
 }
 
-// A number, or NaN for null: what JSON makes of it.
-double number_or_nan(const json& j, const char* key) {
-  return j.contains(key) && j[key].is_number() ? j[key].get<double>() : NAN;
-}
-
 double collapse_step(const std::vector<std::pair<double, double>>& curve) {
   double best = -INFINITY, step = NAN;
   for (const auto& [at, value] : curve) {
@@ -295,7 +290,8 @@ RunResult read_result(const fs::path& run_folder, const std::string& metric) {
       result.steps = line["step"];
       result.tokens = line.value("tokens", uint64_t(0));
       if (line.contains("rollout_ms") && !std::isnan(ess)) ess_sum += ess, ++rounds;
-      ess = number_or_nan(line, "ess_fraction");
+      const auto fraction = line.find("ess_fraction");
+      ess = fraction != line.end() && fraction->is_number() ? fraction->get<double>() : NAN;
     }
     if (metric == "train_loss" ? kind != "train" : kind != "eval") return;
     const char* key = metric == "train_loss" ? "domain_loss" : metric.c_str();
