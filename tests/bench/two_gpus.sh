@@ -1,11 +1,13 @@
 #!/bin/bash
 # All that is to be known about runs on two GPUs of one host, in one call; each part's results are in OUT when it ends.
 #
-#     tests/bench/two_gpus.sh OUT [--bin DIR] [--peer PROGRAM] [--parts "tests steps faults save peer comm channels"] [--limit S]
+#     tests/bench/two_gpus.sh OUT [--bin DIR] [--peer PROGRAM] [--parts "tests steps routed faults save peer comm channels"]
+#                             [--data CONFIG=MANIFEST]... [--limit S]
 #
 # OUT        a folder: two_gpus.json and logs.tar.gz with everything so far, both written again after each part
 # --bin      where cadre and the test programs are (flat, or a build folder); default build/cuda, which is built first
 # --peer     for tests/bench/peers/two_gpus.py; without it Cadre runs alone
+# --data     text for a configuration of the part `routed`, which is left out without
 # --limit    seconds after which no further part is begun and what runs is ended
 # Needs two GPUs that nothing else uses, Open MPI and python3. Ends with 1 when a test failed or a fault ended otherwise than it
 # should. NCCL's environment is left as it is.
@@ -13,12 +15,13 @@ set -u
 cd "$(dirname "$0")/../.."
 out=$(realpath -m "${1:?usage: two_gpus.sh OUT [--bin DIR] [--peer PROGRAM] [--parts LIST] [--limit S]}")
 shift
-bin= peer= limit=100000 parts="tests steps faults save peer comm channels"
+bin= peer= limit=100000 parts="tests steps routed faults save peer comm channels" data=()
 while [ $# -gt 0 ]; do
   case $1 in
     --bin) bin=$(realpath "$2") ;;
     --peer) peer=$(realpath "$2") ;;
     --parts) parts=$2 ;;
+    --data) data+=("$2") ;;
     --limit) limit=$2 ;;
     *) echo "unknown option $1" >&2; exit 2 ;;
   esac
@@ -95,22 +98,47 @@ print(f\"{sys.argv[1]}: {r['step_ms_median']:.2f} ms, {r['tokens_per_s'] / r['ra
     wrong "$name: no result"; tail -5 "$out/$name.log"
   fi
 }
-# The fastest state of a GPU is not its first: a run of one GPU comes before and after those of two.
+# CONFIG NAME KEY=VALUE...: all layouts. The fastest state of a GPU is not its first: a run of one comes before and after those of two.
+layouts() {
+  local run="$cadre bench configs/bench-$1.yaml --json" name=$2
+  shift 2
+  bench "$name-1" $run "$@"
+  bench "$name-dp2" $ranks $run "$@" train.global_batch=16
+  bench "$name-ep2" $ranks $run "$@" train.global_batch=16 mesh.ep=2
+  bench "$name-ep2-peer" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=peer
+  bench "$name-1-again" $run "$@"
+}
 part_steps() {
   local c
-  for c in olmoe4 mixtral-mini; do
-    bench "$c-1" "$cadre" bench configs/bench-$c.yaml train.steps=10 --json
-    bench "$c-dp2" $ranks "$cadre" bench configs/bench-$c.yaml train.steps=10 train.global_batch=16 --json
-    bench "$c-ep2" $ranks "$cadre" bench configs/bench-$c.yaml train.steps=10 train.global_batch=16 mesh.ep=2 --json
-    bench "$c-ep2-peer" $ranks "$cadre" bench configs/bench-$c.yaml train.steps=10 train.global_batch=16 mesh.ep=2 moe.dispatch=peer --json
-    bench "$c-1-again" "$cadre" bench configs/bench-$c.yaml train.steps=10 --json
+  for c in olmoe4 mixtral-mini; do layouts $c $c train.steps=10; done
+  scaling
+}
+
+# The same on text, from weights that 150 steps of it have made: routers of the first steps may leave most experts without tokens, and
+# then ranks wait for each other. In memory, since checkpoints of this size take disks longer than the measurement.
+part_routed() {
+  local pair c text run
+  for pair in "${data[@]}"; do
+    c=${pair%%=*} run=$(mktemp -d -p /dev/shm)
+    text="data.manifest=${pair#*=} data.mask_documents=false"
+    if timeout 150 "$cadre" train configs/bench-$c.yaml out="$run/run" $text train.steps=150 schedule.warmup=20 checkpoint.every=150 \
+      eval.every=0 eval.tokens_per_domain=200 > "$out/$c-train.log" 2>&1; then
+      layouts $c $c-routed init="$run/run" $text train.steps=20
+    else
+      wrong "$c-train"; tail -5 "$out/$c-train.log"
+    fi
+    rm -rf "$run"
   done
+  scaling
+}
+
+scaling() {
   python3 - "$out/two_gpus.json" <<'PYTHON'
 import json, pathlib, sys
 file = pathlib.Path(sys.argv[1])
 found = json.loads(file.read_text())
 table = {}
-for config in ("olmoe4", "mixtral-mini"):
+for config in ("olmoe4", "mixtral-mini", "olmoe4-routed", "mixtral-mini-routed"):
     one = max((found[k]["tokens_per_s"] for k in (f"{config}-1", f"{config}-1-again") if k in found), default=None)
     for layout in ("dp2", "ep2", "ep2-peer"):
         two = found.get(f"{config}-{layout}")
