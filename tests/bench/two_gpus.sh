@@ -2,12 +2,13 @@
 # All that is to be known about runs on two GPUs of one host, in one call; each part's results are in OUT when it ends.
 #
 #     tests/bench/two_gpus.sh OUT [--bin DIR] [--peer PROGRAM] [--parts "tests steps routed faults save peer comm channels"]
-#                             [--data CONFIG=MANIFEST]... [--limit S]
+#                             [--data CONFIG=MANIFEST]... [--init CONFIG=RUN]... [--limit S]
 #
 # OUT        a folder: two_gpus.json and logs.tar.gz with everything so far, both written again after each part
 # --bin      where cadre and the test programs are (flat, or a build folder); default build/cuda, which is built first
 # --peer     for tests/bench/peers/two_gpus.py; without it Cadre runs alone
 # --data     text for a configuration of the part `routed`, which is left out without
+# --init     the run whose weights it starts from; without, the part makes one
 # --limit    seconds after which no further part is begun and what runs is ended
 # Needs two GPUs that nothing else uses, Open MPI and python3. Ends with 1 when a test failed or a fault ended otherwise than it
 # should. NCCL's environment is left as it is.
@@ -15,13 +16,14 @@ set -u
 cd "$(dirname "$0")/../.."
 out=$(realpath -m "${1:?usage: two_gpus.sh OUT [--bin DIR] [--peer PROGRAM] [--parts LIST] [--limit S]}")
 shift
-bin= peer= limit=100000 parts="tests steps routed faults save peer comm channels" data=()
+bin= peer= limit=100000 parts="tests steps routed faults save peer comm channels" data=() init=()
 while [ $# -gt 0 ]; do
   case $1 in
     --bin) bin=$(realpath "$2") ;;
     --peer) peer=$(realpath "$2") ;;
     --parts) parts=$2 ;;
     --data) data+=("$2") ;;
+    --init) init+=("$2") ;;
     --limit) limit=$2 ;;
     *) echo "unknown option $1" >&2; exit 2 ;;
   esac
@@ -117,11 +119,14 @@ part_steps() {
 # The same on text, from weights that 150 steps of it have made: routers of the first steps may leave most experts without tokens, and
 # then ranks wait for each other. In memory, since checkpoints of this size take disks longer than the measurement.
 part_routed() {
-  local pair c text run
+  local pair given c text run
   for pair in "${data[@]}"; do
     c=${pair%%=*} run=$(mktemp -d -p /dev/shm)
     text="data.manifest=${pair#*=} data.mask_documents=false"
-    if timeout 150 "$cadre" train configs/bench-$c.yaml out="$run/run" $text train.steps=150 schedule.warmup=20 checkpoint.every=150 \
+    for given in "${init[@]}"; do
+      if [ "${given%%=*}" = "$c" ]; then ln -s "$(realpath "${given#*=}")" "$run/run"; fi
+    done
+    if [ -e "$run/run" ] || timeout 150 "$cadre" train configs/bench-$c.yaml out="$run/run" $text train.steps=150 schedule.warmup=20 checkpoint.every=150 \
       eval.every=0 eval.tokens_per_domain=200 > "$out/$c-train.log" 2>&1; then
       layouts $c $c-routed init="$run/run" $text train.steps=20
     else

@@ -64,6 +64,10 @@ void DocumentRows::append(const DocumentRows& other) {
   rows_.insert(rows_.end(), other.rows_.begin(), other.rows_.end());
 }
 
+void DocumentRows::pad(int64_t count) {
+  rows_.resize(size_t((num_rows() + count - 1) / count * count));
+}
+
 int64_t DocumentRows::micro_batches(int64_t sequences, int ranks) const {
   return (rows_per_rank(ranks) + sequences - 1) / sequences;
 }

@@ -21,6 +21,8 @@ class DocumentRows {
   // Rows [first, first + count), as far as there are; and other rows of the same corpus behind these.
   DocumentRows window(int64_t first, int64_t count) const;
   void append(const DocumentRows& other);
+  // Rows of padding behind these, up to a multiple of count.
+  void pad(int64_t count);
   // Row r belongs to rank r % ranks. Every rank has the same number of micro-batches, since forward passes are
   // collective over expert groups; the last ones may hold padding only.
   int64_t micro_batches(int64_t sequences, int ranks) const;

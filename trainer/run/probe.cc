@@ -63,7 +63,9 @@ void Probe::measure(size_t target, double keep) {
   const int64_t sequences = model.config.train.micro_batch;
   std::vector<W> dlogp;
   model.decoder.begin_step();
-  const auto [rows, token_weight] = windows_[target].at(probes_);
+  auto [rows, token_weight] = windows_[target].at(probes_);
+  // On a GPU a batch of another shape than training's costs more than rows of padding: kernels are chosen for it anew.
+  if (model.queue.kind() == device::DeviceKind::kCuda) rows.pad(sequences * data.size());
   const bool pairs = corpus_.kind() == data::SetKind::kPreference;
   for (int64_t i = 0; i < rows.micro_batches(sequences, data.size()); ++i) {
     const Batch batch = rows.micro_batch(i, sequences, data.rank(), data.size());

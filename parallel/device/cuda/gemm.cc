@@ -33,9 +33,11 @@ int alignment_of(const void* p) {
 // Of a product that is worth trying: 2^29 multiply-adds take a GPU a few microseconds.
 constexpr double kTunedWork = double(1 << 29);
 constexpr int kCandidates = 10, kRepeats = 3;
-// Multiply-adds of one shape, a millisecond or so, before the trials, which take several. Batches of samples have another
-// number of tokens each, and shapes that come once would be tried for nothing; layers reach this in their first steps.
+// Uses of one shape and their multiply-adds, a millisecond or so, before the trials, which take sixty uses. Batches of samples
+// and of answers have another number of tokens each, and shapes that come once would be tried for nothing; layers reach
+// both in their first steps.
 constexpr double kOftenUsed = double(int64_t(1) << 38);
+constexpr int kUses = 4;
 constexpr double kGain = 0.98;  // of the time so far, to change the choice
 // A workspace has to be cleared, which is a launch of its own: the gap before it is not in the time between two events.
 constexpr double kGapMs = 0.002;
@@ -113,6 +115,7 @@ struct GemmPlan {
 
   std::vector<cublasLtMatmulHeuristicResult_t> untried_;  // the first is in use
   double done_ = 0;                                       // multiply-adds so far, while there are some
+  int uses_ = 0;                                          // likewise
 };
 
 // A row-major matrix is the transpose of the column-major one in the same memory, so the library computes
@@ -157,7 +160,7 @@ GemmPlan::GemmPlan(cublasLtHandle_t handle, const GemmKey& key) {
 void GemmPlan::count_use(cublasLtHandle_t handle, const GemmKey& key, const GemmCall& call) {
   if (untried_.empty()) return;
   done_ += work_of(key);
-  if (done_ < kOftenUsed) return;
+  if (++uses_ < kUses || done_ < kOftenUsed) return;
   cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(call.stream, &recording));
   if (recording != cudaStreamCaptureStatusNone) return;
