@@ -15,20 +15,15 @@ fs::path result_file(const StudyConfig& study, const std::string& run) {
   return folder_of(study, run) / "result.json";
 }
 
-json to_json(const RunResult& result) {
+json to_json(const RunResult& result, const std::string& metric) {
   json curve = json::array();
   for (const auto& [step, value] : result.curve) curve.push_back({step, value});
-  return {{"name", result.name},
-          {"error", result.error},
-          {"code", result.code},
-          {"value", result.value},
-          {"worst", result.worst},
-          {"domains", result.domains},
-          {"curve", curve},
-          {"steps", result.steps},
-          {"tokens", result.tokens},
-          {"best", result.reward.best},
-          {"collapse_step", result.reward.collapse_step},
+  return {{"name", result.name},        {"metric", metric},
+          {"error", result.error},      {"code", result.code},
+          {"value", result.value},      {"worst", result.worst},
+          {"domains", result.domains},  {"curve", curve},
+          {"steps", result.steps},      {"tokens", result.tokens},
+          {"best", result.reward.best}, {"collapse_step", result.reward.collapse_step},
           {"ess", result.reward.ess}};
 }
 
@@ -53,6 +48,11 @@ std::optional<RunResult> load_result(const StudyConfig& study, const StudyRun& r
     result.error = j.at("error");
     result.code = j.at("code");
     if (!result.error.empty()) return result;
+    if (j.value("metric", study.metric) != study.metric) {  // the study is asked about another one
+      RunResult other = read_result(file.parent_path(), study.metric);
+      other.name = run.name, other.cell = run.cell, other.seed = run.seed, other.part = run.part;
+      return other;
+    }
     result.value = j.at("value");
     result.worst = j.at("worst");
     result.domains = j.at("domains").get<std::map<std::string, double>>();
@@ -69,7 +69,8 @@ std::optional<RunResult> load_result(const StudyConfig& study, const StudyRun& r
 
 void save_result(const StudyConfig& study, const RunResult& result) {
   fs::create_directories(folder_of(study, result.name));
-  base::write_file_atomic(result_file(study, result.name), to_json(result).dump(1) + "\n", ExitCode::kData);
+  base::write_file_atomic(result_file(study, result.name), to_json(result, study.metric).dump(1) + "\n",
+                          ExitCode::kData);
 }
 
 void forget_failures(const StudyConfig& study) {
