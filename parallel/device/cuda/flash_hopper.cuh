@@ -1,17 +1,6 @@
 // What the three attention kernels of sm_90a share. A block is persistent: it claims one item after the other, a tile
 // of 128 rows (queries, or keys for dk and dv) of one head, which two warpgroups keep, 64 rows each, while tiles of
 // the other side pass by. A third warpgroup feeds shared memory through the copy engine.
-//
-// Why a block ends. One lane (the copying one) and eight warps meet at barriers of shared memory alone.
-// - All roles see the same items: the lane claims one, writes it into a slot and waits only for the slot's reading four
-//   items ago. The item that says that there is no more is the last thing it writes and the last thing that warps read.
-// - All roles count the same tiles: those of Item::tiles, one stage of a ring each. A warp releases every stage once, also
-//   where its rows see nothing of the tile, so that each barrier gets its eight arrivals, and waits for the copy before it
-//   does, so that no warp is a whole turn of the ring ahead.
-// - The lane copies in the order in which warps wait (kept rows, then tile by tile, k before v), and a warp releases a
-//   stage after waiting for nothing that is copied later than the next tile's k: two stages are enough.
-// Warps of a warpgroup take the same branches around its products: they depend on the item and on `warpgroup` alone.
-// Stages are overwritten after eight arrivals, each behind the warp's own wait for the products that read them.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -19,80 +8,12 @@
 #include <cmath>
 #include <cstdint>
 
-#include "parallel/device/cuda/flash_plan.h"
-#include "parallel/device/cuda/hopper_ptx.h"
+#include "parallel/device/cuda/flash_hopper_roles.cuh"
 #include "parallel/device/cuda/hopper_rows.cuh"
 
 namespace cadre::device::cuda::hopper {
 
-inline constexpr int kThreads = 384, kConsumerWarps = 8;
 inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
-
-struct Params {
-  CUtensorMap own[2];    // what the block keeps: q (and dout), or k and v; boxes of 128 rows
-  CUtensorMap other[2];  // what passes by: k and v, or q and dout
-  int length, heads, kv_heads;
-  Items items;                // pairs: sequences * heads of the tensor whose rows are kept
-  float scale;                // of the scores
-  const Document* documents;  // (T), or null
-  const float2* stats;        // (sequences, heads, padded): log-sum-exp in powers of two, and delta
-  int padded;                 // length in whole tiles
-  int32_t* next;              // the next item that nobody has claimed, 0 at the start
-  float* lse;
-  __nv_bfloat16* out[2];  // out, dq, or dk and dv
-
-  __device__ const Document* documents_of(int sequence) const {
-    return documents == nullptr ? nullptr : documents + int64_t(sequence) * length;
-  }
-};
-
-// The rows [block * kOwn, ...) of a head, and the tiles of the other side that pass by.
-struct Item {
-  int block, pair;  // pair: of sequence and head
-  Tiles tiles;
-  int edge;  // of flash_plan.h
-};
-
-struct Ring {
-  int stages, stage = 0;
-  uint32_t phase = 0;
-  __device__ explicit Ring(int count) : stages(count) {}
-  __device__ void next() {
-    if (++stage == stages) stage = 0, phase ^= 1;
-  }
-};
-
-// Items go from the copying lane to the multiplying warps through a few slots of shared memory.
-struct Claims {
-  static constexpr int kSlots = 4, kSlotBytes = 32, kBytes = kSlots * (kSlotBytes + 2 * 8);
-  uint32_t at;  // address
-
-  __device__ uint32_t slot(int turn) const { return at + turn % kSlots * kSlotBytes; }
-  __device__ uint32_t there(int turn) const { return at + kSlots * kSlotBytes + turn % kSlots * 8; }
-  __device__ uint32_t taken(int turn) const { return there(turn) + kSlots * 8; }
-  __device__ void init() const {
-    for (int s = 0; s < kSlots; ++s) {
-      ptx::barrier_init(there(s), 1);
-      ptx::barrier_init(taken(s), kConsumerWarps);
-    }
-  }
-  __device__ void give(int turn, const Item& item, bool live) const {
-    ptx::barrier_wait(taken(turn), (turn / kSlots & 1) ^ 1);
-    ptx::store_shared(slot(turn),
-                      {live ? uint32_t(item.block) : ~0u, uint32_t(item.pair), uint32_t(item.edge), 0});
-    ptx::store_shared(slot(turn) + 16, {uint32_t(item.tiles.begin), uint32_t(item.tiles.end), 0, 0});
-    ptx::barrier_arrive(there(turn));
-  }
-  // By a whole warp. False when there is no more.
-  __device__ bool take(int turn, int lane, Item& item) const {
-    ptx::barrier_wait(there(turn), turn / kSlots & 1);
-    const uint4 v = ptx::load_shared(slot(turn)), w = ptx::load_shared(slot(turn) + 16);
-    __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(taken(turn));
-    item = {int(v.x), int(v.y), {int(w.x), int(w.y)}, int(v.z)};
-    return item.block >= 0;
-  }
-};
 
 // Shared memory descriptor of an operand in boxes of 64 columns, swizzled by 128 bytes. `leading`: bytes from box to
 // box, which matters when the columns are the operand's first dimension.
@@ -161,24 +82,24 @@ __device__ inline void write_rows(const float (&sum)[kHead / 2], const float (&f
   }
 }
 
-// The bodies of the three roles, from Kernel: init(), produce(), consume(warpgroup, warp, lane).
+// Kernel: of flash_hopper_roles.cuh, made of the parameters and the address of its shared memory.
 template <class Kernel>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Params params) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t memory[];
   const Kernel kernel{params, ptx::shared_address(memory)};
   if (threadIdx.x == 0) {
-    kernel.init();
+    kernel.barriers().init();
     ptx::fence_barrier_init();
   }
   __syncthreads();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp >= kConsumerWarps) {
     ptx::give_registers<40>();
-    if (warp == kConsumerWarps && lane == 0) kernel.produce();
+    if (warp == kConsumerWarps && lane == 0) produce(kernel);
   } else {
     ptx::take_registers<232>();
-    kernel.consume(warp / 4, warp, lane);
+    consume(kernel, warp, lane);
   }
 #endif
 }

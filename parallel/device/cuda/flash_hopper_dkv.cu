@@ -15,8 +15,8 @@ struct Dkv {
   static constexpr int kStatsAt = kStagesAt + kStages * kStageBytes;
   static constexpr int kStagingAt = kStatsAt + kStages * kStatBytes;
   static constexpr int kBarriersAt = kStagingAt + kConsumerWarps * kChunkBytes;
-  static constexpr int kClaimsAt = kBarriersAt + 16 * 8;
-  static constexpr int kSharedBytes = kClaimsAt + Claims::kBytes;
+  using Shared = Barriers<kStages, 1>;
+  static constexpr int kSharedBytes = kBarriersAt + Shared::kBytes;
 
   const Params& p;
   uint32_t shared;
@@ -26,54 +26,27 @@ struct Dkv {
   __device__ uint32_t q_tile(int stage) const { return shared + kStagesAt + stage * kStageBytes; }
   __device__ uint32_t dout_tile(int stage) const { return q_tile(stage) + kTileBytes; }
   __device__ uint32_t stats(int stage) const { return shared + kStatsAt + stage * kStatBytes; }
-  __device__ uint32_t barrier(int i) const { return shared + kBarriersAt + i * 8; }
-  __device__ uint32_t own_there() const { return barrier(0); }
-  __device__ uint32_t own_read() const { return barrier(1); }
-  __device__ uint32_t there(int stage) const { return barrier(2 + stage); }
-  __device__ uint32_t read(int stage) const { return barrier(2 + kStages + stage); }
-  __device__ Claims claims() const { return {shared + kClaimsAt}; }
+  __device__ Shared barriers() const { return {shared + kBarriersAt}; }
 
-  __device__ void init() const {
-    ptx::barrier_init(own_there(), 1);
-    ptx::barrier_init(own_read(), kConsumerWarps);
-    for (int s = 0; s < kStages; ++s) {
-      ptx::barrier_init(there(s), 1);
-      ptx::barrier_init(read(s), kConsumerWarps);
-    }
-    claims().init();
-  }
-  __device__ bool claim(Item& item) const {
-    Place place;
-    if (!place_of(p.items, atomicAdd(p.next, 1), true, place)) return false;
-    const Document* documents = p.documents_of(place.pair / p.kv_heads);
-    item = {place.block, place.pair, queries_of_block<kQueries>(place.block, p.length, documents),
-            query_edge(place.block, p.length, documents)};
-    return true;
-  }
-  __device__ void produce() const {
-    Ring ring(kStages);
-    Item item{};
+  __device__ bool claim(Item& item) const { return claim_keys<kQueries>(p, item); }
+  __device__ void copy(const Item& item, Ring& ring) const {
     const int group = p.heads / p.kv_heads;
-    for (int turn = 0;; ++turn) {
-      const bool live = claim(item);
-      claims().give(turn, item, live);
-      if (!live) return;
-      const int sequence = item.pair / p.kv_heads, kv = item.pair % p.kv_heads;
-      ptx::barrier_wait(own_read(), (turn & 1) ^ 1);
-      ptx::barrier_expect(own_there(), 2 * kOwnBytes);
-      copy_rows<kHead, kOwn>(&p.own[0], own_there(), k_tile(), kv, item.block * kOwn, sequence);
-      copy_rows<kHead, kOwn>(&p.own[1], own_there(), v_tile(), kv, item.block * kOwn, sequence);
-      for (int head = kv * group; head < (kv + 1) * group; ++head) {
+    const int sequence = item.pair / p.kv_heads, kv = item.pair % p.kv_heads;
+    ptx::barrier_expect(barriers().own_there(), 2 * kOwnBytes);
+    copy_rows<kHead, kOwn>(&p.own[0], barriers().own_there(), k_tile(), kv, item.block * kOwn, sequence);
+    copy_rows<kHead, kOwn>(&p.own[1], barriers().own_there(), v_tile(), kv, item.block * kOwn, sequence);
+    for (int head = kv * group; head < (kv + 1) * group; ++head) {
 #pragma unroll 1  // the copying lane has 40 registers
-        for (int tile = item.tiles.begin; tile < item.tiles.end; ++tile, ring.next()) {
-          const int s = ring.stage;
-          ptx::barrier_wait(read(s), ring.phase ^ 1);
-          ptx::barrier_expect(there(s), kStageBytes + kStatBytes);
-          copy_rows<kHead, kQueries>(&p.other[0], there(s), q_tile(s), head, tile * kQueries, sequence);
-          copy_rows<kHead, kQueries>(&p.other[1], there(s), dout_tile(s), head, tile * kQueries, sequence);
-          ptx::copy_bytes(p.stats + (int64_t(sequence) * p.heads + head) * p.padded + tile * kQueries,
-                          there(s), stats(s), kStatBytes);
-        }
+      for (int tile = item.tiles.begin; tile < item.tiles.end; ++tile, ring.next()) {
+        const int s = ring.stage;
+        ptx::barrier_wait(barriers().read(s), ring.phase ^ 1);
+        ptx::barrier_expect(barriers().there(s), kStageBytes + kStatBytes);
+        copy_rows<kHead, kQueries>(&p.other[0], barriers().there(s), q_tile(s), head, tile * kQueries,
+                                   sequence);
+        copy_rows<kHead, kQueries>(&p.other[1], barriers().there(s), dout_tile(s), head, tile * kQueries,
+                                   sequence);
+        ptx::copy_bytes(p.stats + (int64_t(sequence) * p.heads + head) * p.padded + tile * kQueries,
+                        barriers().there(s), stats(s), kStatBytes);
       }
     }
   }
@@ -103,12 +76,6 @@ struct Dkv {
     }
   }
 
-  __device__ void consume(int warpgroup, int warp, int lane) const {
-    Ring ring(kStages);
-    Item item;
-    for (int turn = 0; claims().take(turn, lane, item); ++turn)
-      make_tile(item, turn, ring, warpgroup, warp, lane);
-  }
   __device__ void make_tile(const Item& item, int turn, Ring& ring, int warpgroup, int warp, int lane) const {
     const int sequence = item.pair / p.kv_heads, kv = item.pair % p.kv_heads;
     const int first = item.block * kOwn + warpgroup * kHalf, warp_row = first + warp % 4 * 16,
@@ -126,14 +93,14 @@ struct Dkv {
     const Tiles own = queries_of_half<kQueries>(first, p.length, documents);
     bool keep = false;
 
-    ptx::barrier_wait(own_there(), turn & 1);
+    ptx::barrier_wait(barriers().own_there(), turn & 1);
     for (int step = 0, next = item.tiles.begin; step < steps; ++step) {
       const int stage = ring.stage, tile = next, query = tile * kQueries;
       if (++next == item.tiles.end) next = item.tiles.begin;
-      ptx::barrier_wait(there(stage), ring.phase);
+      ptx::barrier_wait(barriers().there(stage), ring.phase);
       ring.next();
       if (tile < own.begin || tile >= own.end) {  // of the other warpgroup only
-        if (lane == 0) ptx::barrier_arrive(read(stage));
+        if (lane == 0) ptx::barrier_arrive(barriers().read(stage));
         continue;
       }
       ptx::wgmma_begin();
@@ -173,10 +140,10 @@ struct Dkv {
       ptx::wgmma_pin(dv);
       ptx::wgmma_pin(weights);
       ptx::wgmma_pin(grads);
-      if (lane == 0) ptx::barrier_arrive(read(stage));
+      if (lane == 0) ptx::barrier_arrive(barriers().read(stage));
       keep = true;
     }
-    if (lane == 0) ptx::barrier_arrive(own_read());
+    if (lane == 0) ptx::barrier_arrive(barriers().own_read());
     const uint32_t staging = shared + kStagingAt + warp * kChunkBytes;
     const float one[2] = {1, 1}, factor[2] = {p.scale, p.scale};
     write_rows<kHead>(dk, factor, staging, p.out[0], p.kv_heads, kv, sequence, p.length, warp_row, lane);

@@ -11,8 +11,8 @@ struct Dq {
   static constexpr int kStagesAt = 2 * kOwnBytes, kStageBytes = 2 * kTileBytes;
   static constexpr int kStagingAt = kStagesAt + kStages * kStageBytes;
   static constexpr int kBarriersAt = kStagingAt + kConsumerWarps * kChunkBytes;
-  static constexpr int kClaimsAt = kBarriersAt + 16 * 8;
-  static constexpr int kSharedBytes = kClaimsAt + Claims::kBytes;
+  using Shared = Barriers<kStages, 1>;
+  static constexpr int kSharedBytes = kBarriersAt + Shared::kBytes;
 
   const Params& p;
   uint32_t shared;
@@ -21,59 +21,24 @@ struct Dq {
   __device__ uint32_t dout_tile() const { return shared + kOwnBytes; }
   __device__ uint32_t k_tile(int stage) const { return shared + kStagesAt + stage * kStageBytes; }
   __device__ uint32_t v_tile(int stage) const { return k_tile(stage) + kTileBytes; }
-  __device__ uint32_t barrier(int i) const { return shared + kBarriersAt + i * 8; }
-  __device__ uint32_t own_there() const { return barrier(0); }
-  __device__ uint32_t own_read() const { return barrier(1); }
-  __device__ uint32_t there(int stage) const { return barrier(2 + stage); }
-  __device__ uint32_t read(int stage) const { return barrier(2 + kStages + stage); }
-  __device__ Claims claims() const { return {shared + kClaimsAt}; }
+  __device__ Shared barriers() const { return {shared + kBarriersAt}; }
 
-  __device__ void init() const {
-    ptx::barrier_init(own_there(), 1);
-    ptx::barrier_init(own_read(), kConsumerWarps);
-    for (int s = 0; s < kStages; ++s) {
-      ptx::barrier_init(there(s), 1);
-      ptx::barrier_init(read(s), kConsumerWarps);
-    }
-    claims().init();
-  }
-  __device__ bool claim(Item& item) const {
-    Place place;
-    if (!place_of(p.items, atomicAdd(p.next, 1), false, place)) return false;
-    const Document* documents = p.documents_of(place.pair / p.heads);
-    item = {place.block, place.pair, keys_of_block<kKeys>(place.block, p.length, documents),
-            key_edge(place.block, p.length, documents)};
-    return true;
-  }
-  __device__ void produce() const {
-    Ring ring(kStages);
-    Item item{};
-    for (int turn = 0;; ++turn) {
-      const bool live = claim(item);
-      claims().give(turn, item, live);
-      if (!live) return;
-      const int sequence = item.pair / p.heads, head = item.pair % p.heads;
-      const int kv = head / (p.heads / p.kv_heads);
-      ptx::barrier_wait(own_read(), (turn & 1) ^ 1);
-      ptx::barrier_expect(own_there(), 2 * kOwnBytes);
-      copy_rows<kHead, kOwn>(&p.own[0], own_there(), q_tile(), head, item.block * kOwn, sequence);
-      copy_rows<kHead, kOwn>(&p.own[1], own_there(), dout_tile(), head, item.block * kOwn, sequence);
-      for (int tile = item.tiles.end - 1; tile >= item.tiles.begin; --tile, ring.next()) {
-        const int s = ring.stage;
-        ptx::barrier_wait(read(s), ring.phase ^ 1);
-        ptx::barrier_expect(there(s), kStageBytes);
-        copy_rows<kHead, kKeys>(&p.other[0], there(s), k_tile(s), kv, tile * kKeys, sequence);
-        copy_rows<kHead, kKeys>(&p.other[1], there(s), v_tile(s), kv, tile * kKeys, sequence);
-      }
+  __device__ bool claim(Item& item) const { return claim_queries<kKeys>(p, item); }
+  __device__ void copy(const Item& item, Ring& ring) const {
+    const int sequence = item.pair / p.heads, head = item.pair % p.heads;
+    const int kv = head / (p.heads / p.kv_heads);
+    ptx::barrier_expect(barriers().own_there(), 2 * kOwnBytes);
+    copy_rows<kHead, kOwn>(&p.own[0], barriers().own_there(), q_tile(), head, item.block * kOwn, sequence);
+    copy_rows<kHead, kOwn>(&p.own[1], barriers().own_there(), dout_tile(), head, item.block * kOwn, sequence);
+    for (int tile = item.tiles.end - 1; tile >= item.tiles.begin; --tile, ring.next()) {
+      const int s = ring.stage;
+      ptx::barrier_wait(barriers().read(s), ring.phase ^ 1);
+      ptx::barrier_expect(barriers().there(s), kStageBytes);
+      copy_rows<kHead, kKeys>(&p.other[0], barriers().there(s), k_tile(s), kv, tile * kKeys, sequence);
+      copy_rows<kHead, kKeys>(&p.other[1], barriers().there(s), v_tile(s), kv, tile * kKeys, sequence);
     }
   }
 
-  __device__ void consume(int warpgroup, int warp, int lane) const {
-    Ring ring(kStages);
-    Item item;
-    for (int turn = 0; claims().take(turn, lane, item); ++turn)
-      make_tile(item, turn, ring, warpgroup, warp, lane);
-  }
   __device__ void make_tile(const Item& item, int turn, Ring& ring, int warpgroup, int warp, int lane) const {
     const int sequence = item.pair / p.heads, head = item.pair % p.heads;
     const int first = item.block * kOwn + warpgroup * kHalf, warp_row = first + warp % 4 * 16,
@@ -95,19 +60,19 @@ struct Dq {
     // Tiles outside lie behind these queries, or hold documents that only the other warpgroup's see.
     const Tiles own = keys_of_half<kKeys>(first, p.length, documents);
     const auto pass = [&] {
-      ptx::barrier_wait(there(ring.stage), ring.phase);
-      if (lane == 0) ptx::barrier_arrive(read(ring.stage));
+      ptx::barrier_wait(barriers().there(ring.stage), ring.phase);
+      if (lane == 0) ptx::barrier_arrive(barriers().read(ring.stage));
       ring.next();
     };
     int tile = item.tiles.end - 1;
     bool keep = false;
     int before = 0;
 
-    ptx::barrier_wait(own_there(), turn & 1);
+    ptx::barrier_wait(barriers().own_there(), turn & 1);
     for (; tile >= own.end; --tile) pass();
     for (; tile >= own.begin; --tile) {
       const int stage = ring.stage, key = tile * kKeys;
-      ptx::barrier_wait(there(stage), ring.phase);
+      ptx::barrier_wait(barriers().there(stage), ring.phase);
       ptx::wgmma_begin();
       score_product<kHead, kOwn, kKeys>(s, q, k_tile(stage));
       ptx::wgmma_commit();
@@ -116,7 +81,7 @@ struct Dq {
       ptx::wgmma_wait<1>();
       ptx::wgmma_pin(s);
       ptx::wgmma_pin(grads);
-      if (keep && lane == 0) ptx::barrier_arrive(read(before));
+      if (keep && lane == 0) ptx::barrier_arrive(barriers().read(before));
       const bool all = !keys_need_mask<kKeys>(tile, first, item.edge);
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j) {
@@ -144,8 +109,8 @@ struct Dq {
     ptx::wgmma_pin(dq);
     ptx::wgmma_pin(grads);
     if (lane == 0) {
-      ptx::barrier_arrive(read(before));
-      ptx::barrier_arrive(own_read());
+      ptx::barrier_arrive(barriers().read(before));
+      ptx::barrier_arrive(barriers().own_read());
     }
     for (; tile >= item.tiles.begin; --tile) pass();
     const float factor[2] = {p.scale, p.scale};

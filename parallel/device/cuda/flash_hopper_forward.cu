@@ -11,63 +11,36 @@ struct Forward {
   static constexpr int kOwnBytes = kOwn * kHead * 2, kTileBytes = kKeys * kHead * 2;
   static constexpr int kStagingAt = kOwnBytes + 2 * kStages * kTileBytes;
   static constexpr int kBarriersAt = kStagingAt + kConsumerWarps * kChunkBytes;
-  static constexpr int kClaimsAt = kBarriersAt + 16 * 8;
-  static constexpr int kSharedBytes = kClaimsAt + Claims::kBytes;
+  using Shared = Barriers<kStages, 2>;
+  static constexpr int kSharedBytes = kBarriersAt + Shared::kBytes;
 
   const Params& p;
   uint32_t shared;
 
   __device__ uint32_t k_tile(int stage) const { return shared + kOwnBytes + stage * kTileBytes; }
   __device__ uint32_t v_tile(int stage) const { return k_tile(kStages + stage); }
-  __device__ uint32_t barrier(int i) const { return shared + kBarriersAt + i * 8; }
-  __device__ uint32_t q_there() const { return barrier(0); }
-  __device__ uint32_t q_read() const { return barrier(1); }
-  __device__ uint32_t k_there(int stage) const { return barrier(2 + stage); }
-  __device__ uint32_t k_read(int stage) const { return barrier(4 + stage); }
-  __device__ uint32_t v_there(int stage) const { return barrier(6 + stage); }
-  __device__ uint32_t v_read(int stage) const { return barrier(8 + stage); }
-  __device__ Claims claims() const { return {shared + kClaimsAt}; }
+  __device__ Shared barriers() const { return {shared + kBarriersAt}; }
+  __device__ uint32_t q_there() const { return barriers().own_there(); }
+  __device__ uint32_t q_read() const { return barriers().own_read(); }
+  __device__ uint32_t k_there(int stage) const { return barriers().there(stage, 0); }
+  __device__ uint32_t k_read(int stage) const { return barriers().read(stage, 0); }
+  __device__ uint32_t v_there(int stage) const { return barriers().there(stage, 1); }
+  __device__ uint32_t v_read(int stage) const { return barriers().read(stage, 1); }
 
-  __device__ void init() const {
-    ptx::barrier_init(q_there(), 1);
-    ptx::barrier_init(q_read(), kConsumerWarps);
-    for (int s = 0; s < kStages; ++s) {
-      ptx::barrier_init(k_there(s), 1);
-      ptx::barrier_init(v_there(s), 1);
-      ptx::barrier_init(k_read(s), kConsumerWarps);
-      ptx::barrier_init(v_read(s), kConsumerWarps);
-    }
-    claims().init();
-  }
-  __device__ bool claim(Item& item) const {
-    Place place;
-    if (!place_of(p.items, atomicAdd(p.next, 1), false, place)) return false;
-    const Document* documents = p.documents_of(place.pair / p.heads);
-    item = {place.block, place.pair, keys_of_block<kKeys>(place.block, p.length, documents),
-            key_edge(place.block, p.length, documents)};
-    return true;
-  }
-  __device__ void produce() const {
-    Ring ring(kStages);
-    Item item{};
-    for (int turn = 0;; ++turn) {
-      const bool live = claim(item);
-      claims().give(turn, item, live);
-      if (!live) return;
-      const int sequence = item.pair / p.heads, head = item.pair % p.heads;
-      const int kv = head / (p.heads / p.kv_heads);
-      ptx::barrier_wait(q_read(), (turn & 1) ^ 1);
-      ptx::barrier_expect(q_there(), kOwnBytes);
-      copy_rows<kHead, kOwn>(&p.own[0], q_there(), shared, head, item.block * kOwn, sequence);
-      for (int tile = item.tiles.end - 1; tile >= item.tiles.begin; --tile, ring.next()) {
-        const int s = ring.stage;
-        ptx::barrier_wait(k_read(s), ring.phase ^ 1);
-        ptx::barrier_expect(k_there(s), kTileBytes);
-        copy_rows<kHead, kKeys>(&p.other[0], k_there(s), k_tile(s), kv, tile * kKeys, sequence);
-        ptx::barrier_wait(v_read(s), ring.phase ^ 1);
-        ptx::barrier_expect(v_there(s), kTileBytes);
-        copy_rows<kHead, kKeys>(&p.other[1], v_there(s), v_tile(s), kv, tile * kKeys, sequence);
-      }
+  __device__ bool claim(Item& item) const { return claim_queries<kKeys>(p, item); }
+  __device__ void copy(const Item& item, Ring& ring) const {
+    const int sequence = item.pair / p.heads, head = item.pair % p.heads;
+    const int kv = head / (p.heads / p.kv_heads);
+    ptx::barrier_expect(q_there(), kOwnBytes);
+    copy_rows<kHead, kOwn>(&p.own[0], q_there(), shared, head, item.block * kOwn, sequence);
+    for (int tile = item.tiles.end - 1; tile >= item.tiles.begin; --tile, ring.next()) {
+      const int s = ring.stage;
+      ptx::barrier_wait(k_read(s), ring.phase ^ 1);
+      ptx::barrier_expect(k_there(s), kTileBytes);
+      copy_rows<kHead, kKeys>(&p.other[0], k_there(s), k_tile(s), kv, tile * kKeys, sequence);
+      ptx::barrier_wait(v_read(s), ring.phase ^ 1);
+      ptx::barrier_expect(v_there(s), kTileBytes);
+      copy_rows<kHead, kKeys>(&p.other[1], v_there(s), v_tile(s), kv, tile * kKeys, sequence);
     }
   }
 
@@ -118,12 +91,6 @@ struct Forward {
     if (lane == 0) ptx::barrier_arrive(bar);
   }
 
-  __device__ void consume(int warpgroup, int warp, int lane) const {
-    Ring ring(kStages);
-    Item item;
-    for (int turn = 0; claims().take(turn, lane, item); ++turn)
-      make_tile(item, turn, ring, warpgroup, warp, lane);
-  }
   __device__ void make_tile(const Item& item, int turn, Ring& ring, int warpgroup, int warp, int lane) const {
     const int sequence = item.pair / p.heads, head = item.pair % p.heads;
     const int first = item.block * kOwn + warpgroup * kHalf, warp_row = first + warp % 4 * 16,

@@ -20,10 +20,10 @@ void launch(const Params& params, cudaStream_t) {
   emulated::Machine machine(emulated_seed);
   emulated::machine = &machine;
   const Kernel kernel{params, 0};
-  kernel.init();
+  kernel.barriers().init();
   machine.run(kConsumerWarps * 32 + 1, [&](int thread) {
     const int warp = thread / 32;
-    warp == kConsumerWarps ? kernel.produce() : kernel.consume(warp / 4, warp, thread % 32);
+    warp == kConsumerWarps ? produce(kernel) : consume(kernel, warp, thread % 32);
   });
 }
 
