@@ -28,14 +28,10 @@ template const MoeKernels<double>& moe_kernels(device::DeviceKind);
 template const MoeKernels<device::bf16>& moe_kernels(device::DeviceKind);
 
 template <class T>
-const OneExpert<T>* one_expert([[maybe_unused]] device::DeviceKind device, [[maybe_unused]] int64_t rows,
-                               [[maybe_unused]] std::span<const device::View<const T, 2>> operands) {
-#if CADRE_CUDA
-  if constexpr (std::is_same_v<T, device::bf16>) {
-    if (device == device::DeviceKind::kCuda) return cuda::hopper_one_expert(rows, operands);
-  }
-#endif
-  return nullptr;
+const OneExpert<T>* one_expert(device::DeviceKind device, int64_t rows,
+                               std::span<const device::View<const T, 2>> operands) {
+  const auto choose = moe_kernels<T>(device).one_expert;
+  return choose == nullptr ? nullptr : choose(rows, operands);
 }
 #define CADRE_ONE_EXPERT(T)                                            \
   template const OneExpert<T>* one_expert(device::DeviceKind, int64_t, \

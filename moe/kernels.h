@@ -5,6 +5,8 @@
 // host knows, an upper bound, and expert_offsets on the device says how many slots there are. No entry waits.
 #pragma once
 
+#include <span>
+
 #include "moe/config.h"
 #include "moe/routing.h"
 #include "parallel/device/peer.h"
@@ -74,6 +76,9 @@ struct StagedSlots {
   device::View<int32_t, 1> token;
   device::View<device::wide_t<T>, 1> gate;
 };
+
+template <class T>
+struct OneExpert;  // moe/one_expert.h
 
 template <class T>
 struct MoeKernels {
@@ -198,6 +203,9 @@ struct MoeKernels {
   // dx = b0 w0 + b1 w1.
   void (*grouped_dgrad_pair)(Queue&, View<const T, 2> b0, View<const T, 3> w0, View<const T, 2> b1,
                              View<const T, 3> w1, View<const int64_t, 1> offsets, View<T, 2> dx);
+
+  // What one_expert() answers; null where that is always null.
+  const OneExpert<T>* (*one_expert)(int64_t rows, std::span<const View<const T, 2>> operands);
 };
 
 template <class T>

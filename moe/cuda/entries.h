@@ -34,7 +34,7 @@ void add_peer_entries(MoeKernels<T>& table);  // peer_rows.cu
 template <class T>
 void add_expert_entries(MoeKernels<T>& table);  // experts.cc
 bool has_wgmma();                               // of this GPU: sm_90a alone, not what came after
-// one_expert() of this GPU.
+// one_expert.cc
 const OneExpert<device::bf16>* hopper_one_expert(int64_t rows,
                                                  std::span<const device::View<const device::bf16, 2>>);
 

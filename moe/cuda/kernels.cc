@@ -17,6 +17,7 @@ const MoeKernels<T>& cuda_moe_kernels() {
     cuda::add_rank_slot_entries(table);
     cuda::add_peer_entries(table);
     cuda::add_expert_entries(table);
+    if constexpr (std::is_same_v<T, device::bf16>) table.one_expert = cuda::hopper_one_expert;
     return table;
   }();
   return kTable;

@@ -36,6 +36,21 @@ struct KvPages {
   int64_t page_stride = 0, page_size = 0, num_kv_heads = 0, head_dim = 0;
 };
 
+// What place_heads makes of new tokens.
+template <class T>
+struct NewHeads {
+  using W = wide_t<T>;
+  View<const T, 3> q, k, v;  // as projected: (T, N, h), (T, G, h) twice
+  View<const T, 1> q_weight,
+      k_weight;  // of their norms: (h) for each head, or (N h) and (G h); empty: no norm
+  double eps = 0;
+  View<const int32_t, 1> position;  // (T), with table as for rope
+  View<const W, 2> table;
+  View<const int32_t, 1> place;  // (T) as for store_kv
+  KvPages<T> pages;
+  View<T, 3> q_out;  // may be q
+};
+
 // The distribution that tokens are drawn from: softmax(logits / temperature), cut to the top_k likeliest tokens and then
 // to the fewest of those that hold top_p of the rest, the one that crosses it included. Ties go to the lower id.
 struct SampleShape {
@@ -79,6 +94,10 @@ struct DeviceKernels {
   // Writes row t of k and v (T, G, h) to place[t]; rows with place -1 go nowhere.
   void (*store_kv)(Queue&, View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> place,
                    KvPages<T> pages);
+  // rms_norm of queries and keys, rounded to T; rope of both; then keys and values go to their pages, queries to q_out: a
+  // launch for passes of so few rows that each step is smaller than what it takes to start it. Null where a device does
+  // better one by one.
+  void (*place_heads)(Queue&, const NewHeads<T>&);
   // Generation: query t (T, N, h) sees the first length[t] tokens of the sequence whose pages are row owner[t] of
   // page_table (S, M); length 0 gives zeros.
   void (*paged_attention)(Queue&, View<const T, 3> q, KvPages<T> pages, View<const int32_t, 2> page_table,

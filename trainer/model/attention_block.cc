@@ -2,8 +2,6 @@
 
 #include <cmath>
 
-#include "parallel/device/generation_kernels.h"
-
 namespace cadre::trainer {
 
 template <class T>
@@ -167,8 +165,7 @@ device::View<T, 3> AttentionBlock<T>::place(View<const T, 2> x, const MicroBatch
   const int64_t tokens = x.dim(0);
   const Projected raw = packed(tokens);
   multiply(x, raw);
-  const auto place_heads = device::generation_kernels<T>(context_.queue->kind()).place_heads;
-  if (place_heads != nullptr) {
+  if (const auto place_heads = context_.kernels->place_heads) {
     place_heads(*context_.queue, {.q = raw.q,
                                   .k = raw.k,
                                   .v = raw.v,

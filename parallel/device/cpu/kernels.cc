@@ -22,6 +22,7 @@ const DeviceKernels<T>& cpu_kernels() {
         .attention = K::attention,
         .attention_backward = K::attention_backward,
         .store_kv = K::store_kv,
+        .place_heads = nullptr,
         .paged_attention = K::paged_attention,
         .swiglu = K::swiglu,
         .swiglu_backward = K::swiglu_backward,

@@ -1,11 +1,9 @@
 // Norms, rotation and the way into the pages of new queries, keys and values, a block for each of the three of a row. A
 // thread takes N pairs (i, i + h/2) of a head at a time. The roundings are those of the kernels that it stands for; the
 // sum of squares is made in another order.
-#include "parallel/device/cuda/place_heads.h"
-
 #include <algorithm>
 
-#include "parallel/device/bf16.h"
+#include "parallel/device/cuda/kernels_cuda.h"
 #include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::device::cuda {
@@ -105,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <class T>
-void place_heads(Queue& queue, const NewHeads<T>& n) {
+void CudaKernels<T>::place_heads(Queue& queue, const NewHeads<T>& n) {
   if (n.q.size() == 0) return;
   using X = native_t<T>;
   const int h = int(n.q.dim(2)), heads = int(n.q.dim(1)), kv_heads = int(n.k.dim(1));
@@ -124,7 +122,7 @@ void place_heads(Queue& queue, const NewHeads<T>& n) {
   launched();
 }
 
-template void place_heads(Queue&, const NewHeads<float>&);
-template void place_heads(Queue&, const NewHeads<bf16>&);
+template struct CudaKernels<float>;  // the members defined above
+template struct CudaKernels<bf16>;
 
 }  // namespace cadre::device::cuda

@@ -20,7 +20,6 @@
 #include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/own_attention.h"
 #include "parallel/device/cuda/queue_cuda.h"
-#include "parallel/device/generation_kernels.h"
 #include "parallel/device/memory.h"
 #include "tests/device/cuda/kernel_cases.h"
 
@@ -308,7 +307,7 @@ void expect_heads_are_placed(int64_t heads, int64_t kv_heads, int64_t h, int nor
                     .pages = at,
                     .q_out = q3};
       if (norm > 0) n.q_weight = q_weight.all(), n.k_weight = k_weight.all();
-      generation_kernels<T>(DeviceKind::kCuda).place_heads(queue, n);
+      kernels.place_heads(queue, n);
     } else {
       const auto normed = [&](const OnDevice<T>& from, const OnDevice<T>& weight, const OnDevice<T>& to,
                               int64_t width) {
@@ -339,7 +338,7 @@ void expect_heads_are_placed(int64_t heads, int64_t kv_heads, int64_t h, int nor
   expect_near(pages[1], pages[0], "pages");
 }
 
-TEST(CudaGenerationKernels, HeadsArePlacedAsByTheTablesKernels) {
+TEST(CudaPlaceHeads, DoesWhatTheKernelsDoOneByOne) {
   const Probe probe = cuda::accelerator_cuda().probe();
   if (probe.num_devices == 0) GTEST_SKIP() << probe.report;
   for (const int norm : {0, 1, 2}) {
@@ -356,7 +355,8 @@ TEST(CudaKernelCases, CoverEveryRowOfTheTable) {
   std::array<void*, sizeof(DeviceKernels<float>) / sizeof(void*)> rows;
   static_assert(sizeof(rows) == sizeof(DeviceKernels<float>));
   std::memcpy(rows.data(), &cuda_kernels<float>(), sizeof(rows));
-  EXPECT_EQ(entries().size(), rows.size() - size_t(std::count(rows.begin(), rows.end(), nullptr)));
+  constexpr size_t kApart = 1;  // place_heads, which the CPU has no row for: CudaPlaceHeads
+  EXPECT_EQ(entries().size() + kApart, rows.size() - size_t(std::count(rows.begin(), rows.end(), nullptr)));
 }
 
 }  // namespace
