@@ -17,26 +17,10 @@ using testing::norms;
 using testing::Overrides;
 using testing::with;
 
-// Whole runs of a data set, going on from the checkpoint in `folder` unless empty.
 std::vector<StepReport> train_on(const Dataset& set, const Overrides& overrides, uint64_t until,
                                  const std::filesystem::path& folder = {}) {
-  std::vector<StepReport> reports;
-  comm::run_threads(1, [&](comm::World& world) {
-    TrainState state(testing::tiny_run(overrides), set, world);
-    std::optional<CheckpointWriter> writer;
-    if (!folder.empty()) {
-      if (const auto newest = newest_checkpoint(folder, state.model.mesh.data())) {
-        TensorReader reader(*newest);
-        restore(state, reader);
-      }
-      writer.emplace(folder, state);
-    }
-    while (state.progress.step < until) reports.push_back(train_step(state, {}));
-    if (!writer) return;
-    writer->start();
-    EXPECT_EQ(writer->finish().error, "");
-  });
-  return reports;
+  return testing::train_on(
+      set, [&] { return testing::tiny_run(overrides); }, 1, until, folder);
 }
 
 class CudaPostTraining : public testing::CudaTest {};

@@ -15,15 +15,8 @@ using namespace testing;
 
 std::vector<StepReport> fine_tune(int ranks, const std::vector<std::string>& overrides) {
   const Dataset set = conversations();
-  std::vector<StepReport> reports;
-  comm::run_threads(ranks, [&](comm::World& world) {
-    TrainState state(tiny_run(overrides), set, world);
-    for (int step = 0; step < 6; ++step) {
-      const StepReport report = train_step(state, {});
-      if (world.rank() == 0) reports.push_back(report);
-    }
-  });
-  return reports;
+  return train_on(
+      set, [&] { return tiny_run(overrides); }, ranks, 6);
 }
 
 TEST(FineTuning, CountsTheAnswersAloneOnEveryLayout) {
@@ -70,18 +63,12 @@ TEST(FineTuning, LossIsTheMeanOverTheAnswers) {
   });
 }
 
-std::vector<StepReport> prefer(int ranks, std::vector<std::string> overrides, int steps) {
+std::vector<StepReport> prefer(int ranks, std::vector<std::string> overrides, uint64_t until,
+                               const std::filesystem::path& folder = {}) {
   overrides.insert(overrides.begin(), kPairs.begin(), kPairs.end());
   const Dataset set = preferences();
-  std::vector<StepReport> reports;
-  comm::run_threads(ranks, [&](comm::World& world) {
-    TrainState state(tiny_run(overrides), set, world);
-    for (int step = 0; step < steps; ++step) {
-      const StepReport report = train_step(state, {});
-      if (world.rank() == 0) reports.push_back(report);
-    }
-  });
-  return reports;
+  return train_on(
+      set, [&] { return tiny_run(overrides); }, ranks, until, folder);
 }
 
 double metric(const StepReport& report, const std::string& name) {
@@ -110,25 +97,11 @@ TEST(PreferenceTraining, IsTheSameOnEveryLayout) {
 }
 
 TEST(PreferenceTraining, ResumesWithTheReferenceItStartedWith) {
-  const Dataset set = preferences();
   const auto straight = losses(prefer(2, {}, 8));
   TempFolder folder;
   std::vector<double> resumed;
   for (const uint64_t until : {4u, 8u}) {
-    comm::run_threads(2, [&](comm::World& world) {
-      TrainState state(tiny_run(kPairs), set, world);
-      CheckpointWriter writer(folder.path(), state);
-      if (const auto newest = newest_checkpoint(folder.path(), state.model.mesh.data())) {
-        TensorReader reader(*newest);
-        restore(state, reader);
-      }
-      while (state.progress.step < until) {
-        const double loss = train_step(state, {}).loss;
-        if (world.rank() == 0) resumed.push_back(loss);
-      }
-      writer.start();
-      EXPECT_EQ(writer.finish().error, "");
-    });
+    for (const double loss : losses(prefer(2, {}, until, folder.path()))) resumed.push_back(loss);
   }
   EXPECT_EQ(resumed, straight);
 }

@@ -39,30 +39,11 @@ inline Dataset problems(const RunConfig& config) {
   return set;
 }
 
-// Steps up to `until`, from the newest checkpoint in `folder` and with one at the end, unless it is empty.
 inline std::vector<StepReport> run(int ranks, const std::vector<std::string>& overrides, uint64_t until,
                                    const std::filesystem::path& folder = {}) {
   const Dataset set = problems(rl_run(overrides));
-  std::vector<StepReport> reports;
-  comm::run_threads(ranks, [&](comm::World& world) {
-    TrainState state(rl_run(overrides), set, world);
-    std::optional<CheckpointWriter> writer;
-    if (!folder.empty()) {
-      if (const auto newest = newest_checkpoint(folder, state.model.mesh.data())) {
-        TensorReader reader(*newest);
-        restore(state, reader);
-      }
-      writer.emplace(folder, state);
-    }
-    while (state.progress.step < until) {
-      const StepReport report = train_step(state, {});
-      if (world.rank() == 0) reports.push_back(report);
-    }
-    if (!writer) return;
-    writer->start();
-    EXPECT_EQ(writer->finish().error, "");
-  });
-  return reports;
+  return train_on(
+      set, [&] { return rl_run(overrides); }, ranks, until, folder);
 }
 
 inline double metric(const StepReport& report, const std::string& name) {

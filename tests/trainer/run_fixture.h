@@ -75,14 +75,13 @@ inline RunConfig tiny_run(const std::vector<std::string>& overrides) {
   return read_run(base::parse_run_text(kTinyRun, "tiny.yaml", overrides));
 }
 
-// Runs steps up to `until` on a number of ranks, going on from the newest checkpoint in `folder` (unless
-// empty) and saving one at the end, and returns the reports of the steps that were taken.
-inline std::vector<StepReport> run_steps(int ranks, const std::vector<std::string>& overrides, uint64_t until,
-                                         const std::filesystem::path& folder = {}) {
-  static const Dataset dataset = tiny_dataset();
+// Steps up to `until` on a number of ranks, from the newest checkpoint in `folder` and with one at the end, unless it is
+// empty; the reports of those that were taken. make: each rank asks for a configuration of its own.
+inline std::vector<StepReport> train_on(const Dataset& set, const std::function<RunConfig()>& make, int ranks,
+                                        uint64_t until, const std::filesystem::path& folder = {}) {
   std::vector<StepReport> reports;
   comm::run_threads(ranks, [&](comm::World& world) {
-    TrainState state(tiny_run(overrides), dataset, world);
+    TrainState state(make(), set, world);
     std::optional<CheckpointWriter> writer;
     if (!folder.empty()) {
       if (const auto newest = newest_checkpoint(folder, state.model.mesh.data())) {
@@ -95,12 +94,18 @@ inline std::vector<StepReport> run_steps(int ranks, const std::vector<std::strin
       const StepReport report = train_step(state, {});
       if (world.rank() == 0) reports.push_back(report);
     }
-    if (writer) {
-      writer->start();
-      EXPECT_EQ(writer->finish().error, "");
-    }
+    if (!writer) return;
+    writer->start();
+    EXPECT_EQ(writer->finish().error, "");
   });
   return reports;
+}
+
+inline std::vector<StepReport> run_steps(int ranks, const std::vector<std::string>& overrides, uint64_t until,
+                                         const std::filesystem::path& folder = {}) {
+  static const Dataset dataset = tiny_dataset();
+  return train_on(
+      dataset, [&] { return tiny_run(overrides); }, ranks, until, folder);
 }
 
 inline std::vector<double> losses(const std::vector<StepReport>& reports) {
