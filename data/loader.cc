@@ -10,26 +10,11 @@
 #include <thread>
 #include <variant>
 
+#include "data/batch_rows.h"
 #include "parallel/base/errors.h"
 
 namespace cadre::data {
 namespace {
-
-// All padding; sequences are then written over it.
-Batch empty_batch(int64_t sequences, int64_t seq_len) {
-  Batch b;
-  b.num_sequences = sequences;
-  b.seq_len = seq_len;
-  const auto n = static_cast<size_t>(b.num_tokens());
-  b.tokens.assign(n, 0);
-  b.targets.assign(n, 0);
-  b.loss_mask.assign(n, 0.0f);
-  b.segment.assign(n, -1);
-  b.position.assign(n, 0);
-  b.domain.assign(n, 0);
-  b.document.assign(n, -1);
-  return b;
-}
 
 // What a planned sequence reads: its segments, or of a pair both answers, whole.
 std::vector<PlanSegment> pieces_of(const PlanSequence& sequence, const Corpus& corpus) {
@@ -47,26 +32,19 @@ void write_sequence(const PlanSequence& sequence, const Corpus& corpus, bool mas
   auto at = static_cast<size_t>(row * batch.seq_len);
   const size_t begin = at;
   std::fill_n(batch.domain.begin() + row * batch.seq_len, batch.seq_len, sequence.domain);
-  std::vector<int32_t> piece;
-  std::vector<uint8_t> mask;
   int32_t segment = 0;
   for (const PlanSegment& s : pieces_of(sequence, corpus)) {
     const auto count = static_cast<size_t>(s.count);
     require(at - begin + count <= static_cast<size_t>(batch.seq_len), ExitCode::kData,
             "a planned sequence is longer than seq_len {}", batch.seq_len);
-    piece.resize(count + 1);  // the last target lies one past the last input
-    corpus.read(s.document, s.begin, piece);
-    mask.resize(count);
-    corpus.read_mask(s.document, s.begin + 1, mask);
-    for (size_t i = 0; i < count; ++i, ++at) {
-      batch.tokens[at] = piece[i];
-      batch.targets[at] = piece[i + 1];
-      batch.loss_mask[at] = mask[i];
-      // Without document masks attention and rotary positions run through the whole sequence.
-      batch.segment[at] = mask_documents ? segment : 0;
-      batch.position[at] = static_cast<int32_t>(mask_documents ? i : at - begin);
-      batch.document[at] = s.document;
+    PiecePlace place{.at = at, .domain = sequence.domain, .document = s.document};
+    if (mask_documents) {
+      place.segment = segment;
+    } else {  // attention and rotary positions run through the whole sequence
+      place.position = static_cast<int32_t>(at - begin);
     }
+    read_piece(corpus, s.begin, s.count, place, batch);
+    at += count;
     ++segment;
   }
 }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "data/batch_rows.h"
 #include "data/tokenizers/tokenizer_json.h"
 #include "trainer/run/generate.h"
 
@@ -17,31 +18,12 @@ size_t blanks_at_end(const std::string& text) {
   return text.size() - (last == std::string::npos ? 0 : last + 1);
 }
 
-Batch padded_batch(int64_t sequences, int64_t seq_len) {
-  Batch batch;
-  batch.num_sequences = sequences;
-  batch.seq_len = seq_len;
-  const auto n = static_cast<size_t>(batch.num_tokens());
-  batch.tokens.assign(n, 0);
-  batch.targets.assign(n, 0);
-  batch.loss_mask.assign(n, 0);
-  batch.segment.assign(n, -1);
-  batch.position.assign(n, 0);
-  batch.domain.assign(n, 0);
-  batch.document.assign(n, -1);
-  return batch;
-}
-
 void fill_row(const ScoreRequest& request, size_t row, Batch& batch) {
-  const size_t inputs = request.tokens.size() - 1, at = row * static_cast<size_t>(batch.seq_len);
-  for (size_t i = 0; i < inputs; ++i) {
-    batch.tokens[at + i] = request.tokens[i];
-    batch.targets[at + i] = request.tokens[i + 1];
-    batch.loss_mask[at + i] = i + static_cast<size_t>(request.scored) >= inputs ? 1 : 0;
-    batch.segment[at + i] = 0;
-    batch.position[at + i] = static_cast<int32_t>(i);
-    batch.document[at + i] = static_cast<int64_t>(row);
-  }
+  const size_t inputs = request.tokens.size() - 1;
+  std::vector<uint8_t> counts(inputs);
+  for (size_t i = 0; i < inputs; ++i) counts[i] = i + static_cast<size_t>(request.scored) >= inputs;
+  const size_t at = row * static_cast<size_t>(batch.seq_len);
+  data::write_piece(request.tokens, counts, {.at = at, .document = static_cast<int64_t>(row)}, batch);
 }
 
 }  // namespace
@@ -145,7 +127,7 @@ std::vector<Score> Scorer::score(const std::vector<ScoreRequest>& requests) {
 void Scorer::score_batch(const std::vector<ScoreRequest>& requests, const std::vector<size_t>& rows,
                          std::vector<double>& logp) {
   const int64_t seq_len = static_cast<int64_t>(requests[rows[0]].tokens.size()) - 1;
-  Batch batch = padded_batch(static_cast<int64_t>(rows.size()), seq_len);
+  Batch batch = data::empty_batch(static_cast<int64_t>(rows.size()), seq_len);
   for (size_t row = 0; row < rows.size(); ++row) fill_row(requests[rows[row]], row, batch);
   const auto found = model_.decoder.forward(batch, false);
   for (int64_t t = 0; t < batch.num_tokens(); ++t) {

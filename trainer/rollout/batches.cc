@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "data/batch_rows.h"
 #include "parallel/base/errors.h"
 
 namespace cadre::trainer {
@@ -70,22 +71,18 @@ void grow(Batch& b, int64_t width, size_t routing_width) {
 }
 
 void write(const Rollout& r, int32_t segment, size_t at, size_t routing_width, Batch& b) {
-  const size_t prompt = size_t(r.prompt_length);
-  for (size_t i = 0; i + 1 < r.tokens.size(); ++i, ++at) {
-    b.tokens[at] = r.tokens[i];
-    b.targets[at] = r.tokens[i + 1];
-    b.segment[at] = segment;
-    b.position[at] = int32_t(i);
-    b.domain[at] = r.domain;
-    b.document[at] = r.document;
+  data::write_piece(r.tokens, {}, {.at = at, .segment = segment, .domain = r.domain, .document = r.document},
+                    b);
+  const size_t prompt = size_t(r.prompt_length), count = r.tokens.size() - 1;
+  for (size_t i = 0; i < count; ++i) {
     if (i + 1 < prompt) continue;
     const size_t t = i + 1 - prompt;
-    b.loss_mask[at] = r.masked ? 0 : 1;
-    b.logp_rollout[at] = r.logp[t];
-    if (!r.logp_old.empty()) b.logp_old[at] = r.logp_old[t];
+    b.loss_mask[at + i] = r.masked ? 0 : 1;
+    b.logp_rollout[at + i] = r.logp[t];
+    if (!r.logp_old.empty()) b.logp_old[at + i] = r.logp_old[t];
   }
-  const size_t first = (at - (r.tokens.size() - 1)) * routing_width;
-  if (routing_width > 0) std::copy(r.routing.begin(), r.routing.end(), b.routing.begin() + long(first));
+  if (routing_width > 0)
+    std::copy(r.routing.begin(), r.routing.end(), b.routing.begin() + long(at * routing_width));
   b.advantage.push_back(r.advantage);
 }
 

@@ -2,25 +2,11 @@
 
 #include <algorithm>
 
+#include "data/batch_rows.h"
+
 namespace cadre::trainer {
-namespace {
 
-Batch empty_batch(int64_t sequences, int64_t seq_len) {
-  Batch batch;
-  batch.num_sequences = sequences;
-  batch.seq_len = seq_len;
-  const size_t n = size_t(batch.num_tokens());
-  batch.tokens.assign(n, 0);
-  batch.targets.assign(n, 0);
-  batch.loss_mask.assign(n, 0);
-  batch.segment.assign(n, -1);
-  batch.position.assign(n, 0);
-  batch.domain.assign(n, 0);
-  batch.document.assign(n, -1);
-  return batch;
-}
-
-}  // namespace
+using data::empty_batch;
 
 DocumentRows::DocumentRows(const data::Corpus& corpus, const std::vector<int64_t>& documents, int64_t seq_len,
                            bool pack)
@@ -83,25 +69,14 @@ Batch DocumentRows::micro_batch(int64_t index, int64_t sequences, int rank, int 
 }
 
 void DocumentRows::fill(const Row& row, int64_t at, Batch& batch) const {
-  std::vector<int32_t> tokens;
-  std::vector<uint8_t> mask;
   for (size_t s = 0; s < row.size(); ++s) {
     const Piece& piece = row[s];
-    tokens.resize(size_t(piece.count) + 1);
-    corpus_.read(piece.document, piece.begin, tokens);
-    mask.resize(size_t(piece.count));
-    corpus_.read_mask(piece.document, piece.begin + 1, mask);
-    const int32_t domain = corpus_.document(piece.document).domain;
-    for (int64_t i = 0; i < piece.count; ++i, ++at) {
-      const size_t t = size_t(at);
-      batch.tokens[t] = tokens[size_t(i)];
-      batch.targets[t] = tokens[size_t(i) + 1];
-      batch.loss_mask[t] = mask[size_t(i)];
-      batch.segment[t] = int32_t(s);
-      batch.position[t] = int32_t(i);
-      batch.domain[t] = domain;
-      batch.document[t] = piece.document;
-    }
+    const data::PiecePlace place{.at = size_t(at),
+                                 .segment = int32_t(s),
+                                 .domain = corpus_.document(piece.document).domain,
+                                 .document = piece.document};
+    data::read_piece(corpus_, piece.begin, piece.count, place, batch);
+    at += piece.count;
   }
 }
 
