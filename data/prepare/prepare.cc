@@ -68,7 +68,7 @@ std::string describe_job(const PrepareOptions& o, const Inputs& inputs, const Re
                         {"valid_fraction", o.valid_fraction},
                         {"shard_tokens", o.shard_tokens}};
   if (o.tokenizer != "sentencepiece" && o.tokenizer != "bytes") {
-    job["tokenizer_sha256"] = base::sha256_file(o.tokenizer);
+    job["tokenizer_sha256"] = base::sha256_text(load_tokenizer(o.tokenizer)->definition());
   }
   for (const InputFile& f : inputs.files)
     job["files"].push_back({f.path.string(), f.size, f.mtime_ns, f.domain});

@@ -25,7 +25,7 @@ struct PrepareOptions {
   std::vector<std::filesystem::path> inputs;  // files and folders
   std::filesystem::path out;
   std::string text_field = "text", domain_field = "domain", id_field = "id";
-  std::string tokenizer = "sentencepiece";  // or "bytes", or the path of a .model or of a saved tokenizer
+  std::string tokenizer = "sentencepiece";  // or "bytes", or a path that load_tokenizer takes
   int vocab_size = 4096;                    // of a trained tokenizer
   int64_t sample_bytes = 10'000'000;        // of text to train it on
   double near_duplicates = 0.8;  // Jaccard similarity of word 5-grams from which a document goes; 0 = off

@@ -56,7 +56,9 @@ fs::path find_file(const fs::path& path) {
     if (fs::exists(path / name)) return path / name;
   }
   fail(ExitCode::kData,
-       "{}: found none of tokenizer.json, encoder.json (with vocab.bpe), vocab.json (with merges.txt)",
+       "{} is a folder without a tokenizer: found none of tokenizer.json, encoder.json (with vocab.bpe), "
+       "vocab.json (with merges.txt); give a folder with one of them, or the file itself, also a "
+       "SentencePiece .model",
        path.string());
 }
 

@@ -362,5 +362,22 @@ TEST_F(PipelineTest, UsesAGivenTokenizer) {
   EXPECT_NE(failure(options_).find("none.model"), std::string::npos);
 }
 
+TEST_F(PipelineTest, UsesTheTokenizerOfAFolderOrSaysWhatItLacks) {
+  make_corpus();
+  const fs::path folder = fs::path(CADRE_GOLDEN_FOLDER) / "gpt2_files";  // encoder.json and vocab.bpe
+  options_.tokenizer = folder.string();
+  const Manifest manifest = run(options_).manifest;
+  EXPECT_EQ(manifest.vocab_size, load_tokenizer(folder)->vocab_size());
+  EXPECT_EQ(manifest.tokenizer_kind, "tokenizer_json");
+  options_.tokenizer = (root_ / "empty").string();
+  options_.out = root_ / "refused";
+  fs::create_directories(options_.tokenizer);
+  const std::string message = failure(options_);
+  for (const char* part : {"empty is a folder", "found none of tokenizer.json", "give a folder with one"})
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  EXPECT_EQ(message.find('\n'), std::string::npos);
+  EXPECT_TRUE(fs::is_empty(options_.out));
+}
+
 }  // namespace
 }  // namespace cadre::data
