@@ -1,10 +1,12 @@
 // Several processes at work on one study: who makes what, who waits for what, and what a killed one leaves.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <spdlog/sinks/ostream_sink.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <fstream>
 #include <set>
@@ -16,6 +18,7 @@
 #include "parallel/base/log.h"
 #include "tests/trainer/run_fixture.h"
 #include "trainer/run/stop.h"
+#include "trainer/study/run_files.h"
 #include "trainer/study/study.h"
 
 namespace cadre::study {
@@ -161,6 +164,38 @@ TEST_F(SharedStudy, TakesOverTheRunOfAKilledProcessAtItsCheckpoint) {
   close(ends[0]), close(ends[1]);
   EXPECT_EQ(outcome(), alone);
   EXPECT_EQ(log.that_begin_with("resumed from " + claimed.string()).size(), 1u);
+}
+
+// Another process ends the first run after this one found no result and before it has the lock: a lease on the lock's file
+// holds its opening up until then.
+TEST_F(SharedStudy, ARunThatEndedWhileItsLockWasTakenIsNotMadeAgain) {
+  const StudyConfig config = study();
+  const fs::path folder = folder_of(config, config.runs[0].name);
+  fs::create_directories(folder);
+  const int claim = open((folder / "claim").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  ASSERT_GE(claim, 0);
+  const auto before = std::signal(SIGIO, SIG_IGN);  // what the kernel sends to the lease's holder
+  if (fcntl(claim, F_SETLEASE, F_WRLCK) != 0) {
+    close(claim);
+    GTEST_SKIP() << "this file system has no leases";
+  }
+  int64_t next = -1;
+  std::atomic<bool> ended = false;
+  std::thread other([&] {
+    Claims claims(config);
+    next = claims.next();
+    ended = true;
+  });
+  while (fcntl(claim, F_GETLEASE) == F_WRLCK && !ended)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_FALSE(ended) << "it has to open the file";
+  const StudyRun& run = config.runs[0];
+  save_result(config, {.name = run.name, .cell = run.cell, .seed = run.seed});
+  close(claim);
+  other.join();
+  std::signal(SIGIO, before);
+  ASSERT_GT(next, 0);
+  EXPECT_EQ(config.runs[size_t(next)].name, "first,seed=2");
 }
 
 TEST_F(SharedStudy, CanBeStoppedWhileItWaits) {
