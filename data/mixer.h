@@ -13,7 +13,7 @@
 namespace cadre::data {
 
 // What a mixer wants the step to measure for it.
-enum class Needs { kNone, kLoss, kReferenceLoss, kInfluence, kProbeEvaluation };
+enum class Needs { kNone, kReferenceLoss, kInfluence, kProbeEvaluation };
 
 struct MixerContext {
   std::vector<std::string> domains;    // (K)

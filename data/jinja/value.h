@@ -83,8 +83,6 @@ class Value {
   bool is_float() const { return holds<double>(); }
   bool is_number() const { return is_bool() || is_int() || is_float(); }
   bool is_text() const { return holds<Text>(); }
-  bool is_list() const { return holds<std::shared_ptr<const List>>(); }
-  bool is_map() const { return holds<std::shared_ptr<Map>>(); }
   bool is_function() const { return holds<std::shared_ptr<const Function>>(); }
 
   const Text* text() const { return std::get_if<Text>(&held_); }

@@ -9,7 +9,7 @@
 //   nothing in 95%. The t and not the normal distribution, because a probe may see few documents of a domain.
 //   w <- (w prior^lambda exp(eta d~))^(1 / (1 + lambda)), normalised; its fixed point is prior exp(eta / lambda d~)
 //   w moves at most max_move in total variation, then into lo_k <= w_k <= hi_k by w_k = clamp(c w_k):
-//   hi_k = min(4 prior_k, what the epochs that are left allow), lo_k = min(prior_k / 4, hi_k).
+//   hi_k = min(range prior_k, what the epochs that are left allow), lo_k = min(prior_k / range, hi_k).
 // The form is that of DoGE (Fan et al. 2023, arXiv 2310.15393) with the changes above.
 #include <algorithm>
 #include <cmath>

@@ -58,12 +58,6 @@ std::string describe(InputProblem problem, const ProblemPlace& place) {
   return text;
 }
 
-int64_t Report::bad_inputs() const {
-  int64_t sum = 0;
-  for (size_t i = 0; i < kNumProblems; ++i) sum += is_bad_input(static_cast<InputProblem>(i)) ? counts[i] : 0;
-  return sum;
-}
-
 std::string report_json(const Report& report, const Manifest& manifest) {
   ordered_json root;
   root["files"] = report.files;

@@ -49,8 +49,6 @@ struct Report {
   std::array<std::vector<ProblemPlace>, kNumProblems> places;
   std::string tokenizer;           // kind and size, in words
   std::vector<std::string> notes;  // e.g. domains without held-out documents
-
-  int64_t bad_inputs() const;
 };
 
 // The same bytes for the same inputs and options; no times.

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <functional>
 #include <map>
-#include <optional>
 #include <vector>
 
 #include "data/rewards/bounded_regex.h"

@@ -49,8 +49,6 @@ class TcpMesh {
     bool gone = false;
   };
   void meet(const std::string& meeting, std::chrono::milliseconds timeout);
-  void connect_all(const std::vector<std::string>& addresses, int listener,
-                   std::chrono::milliseconds timeout);
   void write_some(Peer& peer);
   void read_some(int rank);
   void close_all();

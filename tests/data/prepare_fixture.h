@@ -60,6 +60,12 @@ class PrepareTest : public testing::Test {
     ADD_FAILURE() << "expected an error";
     return "";
   }
+  static int64_t bad_inputs(const Report& report) {
+    int64_t sum = 0;
+    for (size_t i = 0; i < kNumProblems; ++i)
+      sum += is_bad_input(static_cast<InputProblem>(i)) ? report.counts[i] : 0;
+    return sum;
+  }
   static std::map<std::string, std::string> hashes(const fs::path& folder) {
     std::map<std::string, std::string> out;
     for (const auto& entry : fs::recursive_directory_iterator(folder)) {

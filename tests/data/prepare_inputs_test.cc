@@ -22,7 +22,7 @@ class InputsTest : public PrepareTest {
     EXPECT_TRUE(place.file.ends_with(file)) << place.file;
     EXPECT_EQ(place.line, line);
     EXPECT_NE(place.detail.find(detail), std::string::npos) << place.detail;
-    EXPECT_EQ(result.report.bad_inputs(), 1);
+    EXPECT_EQ(bad_inputs(result.report), 1);
     EXPECT_EQ(all_texts(options_.out, "train").size(), documents);
     const auto json = nlohmann::json::parse(base::read_file(options_.out / "report.json", ExitCode::kData));
     const auto& entry = json.at("problems").at(std::string(name_of(kind)));
@@ -86,7 +86,7 @@ TEST_F(InputsTest, CountsATruncatedGzipFileAndKeepsWhatCameBefore) {
   options_.inputs = {root_ / "in"};
   const Report report = run(options_).report;
   EXPECT_EQ(report.counts[size_t(InputProblem::kDamagedArchive)], 1);
-  EXPECT_EQ(report.bad_inputs(), 1);  // the line that lost its end is not a broken line as well
+  EXPECT_EQ(bad_inputs(report), 1);  // the line that lost its end is not a broken line as well
   EXPECT_GT(report.documents_read, 50);
   EXPECT_LT(report.documents_read, 250);
   const std::vector<std::string> found = all_texts(options_.out, "train");
@@ -161,7 +161,7 @@ TEST_F(InputsTest, FiltersByLengthInCharacters) {
   const Report report = run(options_).report;
   EXPECT_EQ(report.counts[size_t(InputProblem::kTooShort)], 1);
   EXPECT_EQ(report.counts[size_t(InputProblem::kTooLong)], 1);
-  EXPECT_EQ(report.bad_inputs(), 0);
+  EXPECT_EQ(bad_inputs(report), 0);
   EXPECT_EQ(all_texts(options_.out, "train"), (std::vector<std::string>{"abcd", "\xc3\xa4\xc3\xb6\xc3\xbc"}));
 }
 
@@ -238,7 +238,7 @@ TEST_F(InputsTest, ReadsSeveralMembersOfAGzipFileAndLinesWithoutAnEnd) {
   write("in/b.jsonl", "\xef\xbb\xbf" + json_line("four") + "{\"text\": \"five\"}\r\n" + R"({"text":"six"})");
   options_.inputs = {root_ / "in"};
   const Report report = run(options_).report;
-  EXPECT_EQ(report.bad_inputs(), 0);
+  EXPECT_EQ(bad_inputs(report), 0);
   EXPECT_EQ(all_texts(options_.out, "train"),
             (std::vector<std::string>{"five", "four", "one", "six", "three", "two"}));
 }
