@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <memory>
 #include <set>
 #include <string>
 #include <thread>
@@ -149,48 +150,49 @@ TEST_F(CudaDevice, WaitEndsAfterTheWorkOfItsQueue) {
   EXPECT_EQ(cudaStreamQuery(queue.stream()), cudaSuccess);
 }
 
-// y += x with an x that changes in its place: the work is called once, recorded, and then launched without being called.
+// Two numbers on the GPU, and a recording that its test fills with y += x.
+struct Recorded {
+  CudaQueue queue{0};
+  Buffer memory{DeviceKind::kCuda, 2 * sizeof(float)};
+  View<float, 1> x{reinterpret_cast<float*>(memory.data()), {1}}, y{x.data() + 1, {1}};
+  std::unique_ptr<Recording> recording = make_recording(queue);
+
+  void set_x(const float& value) { queue.upload(&value, x.data(), sizeof value); }
+  void add() { device_kernels<float>(DeviceKind::kCuda).add(queue, x, y); }
+  float sum() {
+    float sum = 0;
+    queue.download(y.data(), &sum, sizeof sum);
+    queue.wait();
+    return sum;
+  }
+};
+
+// x changes in its place: the work is called once, recorded, and then launched without being called.
 TEST_F(CudaDevice, ARecordingRepeatsItsWorkOnWhatLiesInMemory) {
-  CudaQueue queue(0);
-  const Buffer memory(DeviceKind::kCuda, 2 * sizeof(float));
-  auto* const at = reinterpret_cast<float*>(memory.data());
-  const View<float, 1> x(at, {1}), y(at + 1, {1});
-  const auto& kernels = device_kernels<float>(DeviceKind::kCuda);
-  const auto recording = make_recording(queue);
+  Recorded r;
   int calls = 0;
   for (const float value : {1.0f, 2.0f, 4.0f, 8.0f, 16.0f}) {
-    queue.upload(&value, x.data(), sizeof value);
-    recording->run([&] {
+    r.set_x(value);
+    r.recording->run([&] {
       ++calls;
-      kernels.add(queue, x, y);
+      r.add();
     });
   }
-  float sum = 0;
-  queue.download(y.data(), &sum, sizeof sum);
-  queue.wait();
-  EXPECT_EQ(sum, 31);
+  EXPECT_EQ(r.sum(), 31);
   EXPECT_EQ(calls, 2);
-  EXPECT_EQ(queue.replays(), 4);
+  EXPECT_EQ(r.queue.replays(), 4);
 }
 
 TEST_F(CudaDevice, WorkThatCannotBeRecordedIsQueuedEachTime) {
-  CudaQueue queue(0);
-  const Buffer memory(DeviceKind::kCuda, 2 * sizeof(float));
-  auto* const at = reinterpret_cast<float*>(memory.data());
-  const View<float, 1> x(at, {1}), y(at + 1, {1});
-  const auto& kernels = device_kernels<float>(DeviceKind::kCuda);
-  const auto recording = make_recording(queue);
+  Recorded r;
   for (const float value : {1.0f, 2.0f, 4.0f, 8.0f}) {
-    recording->run([&] {
-      kernels.add(queue, x, y);
-      queue.upload(&value, x.data(), sizeof value);
+    r.recording->run([&] {
+      r.add();
+      r.set_x(value);
     });
   }
-  float sum = 0;
-  queue.download(y.data(), &sum, sizeof sum);
-  queue.wait();
-  EXPECT_EQ(sum, 7);
-  EXPECT_EQ(queue.replays(), 0);
+  EXPECT_EQ(r.sum(), 7);
+  EXPECT_EQ(r.queue.replays(), 0);
 }
 
 // The copies read what the queue made before begin(); what it does after hold() cannot be seen in them.
