@@ -257,7 +257,9 @@ struct Backward {
   float* partial;  // (kMaxBlocks, width)
   template <int N, int kGroup, int kNum>
   void run() const {
-    const int blocks = int(std::min<int64_t>(ceil_div(rows, kThreads / kGroup), kMaxBlocks));
+    // As many as run at a time: four vectors a thread take so many registers that half as many do.
+    constexpr int kMost = kNum == 4 ? kMaxBlocks / 2 : kMaxBlocks;
+    const int blocks = int(std::min<int64_t>(ceil_div(rows, kThreads / kGroup), kMost));
     norm_backward_kernel<T, N, kGroup, kNum>
         <<<blocks, kThreads, 0, stream>>>(rows, width, dy, x, w, rstd, add, dx, partial);
     add_partials(blocks);

@@ -274,6 +274,7 @@ std::vector<KernelCase<T>> kernel_cases() {
                                     {1001, 128},
                                     {5000, 96},
                                     {65, 512},
+                                    {2200, 264},  // more rows than the blocks of the backward pass take at a time
                                     {77, 1024},
                                     {600, 2048},
                                     {33, 2056},
