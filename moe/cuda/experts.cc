@@ -20,6 +20,9 @@ struct Experts {
   using ConstRows = View<const T, 2>;
   using Weights = View<const T, 3>;
   static constexpr bool kTensorCores = std::is_same_v<T, bf16>;
+  // An epilogue of SwiGLU's way back with weights takes a tile as long as a contraction of 700 or so, for which the
+  // tensor cores mostly wait; up to here a pass of its own is shorter.
+  static constexpr int64_t kShortContraction = 1024;
 
   // Products whose operands all have rows and bases of whole units may run on the tensor cores.
   static const GroupedProducts<T>& products(std::initializer_list<const void*> bases,
@@ -68,8 +71,9 @@ struct Experts {
     if (dy.dim(0) == 0) return;
     const cudaStream_t stream = stream_of(queue);
     if constexpr (kTensorCores) {
-      if (fast() && in_units({dy.data(), w_down.data(), gate.data(), up.data(), out.data()},
-                             {dy.dim(1), gate.dim(1)})) {
+      if (fast() && dy.dim(1) > kShortContraction &&
+          in_units({dy.data(), w_down.data(), gate.data(), up.data(), out.data()},
+                   {dy.dim(1), gate.dim(1)})) {
         const int64_t parts = hopper_partials(gate.dim(1)), rows = dy.dim(0);
         auto* memory = reinterpret_cast<float*>(scratch_of(queue, size_t(parts * rows) * sizeof(float)));
         const View<float, 2> partial(memory, {parts, rows});

@@ -15,6 +15,29 @@ __device__ inline float sigmoid_of(float x) {
   return 1.f / (1.f + expf(-x));
 }
 
+// One value, or 16 bytes of them.
+template <class N, int kCount>
+__device__ inline void load_values(const N* p, N (&v)[kCount]) {
+  if constexpr (kCount == 1) {
+    v[0] = *p;
+  } else {
+    const Pack<N> pack = load_pack(p);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) v[i] = pack.v[i];
+  }
+}
+template <class N, int kCount>
+__device__ inline void store_values(N* p, const N (&v)[kCount]) {
+  if constexpr (kCount == 1) {
+    *p = v[0];
+  } else {
+    Pack<N> pack;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) pack.v[i] = v[i];
+    store_pack(p, pack);
+  }
+}
+
 template <class N>
 __global__ void swiglu_kernel(const N* gate, const N* up, int64_t size, N* act) {
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < size;
@@ -24,23 +47,34 @@ __global__ void swiglu_kernel(const N* gate, const N* up, int64_t size, N* act) 
   }
 }
 
-// A warp a row. silu(x) = x s and silu'(x) = s (1 + x (1 - s)) with s = sigmoid(x).
-template <class N>
-__global__ void backward_kernel(const float* weight, int64_t rows, int64_t width, N* gate, N* up, N* out,
-                                float* dweight) {
+// A warp a row, kCount values of it a lane at a time. silu(x) = x s and silu'(x) = s (1 + x (1 - s)) with s = sigmoid(x).
+template <class N, int kCount>
+__global__ void __launch_bounds__(kThreads) backward_kernel(const float* weight, int64_t rows, int64_t width,
+                                                            N* gate, N* up, N* out, float* dweight) {
   const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (row >= rows) return;
   N *g = gate + row * width, *u = up + row * width, *o = out + row * width;
   const float w = weight[row];
   float sum = 0;
-  for (int64_t h = lane; h < width; h += 32) {
-    const float x = to_float(g[h]), v = to_float(u[h]), d = to_float(o[h]), s = sigmoid_of(x);
-    const float act = x * s * v;
-    sum += d * act;
-    u[h] = N(w * d * x * s);
-    g[h] = N(w * d * v * s * (1 + x * (1 - s)));
-    o[h] = N(w * act);
+#pragma unroll 2
+  for (int64_t h = lane * kCount; h < width; h += 32 * kCount) {
+    N gv[kCount], uv[kCount], ov[kCount];
+    load_values(g + h, gv);
+    load_values(u + h, uv);
+    load_values(o + h, ov);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float x = to_float(gv[i]), v = to_float(uv[i]), d = to_float(ov[i]), s = sigmoid_of(x);
+      const float act = x * s * v;
+      sum += d * act;
+      uv[i] = N(w * d * x * s);
+      gv[i] = N(w * d * v * s * (1 + x * (1 - s)));
+      ov[i] = N(w * act);
+    }
+    store_values(u + h, uv);
+    store_values(g + h, gv);
+    store_values(o + h, ov);
   }
   sum = warp_sum(sum);
   if (lane == 0) dweight[row] = sum;
@@ -69,9 +103,15 @@ void swiglu_gate_backward(cudaStream_t stream, View<const float, 1> weight, View
                           View<T, 2> out, View<float, 1> dweight) {
   const int64_t rows = gate.dim(0);
   if (rows == 0) return;
-  backward_kernel<<<blocks_for(rows, kWarps), kThreads, 0, stream>>>(weight.data(), rows, gate.dim(1),
-                                                                     native(gate.data()), native(up.data()),
-                                                                     native(out.data()), dweight.data());
+  using N = native_t<T>;
+  constexpr int kPack = Pack<N>::kCount;
+  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  const bool packs =
+      gate.dim(1) % kPack == 0 && aligned(gate.data()) && aligned(up.data()) && aligned(out.data());
+  const auto kernel = packs ? backward_kernel<N, kPack> : backward_kernel<N, 1>;
+  kernel<<<blocks_for(rows, kWarps), kThreads, 0, stream>>>(weight.data(), rows, gate.dim(1),
+                                                            native(gate.data()), native(up.data()),
+                                                            native(out.data()), dweight.data());
   check(cudaGetLastError());
 }
 

@@ -37,6 +37,7 @@ struct Shape {
 const Shape kShapes[] = {
     {{0, 1, 7, 127, 128, 129, 0, 300}, 264, 136},
     {{0, 0, 1500, 0}, 128, 264},
+    {{130, 0, 75}, 1032, 136},  // a contraction so long that SwiGLU's way back is in its product's epilogue
     {{70, 0, 64, 63, 65, 3}, 72, 520},
     // More tiles than a GPU has blocks, and columns that let pairs of blocks work together.
     {{0,  129, 1, 7,  0,  64, 31, 2, 33, 5, 3, 9, 0, 17, 20, 65, 2, 4, 6, 3,
