@@ -92,11 +92,11 @@ device::View<T, 2> Block<T>::feed_forward(const MicroBatch<T>& batch, bool train
 }
 
 template <class T>
-device::View<T, 2> Block<T>::forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training,
-                                     absl::FunctionRef<void()> between) {
+void Block<T>::forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training,
+                       absl::FunctionRef<void()> between) {
   add_attention(x, batch);
   between();
-  return feed_forward(batch, training);
+  feed_forward(batch, training);
 }
 
 template <class T>

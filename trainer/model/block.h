@@ -27,10 +27,11 @@ class Block {
   // layers may share it.
   void reserve(device::Arena& saved, device::Arena& scratch, device::Arena& remade);
 
-  // Returns the layer's output (T, D), valid until the next forward; x stays unchanged until backward. between() is
+  // The layer's output (T, D), valid from its forward to the next; x stays unchanged until backward. between() is
   // called before the second half's weights are read.
-  View<T, 2> forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training,
-                     absl::FunctionRef<void()> between);
+  void forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training,
+               absl::FunctionRef<void()> between);
+  View<T, 2> output(int64_t tokens) const { return out_.rows(0, tokens); }
   // dx holds the gradient of the output and becomes that of x; dh (T, D) is scratch. between() is called when the second
   // half's gradients are complete: experts are most of a model, and their sums travel beside attention's backward pass.
   void backward(View<const T, 2> x, const MicroBatch<T>& batch, const BatchCounts& counts, View<T, 2> dx,

@@ -116,6 +116,7 @@ void Decoder<T>::bind(device::ParamStore<T>& store) {
   m.final_norm.bind(store);
   m.head.bind(store);
   m.store = &store;
+  m.recorded.clear();
 }
 
 // Layers take turns in the memory of what they make again. Its size is found with arenas that only measure.
@@ -136,6 +137,7 @@ void Decoder<T>::Impl::reserve_blocks(device::Arena& saved, device::Arena& scrat
 template <class T>
 void Decoder<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   Impl& m = *impl_;
+  m.recorded.clear();
   const int64_t tokens = m.context.max_tokens();
   for (View<int32_t, 1>* view : {&m.token, &m.segment, &m.position}) *view = saved.take<int32_t, 1>({tokens});
   for (View<T, 2>* view : {&m.embedded, &m.normed}) *view = saved.take<T, 2>({tokens, m.config.dim});
@@ -161,62 +163,6 @@ View<const device::wide_t<T>, 1> Decoder<T>::forward(const Batch& batch, bool tr
   start_forward(batch, training, impl_->logp);
   impl_->context.queue->wait();
   return impl_->logp.finish();
-}
-
-template <class T>
-void Decoder<T>::start_forward(const Batch& batch, bool training, LogProbs<W>& logp, View<const W, 1> dlogp) {
-  Impl& m = *impl_;
-  m.rope.cover(m.context.seq_len, *m.context.queue);  // generation may have covered another length
-  m.check(batch);
-  m.micro.num_sequences = batch.num_sequences;
-  m.micro.seq_len = batch.seq_len;
-  m.take_in(batch.tokens, batch.segment, batch.position);
-  this->before_bucket(0);
-  if (!batch.routing.empty()) m.replay(batch);
-  View<T, 2> x = m.embed();
-  for (size_t i = 0; i < m.blocks.size(); ++i) {
-    const int bucket = m.bucket_of(int(i));
-    this->before_bucket(bucket);
-    m.inputs[i] = x;
-    x = m.blocks[i]->forward(x, m.micro, training, [&] { this->before_bucket(bucket + 1); });
-  }
-  m.last = x;
-  m.trained = training;
-  this->before_bucket(m.bucket_of(m.config.layers));
-  const View<T, 2> normed = m.normed.rows(0, m.micro.num_tokens());
-  m.final_norm.forward(m.context, x, normed);
-  m.head.forward(normed, batch, dlogp, logp);
-}
-
-template <class T>
-void Decoder<T>::backward(View<const W, 1> dlogp, const BatchCounts& counts,
-                          absl::FunctionRef<void(int)> on_bucket_done, device::AnyTap* any_tap) {
-  Impl& m = *impl_;
-  auto* const tap = dynamic_cast<device::Tap<T>*>(any_tap);
-  require(any_tap == nullptr || tap != nullptr, ExitCode::kUsage,
-          "a tap has another storage type than the model");
-  assert(m.trained && dlogp.dim(0) == m.micro.num_tokens());
-  const int64_t tokens = m.micro.num_tokens();
-  const View<T, 2> dx = m.dx.rows(0, tokens), dh = m.dh.rows(0, tokens);
-  const bool tied = m.config.tie_head;  // the head adds to the embedding's gradient
-  if (tied) this->before_backward(0);
-  this->before_backward(m.bucket_of(m.config.layers));
-  m.head.backward(m.normed.rows(0, tokens), dlogp, dh, tap);
-  m.final_norm.backward(m.context, dh, m.last, false, dx, tap);
-  on_bucket_done(m.bucket_of(m.config.layers));
-  for (int i = m.config.layers - 1; i >= 0; --i) {
-    const int bucket = m.bucket_of(i);
-    this->before_backward(bucket + 1);
-    this->before_backward(bucket);
-    m.blocks[i]->backward(m.inputs[i], m.micro, counts, dx, dh, tap, [&] { on_bucket_done(bucket + 1); });
-    on_bucket_done(bucket);
-  }
-  if (!tied) this->before_backward(0);
-  m.context.kernels->embed_backward(*m.context.queue, dx, m.micro.token, m.embed_grad);
-  if (tap != nullptr) tap->on_lookup(m.embed_row, m.micro.token, dx);
-  on_bucket_done(0);
-  m.store->end_backward();
-  m.trained = false;  // the saved activations are used up
 }
 
 template <class T>

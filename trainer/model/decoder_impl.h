@@ -1,6 +1,8 @@
 // What a Decoder is made of; shared by the files that implement it.
 #pragma once
 
+#include <absl/functional/function_ref.h>
+
 #include <memory>
 #include <optional>
 #include <span>
@@ -9,6 +11,7 @@
 #include "trainer/model/block.h"
 #include "trainer/model/decoder.h"
 #include "trainer/model/head.h"
+#include "trainer/model/recorded_training.h"
 #include "trainer/model/rope_table.h"
 
 namespace cadre::trainer {
@@ -25,7 +28,6 @@ struct Decoder<T>::Impl {
       const bool has_experts = moe && config.is_moe(i);
       blocks.push_back(std::make_unique<Block<T>>(config, context, has_experts ? &*moe : nullptr));
     }
-    inputs.resize(config.layers);
   }
   void declare(device::ParamTable& param_table);
   // The first bucket of a layer, or for one past the last that of the head.
@@ -36,6 +38,14 @@ struct Decoder<T>::Impl {
                std::span<const int32_t> position);
   void replay(const Batch& batch);
   device::View<T, 2> embed();
+  // Of the micro-batch in work; one past the last layer's is the final norm's.
+  device::View<T, 2> input_of(size_t layer) const;
+  // Queue the work between the inputs and the head, and back. before and done: of each bucket, as in Network.
+  void layers_forward(bool training, absl::FunctionRef<void(int)> before);
+  void layers_backward(const BatchCounts& counts, device::Tap<T>* tap, absl::FunctionRef<void(int)> before,
+                       absl::FunctionRef<void(int)> done);
+  // Of one of the two for the micro-batch in work; null where it is to be queued as it is.
+  device::Recording* recording(bool backward);
   // Queues one pass of generation in pages; its inputs are on the device.
   void pass(PagedCache<T>& cache, const device::SampleShape& shape);
   void fetch_stats(std::vector<std::vector<double>>& sums) const;  // queued; by layer
@@ -60,10 +70,9 @@ struct Decoder<T>::Impl {
   std::vector<std::vector<double>> stats;  // of the MoE layers, on their way since fetch_stats()
   // Of the last forward:
   MicroBatch<T> micro;
-  std::vector<device::View<T, 2>> inputs;  // of each block
-  device::View<T, 2> last;                 // output of the last block
-  int64_t rows_taken_in = 0;               // that the caller gave; decode() may have added padding
+  int64_t rows_taken_in = 0;  // that the caller gave; decode() may have added padding
   bool trained = false;
+  RecordedTraining recorded;
   // Changes with what routers keep on the host and send to the device when they next run.
   int64_t router_version = 0;
 };

@@ -17,7 +17,7 @@
 namespace cadre::trainer {
 namespace {
 
-constexpr int kWarmUpSteps = 2, kWrittenSteps = 8;
+constexpr int kWarmUpSteps = 4, kWrittenSteps = 8;  // the passes of a dense model are recorded in the fourth
 constexpr int64_t kPeakSizes[] = {1024, 2048};
 constexpr int64_t kPeakRounds = 4;  // spread over the run
 

@@ -55,7 +55,7 @@ Dataset random_dataset(const RunConfig& config);
 // A run that is timed, in one piece or in turns with other programs. All members are collective.
 class StepBench {
  public:
-  // Two steps warm up; eight when `batches` is not empty, a file that then holds what they trained on: for each
+  // Four steps warm up; eight when `batches` is not empty, a file that then holds what they trained on: for each
   // micro-batch the tokens, then their targets, as int32. With `init` in the run file the values are the checkpoint's.
   StepBench(const RunConfig& config, const Dataset& dataset, comm::World& world,
             const std::filesystem::path& batches = {});
