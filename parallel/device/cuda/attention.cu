@@ -34,6 +34,7 @@ __global__ void __launch_bounds__(32 * kHeads)
 __global__ void __launch_bounds__(256)
     transpose_kernel(int64_t n, int heads, int length, bool inverse, const float* __restrict__ from,
                      float* __restrict__ to) {
+  wait_for_kernel_before();
   const int64_t by_token = int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (by_token >= n) return;
   const int64_t head = by_token % heads, token = by_token / heads % length,
@@ -44,9 +45,8 @@ __global__ void __launch_bounds__(256)
 
 void transpose_statistics(Queue& queue, const AttentionShape& s, bool inverse, const float* from, float* to) {
   const int64_t n = s.num_sequences * s.seq_len * s.num_heads;
-  transpose_kernel<<<unsigned(ceil_div(n, 256)), 256, 0, stream(queue)>>>(n, int(s.num_heads), int(s.seq_len),
-                                                                          inverse, from, to);
-  launched();
+  launch_behind(stream(queue), transpose_kernel, unsigned(ceil_div(n, 256)), 256, n, int(s.num_heads),
+                int(s.seq_len), inverse, from, to);
 }
 
 #if CADRE_CUDNN

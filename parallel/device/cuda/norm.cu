@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(kThreads)
     norm_kernel(int64_t rows, int width, const T* __restrict__ x, const T* __restrict__ w, float eps,
                 T* __restrict__ y, float* __restrict__ rstd) {
   __shared__ float shared[kThreads / 32];
+  wait_for_kernel_before();
   const int64_t row = int64_t(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
   const int lane = threadIdx.x % kGroup;
   uint4 bits[kNum];
@@ -67,6 +68,7 @@ __global__ void __launch_bounds__(kThreads)
     wide_norm_kernel(int width, const T* __restrict__ x, const T* __restrict__ w, float eps,
                      T* __restrict__ y, float* __restrict__ rstd) {
   __shared__ float shared[kThreads / 32];
+  wait_for_kernel_before();
   const int64_t at = int64_t(blockIdx.x) * width;
   float squares = 0;
   for (int i = threadIdx.x; i < width; i += kThreads) squares += to_float(x[at + i]) * to_float(x[at + i]);
@@ -140,6 +142,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int kGroups = kThreads / kGroup, kWidth = kGroup * kNum * N;
   __shared__ float shared[kThreads / 32];
   float acc[kNum][N] = {};
+  wait_for_kernel_before();
+  let_next_come();
   backward_rows<T, N, kGroup, kNum>(rows, width, dy, x, w, rstd, add, dx, shared, acc);
   const int lane = threadIdx.x % kGroup;
   float* out = partial + int64_t(blockIdx.x) * width;
@@ -175,6 +179,7 @@ __global__ void __launch_bounds__(kThreads)
                               const T* __restrict__ w, const float* __restrict__ rstd, bool add,
                               T* __restrict__ dx, float* __restrict__ partial) {
   __shared__ float shared[kThreads / 32];
+  wait_for_kernel_before();
   float* out = partial + int64_t(blockIdx.x) * width;
   for (int i = threadIdx.x; i < width; i += kThreads) out[i] = 0;
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
@@ -200,6 +205,7 @@ __global__ void __launch_bounds__(1024)
   __shared__ float shared[32][33];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, col = blockIdx.x * 32 + lane;
   float sum = 0;
+  wait_for_kernel_before();
   if (col < width) {
 #pragma unroll 4
     for (int block = warp; block < blocks; block += 32) sum += partial[int64_t(block) * width + col];
@@ -236,11 +242,11 @@ struct Forward {
   float* rstd;
   template <int N, int kGroup, int kNum>
   void run() const {
-    norm_kernel<T, N, kGroup, kNum><<<unsigned(ceil_div(rows, kThreads / kGroup)), kThreads, 0, stream>>>(
-        rows, width, x, w, eps, y, rstd);
+    launch_behind(stream, norm_kernel<T, N, kGroup, kNum>, unsigned(ceil_div(rows, kThreads / kGroup)),
+                  kThreads, rows, width, x, w, eps, y, rstd);
   }
   void run_wide() const {
-    wide_norm_kernel<<<unsigned(rows), kThreads, 0, stream>>>(width, x, w, eps, y, rstd);
+    launch_behind(stream, wide_norm_kernel<T>, unsigned(rows), kThreads, width, x, w, eps, y, rstd);
   }
 };
 
@@ -260,17 +266,19 @@ struct Backward {
     // As many as run at a time: four vectors a thread take so many registers that half as many do.
     constexpr int kMost = kNum == 4 ? kMaxBlocks / 2 : kMaxBlocks;
     const int blocks = int(std::min<int64_t>(ceil_div(rows, kThreads / kGroup), kMost));
-    norm_backward_kernel<T, N, kGroup, kNum>
-        <<<blocks, kThreads, 0, stream>>>(rows, width, dy, x, w, rstd, add, dx, partial);
+    launch_behind(stream, norm_backward_kernel<T, N, kGroup, kNum>, unsigned(blocks), kThreads, rows, width,
+                  dy, x, w, rstd, add, dx, partial);
     add_partials(blocks);
   }
   void run_wide() const {
     const int blocks = int(std::min<int64_t>(rows, kMaxBlocks));
-    wide_norm_backward_kernel<<<blocks, kThreads, 0, stream>>>(rows, width, dy, x, w, rstd, add, dx, partial);
+    launch_behind(stream, wide_norm_backward_kernel<T>, unsigned(blocks), kThreads, rows, width, dy, x, w,
+                  rstd, add, dx, partial);
     add_partials(blocks);
   }
   void add_partials(int blocks) const {
-    add_partials_kernel<<<unsigned(ceil_div(width, 32)), 1024, 0, stream>>>(blocks, width, partial, dw);
+    launch_behind(stream, add_partials_kernel<T>, unsigned(ceil_div(width, 32)), 1024, blocks, width, partial,
+                  dw);
   }
 };
 
@@ -291,7 +299,6 @@ void CudaKernels<T>::rms_norm(Queue& queue, View<const T, 2> x, View<const T, 1>
   } else {
     by_width<native_t<T>>(x.dim(1), vector, launch);
   }
-  launched();
 }
 
 template <class T>
@@ -311,7 +318,6 @@ void CudaKernels<T>::rms_norm_backward(Queue& queue, View<const T, 2> dy, View<c
                                      raw(dw),
                                      scratch<float>(queue, kMaxBlocks * x.dim(1))};
   by_width<native_t<T>>(x.dim(1), all_aligned16(launch.dy, launch.x, launch.w, launch.dx), launch);
-  launched();
 }
 
 template struct CudaKernels<float>;  // the members defined above

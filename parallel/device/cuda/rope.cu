@@ -28,6 +28,7 @@ __global__ void __launch_bounds__(kThreads)
     rope_kernel(int64_t total, int stride, int half, T* __restrict__ x, int64_t positions,
                 const int32_t* __restrict__ position, const float* __restrict__ table, float sign) {
   using Index = std::conditional_t<N == 1, int64_t, uint32_t>;
+  wait_for_kernel_before();
   const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
   if (int64_t(at) >= total) return;
   const int a_head = half / N, parts = a_head * stride;
@@ -74,9 +75,8 @@ void CudaKernels<T>::rope(Queue& queue, View<T, 3> x, View<const int32_t, 1> pos
   const auto kernel = several  ? rope_kernel<E, kVec<T>, 4>
                       : vector ? rope_kernel<E, kVec<T>, 1>
                                : rope_kernel<E, 1, 1>;
-  kernel<<<unsigned(ceil_div(total, kThreads)), kThreads, 0, stream(queue)>>>(
-      total, stride, half, raw(x), position.dim(0), position.data(), table.data(), inverse ? -1.0f : 1.0f);
-  launched();
+  launch_behind(stream(queue), kernel, unsigned(ceil_div(total, kThreads)), kThreads, total, stride, half,
+                raw(x), position.dim(0), position.data(), table.data(), inverse ? -1.0f : 1.0f);
 }
 
 template struct CudaKernels<float>;  // the member defined above

@@ -1,5 +1,5 @@
 // Pieces of device code that the kernels share: conversions, 16-byte loads and stores, reductions over a warp
-// or a block, and the launch of a function over n elements.
+// or a block, launches behind the kernel before, and the launch of a function over n elements.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -122,10 +122,50 @@ __device__ inline float block_sum(float x, float* shared) {
   return sum;
 }
 
+// Programmatic dependent launch (compute capability 9.0): blocks of a kernel come onto multiprocessors while the last ones
+// of the kernel before it in the stream end, which hides what a launch costs, most of which short kernels feel. Such a
+// kernel begins with wait_for_kernel_before() in every thread, before it touches any memory: what came before is done and
+// visible then, also for whatever follows it.
+__device__ inline void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// In a kernel of few blocks: the next one's may come from now on, if it is launched this way, and wait for the end of this.
+__device__ inline void let_next_come() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+inline bool launches_overlap() {
+  static const bool kDo = [] {
+    int device = 0, major = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    return major >= 9;
+  }();
+  return kDo;
+}
+template <class... Params, class... Args>
+void launch_behind(cudaStream_t stream, void (*kernel)(Params...), dim3 blocks, dim3 threads,
+                   const Args&... args) {
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = threads;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = launches_overlap() ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, args...));
+}
+
 inline constexpr int kMapThreads = 256;
 
 template <int N, class Body>
 __global__ void __launch_bounds__(kMapThreads) map_kernel(int64_t n, Body body) {
+  wait_for_kernel_before();
   int64_t i = (int64_t(blockIdx.x) * kMapThreads + threadIdx.x) * N;
   if (i + N <= n) {
     body.template run<N>(i);
@@ -138,13 +178,9 @@ __global__ void __launch_bounds__(kMapThreads) map_kernel(int64_t n, Body body) 
 template <int N, class Body>
 void map(Queue& queue, int64_t n, bool vector, const Body& body) {
   if (n == 0) return;
-  if (vector) {
-    map_kernel<N>
-        <<<unsigned(ceil_div(n, int64_t(kMapThreads) * N)), kMapThreads, 0, stream(queue)>>>(n, body);
-  } else {
-    map_kernel<1><<<unsigned(ceil_div(n, kMapThreads)), kMapThreads, 0, stream(queue)>>>(n, body);
-  }
-  launched();
+  const auto kernel = vector ? map_kernel<N, Body> : map_kernel<1, Body>;
+  const int64_t a_block = int64_t(kMapThreads) * (vector ? N : 1);
+  launch_behind(stream(queue), kernel, unsigned(ceil_div(n, a_block)), kMapThreads, n, body);
 }
 
 }  // namespace cadre::device::cuda

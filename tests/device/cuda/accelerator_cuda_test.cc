@@ -183,6 +183,31 @@ TEST_F(CudaDevice, ARecordingRepeatsItsWorkOnWhatLiesInMemory) {
   EXPECT_EQ(r.queue.replays(), 4);
 }
 
+// Kernels whose blocks come while the one before still runs (vec.cuh): a long one writes last what a short one reads, and
+// the other way round. y = 2 (y + 1) at the end of a long array, kernel by kernel and recorded.
+TEST_F(CudaDevice, KernelsThatComeEarlyWaitForTheOneBefore) {
+  CudaQueue queue(0);
+  constexpr int64_t kCount = int64_t(1) << 24, kTail = 300;
+  const Buffer memory(DeviceKind::kCuda, 2 * kCount * sizeof(float));
+  auto* const at = reinterpret_cast<float*>(memory.data());
+  const View<float, 1> x(at, {kCount}), y(at + kCount, {kCount}), tail = y.rows(kCount - kTail, kTail);
+  const auto& kernels = device_kernels<float>(DeviceKind::kCuda);
+  kernels.fill(queue, x, 1);
+  kernels.fill(queue, y, 0);
+  const auto recording = make_recording(queue);
+  const auto round = [&] {
+    kernels.add(queue, x, y);
+    kernels.add(queue, tail, tail);
+  };
+  constexpr int kRounds = 20;  // as a float can tell apart
+  for (int i = 0; i < kRounds; ++i) i < kRounds / 2 ? round() : recording->run(round);
+  std::vector<float> found(kTail);
+  queue.download(tail.data(), found.data(), kTail * sizeof(float));
+  queue.wait();
+  EXPECT_GT(queue.replays(), 0);
+  for (const float value : found) ASSERT_EQ(value, float((1 << (kRounds + 1)) - 2));
+}
+
 TEST_F(CudaDevice, WorkThatCannotBeRecordedIsQueuedEachTime) {
   Recorded r;
   for (const float value : {1.0f, 2.0f, 4.0f, 8.0f}) {
