@@ -1,11 +1,14 @@
 // Rotary position embedding: a thread takes N pairs of several heads of one token, whose angles it reads once.
+#include <algorithm>
+#include <cassert>
+
 #include "parallel/device/cuda/kernels_cuda.h"
 #include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::device::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kBlocks = 4;  // blocks on a multiprocessor
 
 template <int N>
 __device__ void load_angles(const float* p, float (&out)[N]) {
@@ -21,42 +24,87 @@ __device__ void load_angles(const float* p, float (&out)[N]) {
   }
 }
 
-// Neighbouring threads take the parts of a head and then the next head; the kHeads heads of a thread lie `stride` heads
-// apart, so that what a warp reads at a time is contiguous. Whole vectors number less than 2^32 in any GPU's memory.
+// N elements as in memory: floats would take twice the registers, and so many threads fewer.
+template <class T, int N>
+struct Held {
+  static constexpr bool kVector = N == kVec<T>;
+  std::conditional_t<kVector, uint4, T> bits;
+  __device__ void read(const T* p) { bits = *reinterpret_cast<const decltype(bits)*>(p); }
+  __device__ void get(float (&out)[N]) const {
+    if constexpr (kVector) {
+      unpack<T>(bits, out);
+    } else {
+      static_assert(N == 1);
+      out[0] = to_float(bits);
+    }
+  }
+};
+
+// The kHeads heads of a thread lie `stride` heads apart; angles: cosines of its pairs, whose sines are `half` further.
 template <class T, int N, int kHeads>
-__global__ void __launch_bounds__(kThreads)
-    rope_kernel(int64_t total, int stride, int half, T* __restrict__ x, int64_t positions,
-                const int32_t* __restrict__ position, const float* __restrict__ table, float sign) {
-  using Index = std::conditional_t<N == 1, int64_t, uint32_t>;
-  wait_for_kernel_before();
-  const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
-  if (int64_t(at) >= total) return;
-  const int a_head = half / N, parts = a_head * stride;
-  const Index token = at / Index(parts);
-  const int part = int(at - token * Index(parts)), head = part / a_head, i = (part - head * a_head) * N;
-  const float* angles = table + int64_t(position[token % Index(positions)]) * 2 * half + i;
-  float cosine[N], sine[N], a[kHeads][N], b[kHeads][N];
-  T* first = x + (int64_t(token) * stride * kHeads + head) * 2 * half + i;
+__device__ void rotate(T* first, int stride, int half, const float* angles, float sign) {
+  Held<T, N> lower[kHeads], upper[kHeads];
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {
     const T* low = first + int64_t(h) * stride * 2 * half;
-    load<N>(low, a[h]);
-    load<N>(low + half, b[h]);
+    lower[h].read(low);
+    upper[h].read(low + half);
   }
+  float cosine[N], sine[N];
   load_angles<N>(angles, cosine);
   load_angles<N>(angles + half, sine);
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {
+    float a[N], b[N];
+    lower[h].get(a);
+    upper[h].get(b);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      const float old = a[h][j], turn = sign * sine[j];
-      a[h][j] = old * cosine[j] - b[h][j] * turn;
-      b[h][j] = b[h][j] * cosine[j] + old * turn;
+      const float old = a[j], turn = sign * sine[j];
+      a[j] = old * cosine[j] - b[j] * turn;
+      b[j] = b[j] * cosine[j] + old * turn;
     }
     T* low = first + int64_t(h) * stride * 2 * half;
-    store<N>(low, a[h]);
-    store<N>(low + half, b[h]);
+    store<N>(low, a);
+    store<N>(low + half, b);
   }
+}
+
+// A block's threads along x take the parts of a head, along y heads, along z tokens, so that what a warp reads at a time
+// is contiguous and no index has to be divided; blocks along y take tensors that share positions. Each position is read
+// while the token before is rotated: its angles would wait for it. kHeads > 1: a block has a thread for every part.
+template <class T, int N, int kHeads>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    rope_kernel(int64_t positions, int stride, int half, T* __restrict__ x,
+                const int32_t* __restrict__ position, const float* __restrict__ table, float sign) {
+  wait_for_kernel_before();
+  const int64_t step = int64_t(gridDim.x) * blockDim.z, width = int64_t(stride) * kHeads * 2 * half;
+  int64_t token = int64_t(blockIdx.x) * blockDim.z + threadIdx.z;
+  T* row = x + (blockIdx.y * positions + token) * width;
+  int32_t next = token < positions ? position[token] : 0;
+  for (; token < positions; token += step, row += step * width) {
+    const float* angles = table + int64_t(next) * 2 * half;
+    if (token + step < positions) next = position[token + step];
+    if constexpr (kHeads > 1) {
+      const int i = int(threadIdx.x) * N;
+      rotate<T, N, kHeads>(row + int(threadIdx.y) * 2 * half + i, stride, half, angles + i, sign);
+    } else {
+      for (int head = int(threadIdx.y); head < stride; head += int(blockDim.y)) {
+        for (int i = int(threadIdx.x) * N; i < half; i += int(blockDim.x) * N)
+          rotate<T, N, 1>(row + head * 2 * half + i, stride, half, angles + i, sign);
+      }
+    }
+  }
+}
+
+int64_t multiprocessors() {
+  static const int kCount = [] {
+    int device = 0, count = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+    return count;
+  }();
+  return kCount;
 }
 
 }  // namespace
@@ -69,14 +117,22 @@ void CudaKernels<T>::rope(Queue& queue, View<T, 3> x, View<const int32_t, 1> pos
   if (x.size() == 0) return;
   using E = native_t<T>;
   const bool vector = half % kVec<T> == 0 && all_aligned16(x.data(), table.data());
-  const bool several = vector && heads % 4 == 0;
-  const int width = vector ? kVec<T> : 1, stride = several ? heads / 4 : heads;
-  const int64_t total = tokens * stride * (half / width);
-  const auto kernel = several  ? rope_kernel<E, kVec<T>, 4>
+  const int parts = half / (vector ? kVec<T> : 1);
+  const bool pairs = vector && heads % 2 == 0 && parts * (heads / 2) <= kThreads;
+  const int stride = pairs ? heads / 2 : heads;
+  const int64_t positions = position.dim(0), times = tokens / positions;
+  assert(tokens == times * positions);
+  const int along_x = std::min(parts, kThreads), along_y = std::min(stride, kThreads / along_x),
+            along_z = std::min(64, kThreads / (along_x * along_y));
+  // As many as run at a time; a token's angles do not depend on who takes it.
+  const int64_t most = ceil_div(multiprocessors() * kBlocks, times);
+  const auto kernel = pairs    ? rope_kernel<E, kVec<T>, 2>
                       : vector ? rope_kernel<E, kVec<T>, 1>
                                : rope_kernel<E, 1, 1>;
-  launch_behind(stream(queue), kernel, unsigned(ceil_div(total, kThreads)), kThreads, total, stride, half,
-                raw(x), position.dim(0), position.data(), table.data(), inverse ? -1.0f : 1.0f);
+  launch_behind(stream(queue), kernel,
+                dim3(unsigned(std::min(ceil_div(positions, along_z), most)), unsigned(times)),
+                dim3(unsigned(along_x), unsigned(along_y), unsigned(along_z)), positions, stride, half,
+                raw(x), position.data(), table.data(), inverse ? -1.0f : 1.0f);
 }
 
 template struct CudaKernels<float>;  // the member defined above

@@ -268,13 +268,14 @@ std::vector<KernelCase<T>> kernel_cases() {
       cases.gemm_batch(2, 33, 7, 5, shared, transpose_a);
     }
   }
+  // 2200: more rows than the blocks of the backward pass take at a time.
   for (const auto& [rows, width] : {std::pair<int64_t, int64_t>{9, 37},
                                     {1, 8},
                                     {700, 64},
                                     {1001, 128},
                                     {5000, 96},
                                     {65, 512},
-                                    {2200, 264},  // more rows than the blocks of the backward pass take at a time
+                                    {2200, 264},
                                     {77, 1024},
                                     {600, 2048},
                                     {33, 2056},
@@ -288,6 +289,7 @@ std::vector<KernelCase<T>> kernel_cases() {
     cases.rope(9, 5, 80, inverse);
     cases.rope(77, 12, 64, inverse);
     cases.rope(61, 8, 64, inverse, 2);
+    cases.rope(4300, 16, 64, inverse);  // more tokens than run at a time
     cases.rope(5, 3, 6, inverse, 2);
   }
   for (const auto& [rows, width] : {std::pair<int64_t, int64_t>{1, 1}, {13, 77}, {65, 1024}})
