@@ -68,20 +68,28 @@ __device__ T from_float(float x) {
   }
 }
 
-// The elements of T in 16 bytes.
+// The elements of T in 16 bytes. By value: read through a reference, each element would be a load of its own.
 template <class T, int N>
-__device__ inline void unpack(const uint4& bits, float (&out)[N]) {
+__device__ inline void unpack(const uint4 bits, float (&out)[N]) {
   static_assert(N == kVec<T>);
-  const T* e = reinterpret_cast<const T*>(&bits);
+  const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
 #pragma unroll
-  for (int i = 0; i < N; ++i) out[i] = to_float(e[i]);
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (N == 4) {
+      out[i] = __uint_as_float(words[i]);
+    } else {  // a bf16 is the upper half of a float
+      out[2 * i] = __uint_as_float(words[i] << 16);
+      out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+    }
+  }
 }
 
 // N consecutive elements; 16 bytes at once when N is kVec<T>.
 template <int N, class T>
 __device__ inline void load(const T* p, float (&out)[N]) {
   if constexpr (N == kVec<T>) {
-    unpack<T>(*reinterpret_cast<const uint4*>(p), out);
+    const uint4 bits = *reinterpret_cast<const uint4*>(p);
+    unpack<T>(bits, out);
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) out[i] = to_float(p[i]);
