@@ -78,37 +78,68 @@ __global__ void __launch_bounds__(kThreads)
     y[at + i] = from_float<T>(to_float(x[at + i]) * r * to_float(w[i]));
 }
 
+// Rows of the backward pass on their way: kNum vectors of dy, x and dx a thread, for two rows. A thread reads only what it
+// copied itself.
+template <class T, int N, int kGroup, int kNum>
+struct ComingRows {
+  enum Array { kDy, kX, kDx, kArrays };
+  static constexpr int kBytes = 2 * kArrays * kNum * kThreads * int(sizeof(uint4));
+  uint4* memory;
+
+  __device__ uint4* place(int stage, Array array, int i) const {
+    return memory + ((stage * kArrays + array) * kNum + i) * kThreads + threadIdx.x;
+  }
+  // Also for a row that does not exist, so that every row is a group of copies.
+  __device__ void fetch(int stage, bool live, int width, const T* dy, const T* x, const T* dx,
+                        bool add) const {
+#pragma unroll
+    for (int i = 0; i < kNum; ++i) {
+      const int col = (i * kGroup + int(threadIdx.x) % kGroup) * N;
+      if (!live || col >= width) continue;
+      copy_async(place(stage, kDy, i), dy + col);
+      copy_async(place(stage, kX, i), x + col);
+      if (add) copy_async(place(stage, kDx, i), dx + col);
+    }
+    end_copy_group();
+  }
+  __device__ void get(int stage, Array array, int i, float (&out)[N]) const {
+    unpack<T>(read_copied(place(stage, array, i)), out);
+  }
+};
+
 // dx_i += r w_i dy_i - x_i r^3 / D sum_j(dy_j w_j x_j), r = rstd; the group's sum of dy_i x_i r over its rows
-// goes to acc.
+// goes to acc. The next row comes while one is in work.
 template <class T, int N, int kGroup, int kNum>
 __device__ void backward_rows(int64_t rows, int width, const T* __restrict__ dy, const T* __restrict__ x,
                               const T* __restrict__ w, const float* __restrict__ rstd, bool add,
-                              T* __restrict__ dx, float* shared, float (&acc)[kNum][N]) {
+                              T* __restrict__ dx, float* shared, const ComingRows<T, N, kGroup, kNum>& coming,
+                              float (&acc)[kNum][N]) {
+  using Coming = ComingRows<T, N, kGroup, kNum>;
   constexpr int kGroups = kThreads / kGroup;
   const int lane = threadIdx.x % kGroup;
+  const int64_t step = int64_t(gridDim.x) * kGroups;
+  int64_t row = int64_t(blockIdx.x) * kGroups + threadIdx.x / kGroup;
+  const auto fetch = [&](int stage, int64_t which) {
+    const int64_t at = which * width;
+    coming.fetch(stage, which < rows, width, dy + at, x + at, dx + at, add);
+    return which < rows ? rstd[which] : 0.f;
+  };
+  float next_r = fetch(0, row);
   // Every thread of a block makes the same number of rounds: they meet at barriers.
-  for (int64_t first = int64_t(blockIdx.x) * kGroups; first < rows; first += int64_t(gridDim.x) * kGroups) {
-    const int64_t row = first + threadIdx.x / kGroup;
+  int stage = 0;
+  for (int64_t first = int64_t(blockIdx.x) * kGroups; first < rows; first += step, row += step, stage ^= 1) {
     const bool live = row < rows;
-    uint4 d_bits[kNum], v_bits[kNum], sum_bits[kNum];  // as in memory: floats would take twice the registers
+    const float r = next_r;
+    next_r = fetch(stage ^ 1, row + step);
+    wait_for_copies<1>();
     float dot = 0;
-    const float r = live ? rstd[row] : 0;
-#pragma unroll
-    for (int i = 0; i < kNum; ++i) {
-      const int col = (i * kGroup + lane) * N;
-      if (!live || col >= width) continue;
-      d_bits[i] = *reinterpret_cast<const uint4*>(dy + row * width + col);
-      v_bits[i] = *reinterpret_cast<const uint4*>(x + row * width + col);
-      // Needed last, but on its way during the reduction.
-      sum_bits[i] = add ? *reinterpret_cast<const uint4*>(dx + row * width + col) : uint4{};
-    }
 #pragma unroll
     for (int i = 0; i < kNum; ++i) {
       const int col = (i * kGroup + lane) * N;
       if (!live || col >= width) continue;
       float d[N], v[N], weight[N];
-      unpack<T>(d_bits[i], d);
-      unpack<T>(v_bits[i], v);
+      coming.get(stage, Coming::kDy, i, d);
+      coming.get(stage, Coming::kX, i, v);
       load<N>(w + col, weight);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
@@ -121,16 +152,17 @@ __device__ void backward_rows(int64_t rows, int width, const T* __restrict__ dy,
     for (int i = 0; i < kNum; ++i) {
       const int col = (i * kGroup + lane) * N;
       if (!live || col >= width) continue;
-      float d[N], v[N], weight[N], sum[N];
-      unpack<T>(d_bits[i], d);
-      unpack<T>(v_bits[i], v);
-      unpack<T>(sum_bits[i], sum);
+      float d[N], v[N], weight[N], sum[N] = {};
+      coming.get(stage, Coming::kDy, i, d);
+      coming.get(stage, Coming::kX, i, v);
+      if (add) coming.get(stage, Coming::kDx, i, sum);
       load<N>(w + col, weight);
 #pragma unroll
       for (int j = 0; j < N; ++j) sum[j] += r * (d[j] * weight[j]) - pull * v[j];
       store<N>(dx + row * width + col, sum);
     }
   }
+  wait_for_copies<0>();
 }
 
 // partial: (blocks, width).
@@ -141,10 +173,11 @@ __global__ void __launch_bounds__(kThreads, 2)
                          T* __restrict__ dx, float* __restrict__ partial) {
   constexpr int kGroups = kThreads / kGroup, kWidth = kGroup * kNum * N;
   __shared__ float shared[kThreads / 32];
+  extern __shared__ uint4 rows_memory[];
   float acc[kNum][N] = {};
   wait_for_kernel_before();
   let_next_come();
-  backward_rows<T, N, kGroup, kNum>(rows, width, dy, x, w, rstd, add, dx, shared, acc);
+  backward_rows<T, N, kGroup, kNum>(rows, width, dy, x, w, rstd, add, dx, shared, {rows_memory}, acc);
   const int lane = threadIdx.x % kGroup;
   float* out = partial + int64_t(blockIdx.x) * width;
   if constexpr (kGroups == 1) {
@@ -157,7 +190,9 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
   } else {
-    __shared__ float sums[kGroups][kWidth];
+    auto* const sums = reinterpret_cast<float(*)[kWidth]>(rows_memory);
+    static_assert(kGroups * kWidth * int(sizeof(float)) <= ComingRows<T, N, kGroup, kNum>::kBytes);
+    __syncthreads();  // all rows have been read
 #pragma unroll
     for (int i = 0; i < kNum; ++i) {
 #pragma unroll
@@ -263,11 +298,16 @@ struct Backward {
   float* partial;  // (kMaxBlocks, width)
   template <int N, int kGroup, int kNum>
   void run() const {
-    // As many as run at a time: four vectors a thread take so many registers that half as many do.
+    // As many as run at a time: of four vectors a thread there is room for half as many.
     constexpr int kMost = kNum == 4 ? kMaxBlocks / 2 : kMaxBlocks;
     const int blocks = int(std::min<int64_t>(ceil_div(rows, kThreads / kGroup), kMost));
-    launch_behind(stream, norm_backward_kernel<T, N, kGroup, kNum>, unsigned(blocks), kThreads, rows, width,
-                  dy, x, w, rstd, add, dx, partial);
+    constexpr auto kKernel = norm_backward_kernel<T, N, kGroup, kNum>;
+    constexpr int kBytes = ComingRows<T, N, kGroup, kNum>::kBytes;
+    check(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+    check(cudaFuncSetAttribute(kKernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                               cudaSharedmemCarveoutMaxShared));
+    launch_behind_with(kBytes, stream, kKernel, unsigned(blocks), kThreads, rows, width, dy, x, w, rstd, add,
+                       dx, partial);
     add_partials(blocks);
   }
   void run_wide() const {
