@@ -296,7 +296,7 @@ class Program:
 class LlmC:
     """A build of llm.c (train_gpt2cu), which trains GPT-2's own architecture: compared in TFLOP/s of model arithmetic.
     It cannot wait for its turn, so every turn is a run of its own, of which the first steps do not count."""
-    SIZES = {"dense124m": (12, 768, 64), "dense355m": (24, 1024, 32)}  # layers, dim, sequences of 1024: twice the others'
+    SIZES = {"dense124m": (12, 768, 32), "dense355m": (24, 1024, 16)}  # layers, dim, sequences of 1024: the others' tokens a step
 
     def __init__(self, program, config, folder):
         import numpy as np
