@@ -176,6 +176,19 @@ TEST_F(StudyTest, ItsRunsAreThoseThatWouldHaveBeenMadeAlone) {
   }
 }
 
+TEST_F(StudyTest, AFinishedFolderIsReadForAnotherMetric) {
+  ASSERT_EQ(run(kSmall), ExitCode::kOk);
+  const auto before = collect_results(read(kSmall));
+  const StudyConfig other = read(kSmall + std::string("  metric: train_loss\n"));
+  const auto results = collect_results(other);
+  ASSERT_EQ(results.size(), before.size());
+  for (size_t i = 0; i < results.size(); ++i) {
+    EXPECT_EQ(results[i].value, read_result(folder_of(other, results[i].name), "train_loss").value);
+    EXPECT_NE(results[i].value, before[i].value);
+    EXPECT_EQ(results[i].name, before[i].name);
+  }
+}
+
 TEST_F(StudyTest, GoesOnWhereItWasStopped) {
   ASSERT_EQ(run(kSmall), ExitCode::kOk);
   const nlohmann::json whole = results();
