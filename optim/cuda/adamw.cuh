@@ -47,7 +47,7 @@ struct AdamW {
   // p -= lr (mhat / (sqrt(vhat) + eps) + decay p), with the corrections folded into rate and root.
   template <int N>
   __device__ void run(int64_t i) const {
-    using device::cuda::load, device::cuda::store;
+    using device::cuda::load_any, device::cuda::store_any;
     float g[N], p[N], a[N], b[N];
     load_any<N>(grad + i, g);
     load_any<N>(master + i, p);
@@ -76,27 +76,6 @@ struct AdamW {
     store_any<N>(m + i, a);
     store_any<N>(v + i, b);
     if (value != nullptr) store_any<N>(value + i, p);
-  }
-
- private:
-  // N elements by 16-byte accesses, also where N of them take two.
-  template <int N, class T>
-  static __device__ void load_any(const T* from, float (&to)[N]) {
-    if constexpr (N > device::cuda::kVec<T>) {
-      load_any(from, reinterpret_cast<float(&)[N / 2]>(to));
-      load_any(from + N / 2, reinterpret_cast<float(&)[N / 2]>(to[N / 2]));
-    } else {
-      device::cuda::load<N>(from, to);
-    }
-  }
-  template <int N, class T>
-  static __device__ void store_any(T* to, const float (&from)[N]) {
-    if constexpr (N > device::cuda::kVec<T>) {
-      store_any(to, reinterpret_cast<const float(&)[N / 2]>(from));
-      store_any(to + N / 2, reinterpret_cast<const float(&)[N / 2]>(from[N / 2]));
-    } else {
-      device::cuda::store<N>(to, from);
-    }
   }
 };
 

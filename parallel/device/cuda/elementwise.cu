@@ -78,10 +78,10 @@ struct Accumulate {
   __device__ void run(int64_t i) const {
     float a[N], b[N];
     load<N>(x + i, a);
-    if (add) load<N>(sum + i, b);
+    if (add) load_any<N>(sum + i, b);
 #pragma unroll
     for (int j = 0; j < N; ++j) a[j] += add ? b[j] : 0.0f;
-    store<N>(sum + i, a);
+    store_any<N>(sum + i, a);
   }
 };
 

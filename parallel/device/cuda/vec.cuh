@@ -109,6 +109,26 @@ __device__ inline void store(T* p, const float (&in)[N]) {
   }
 }
 
+// N elements by accesses of 16 bytes, also where N of them take several.
+template <int N, class T>
+__device__ inline void load_any(const T* p, float (&out)[N]) {
+  if constexpr (N > kVec<T>) {
+    load_any(p, reinterpret_cast<float(&)[N / 2]>(out));
+    load_any(p + N / 2, reinterpret_cast<float(&)[N / 2]>(out[N / 2]));
+  } else {
+    load<N>(p, out);
+  }
+}
+template <int N, class T>
+__device__ inline void store_any(T* p, const float (&in)[N]) {
+  if constexpr (N > kVec<T>) {
+    store_any(p, reinterpret_cast<const float(&)[N / 2]>(in));
+    store_any(p + N / 2, reinterpret_cast<const float(&)[N / 2]>(in[N / 2]));
+  } else {
+    store<N>(p, in);
+  }
+}
+
 // 16 bytes from global to shared memory, beside what the thread does next. The thread itself sees those of all but the last
 // kLeft groups after wait_for_copies<kLeft>(); others need a barrier then.
 __device__ inline void copy_async(uint4* to, const void* from) {
