@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/device/delivery.h"
 #include "parallel/device/kernel_trace.h"
 #include "parallel/device/peer.h"
 #include "parallel/device/queue.h"
@@ -40,6 +41,7 @@ struct Accelerator {
   std::unique_ptr<Snapshot> (*make_snapshot)();  // of the current device
   std::unique_ptr<PeerPort> (*make_peer_port)(size_t bytes);
   std::unique_ptr<Recording> (*make_recording)(Queue&);
+  std::unique_ptr<Delivery> (*make_delivery)(Queue&);
   TraceStart (*trace_kernels)();  // of the current device; never throws
   // Bytes of device memory that the queue takes for attention of the shape in bf16 (and its backward pass), beside the
   // arguments. May take long, as it prepares what will be needed.

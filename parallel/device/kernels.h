@@ -98,6 +98,9 @@ struct DeviceKernels {
   // launch for passes of so few rows that each step is smaller than what it takes to start it. Null where a device does
   // better one by one.
   void (*place_heads)(Queue&, const NewHeads<T>&);
+  // Generation: token[t] = drawn[follows[t]] where that is not -1; the others stay as they are.
+  void (*follow_drawn)(Queue&, View<const int32_t, 1> drawn, View<const int32_t, 1> follows,
+                       View<int32_t, 1> token);
   // Generation: query t (T, N, h) sees the first length[t] tokens of the sequence whose pages are row owner[t] of
   // page_table (S, M); length 0 gives zeros.
   void (*paged_attention)(Queue&, View<const T, 3> q, KvPages<T> pages, View<const int32_t, 2> page_table,

@@ -6,94 +6,22 @@
 #include <map>
 #include <set>
 
-#include "tests/trainer/model_fixture.h"
+#include "tests/trainer/rollout_fixture.h"
 #include "tests/trainer/trained_row.h"
 #include "trainer/model/pass_memory.h"
 #include "trainer/model/recorded_passes.h"
-#include "trainer/rollout/engine.h"
 
 namespace cadre::trainer {
 namespace {
 
+using testing::expect_same_tokens;
+using testing::kEos;
+using testing::requests;
+using testing::run;
+using testing::small_engine;
+using testing::sorted;
 using testing::trained_row;
-
-constexpr int64_t kVocab = 23, kEos = 1;
-
-std::optional<moe::MoeConfig> small_moe() {
-  moe::MoeConfig moe;
-  moe.num_experts = 4;
-  moe.top_k = 2;
-  moe.width = 8;
-  return moe;
-}
-
-EngineConfig small_engine() {
-  return {.max_sequences = 12,
-          .page_size = 4,
-          .max_length = 40,
-          .max_new_tokens = 18,
-          .max_rows = 48,
-          .shape = {},
-          .seed = 3,
-          .eos = kEos};
-}
-
-// Groups of samples of prompts of 1 to 13 tokens.
-std::vector<std::vector<Rollout>> requests(int groups, int samples) {
-  const base::Philox rng(11);
-  std::vector<std::vector<Rollout>> all;
-  for (int g = 0; g < groups; ++g) {
-    Rollout r;
-    r.group = uint64_t(g);
-    r.prompt_length = 1 + int64_t(rng.bits(uint64_t(g)) % 13);
-    for (int64_t i = 0; i < r.prompt_length; ++i)
-      r.tokens.push_back(int32_t(2 + rng.bits(uint64_t(i), uint64_t(g + 1)) % (kVocab - 2)));
-    std::vector<Rollout>& group = all.emplace_back();
-    for (r.sample = 0; r.sample < samples; ++r.sample) group.push_back(r);
-  }
-  return all;
-}
-
-std::vector<Rollout> sorted(std::vector<Rollout> rollouts) {
-  std::sort(rollouts.begin(), rollouts.end(), [](const Rollout& a, const Rollout& b) {
-    return std::pair(a.group, a.sample) < std::pair(b.group, b.sample);
-  });
-  return rollouts;
-}
-
-std::vector<Rollout> run(Engine& engine, std::vector<std::vector<Rollout>> groups) {
-  for (auto& group : groups) engine.add(std::move(group));
-  while (engine.step()) {
-  }
-  return sorted(engine.take_finished());
-}
-
-// Body with a model on each rank of one expert group.
-template <class Body>
-void with_model(int ranks, bool experts, QkNorm qk_norm, const Body& body, int64_t kv_heads = 2) {
-  comm::run_threads(ranks, [&](comm::World& world) {
-    comm::Mesh mesh(world, {.ep = ranks});
-    ModelConfig config = small_config();
-    config.qk_norm = qk_norm;
-    config.kv_heads = kv_heads;
-    TestModel<float> m(config, experts ? small_moe() : std::nullopt, &mesh,
-                       {.max_sequences = 1, .seq_len = 48});
-    body(m, mesh);
-  });
-}
-
-void expect_same_tokens(const std::vector<Rollout>& got, const std::vector<Rollout>& expected,
-                        const std::string& what) {
-  ASSERT_EQ(got.size(), expected.size()) << what;
-  for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_EQ(got[i].group, expected[i].group) << what;
-    ASSERT_EQ(got[i].tokens, expected[i].tokens)
-        << what << ", group " << got[i].group << " sample " << got[i].sample;
-    EXPECT_EQ(got[i].finish, expected[i].finish) << what;
-    for (size_t t = 0; t < got[i].logp.size(); ++t)
-      ASSERT_NEAR(got[i].logp[t], expected[i].logp[t], 1e-4) << what;
-  }
-}
+using testing::with_model;
 
 // With as many heads of keys as of queries, the three projections are one batch of products.
 TEST(Rollouts, LogProbabilitiesAreThoseOfTheTrainersForward) {
@@ -170,10 +98,11 @@ TEST(Rollouts, APassIsRecordedForItsSizeItsShapeAndItsPlaces) {
 // Where the parts lie depends on the size alone; what is padding reads no page and goes to none.
 TEST(Rollouts, InputsOfPassesOfOneSizeLieInTheSamePlaces) {
   device::CpuQueue queue(1);
-  PassMemory<float> memory(device::DeviceKind::kCpu);
+  PassMemory<float> memory(device::DeviceKind::kCpu, 3);
   const DecodeBatch batch{.token = {5, 6, 7},
                           .position = {0, 3, 4},
                           .owner = {0, 1, 1},
+                          .follows = {},
                           .page_table = {9, 0, 4, 2},
                           .pages_per_row = 2,
                           .drawn = {0, 2},
@@ -187,6 +116,7 @@ TEST(Rollouts, InputsOfPassesOfOneSizeLieInTheSamePlaces) {
   EXPECT_EQ(values(memory.segment), (Ints{0, 0, 0, -1}));
   EXPECT_EQ(values(memory.length), (Ints{1, 4, 5, 0}));
   EXPECT_EQ(values(memory.place), (Ints{36, 19, 8, -1}));
+  EXPECT_EQ(values(memory.follows), (Ints{-1, -1, -1, -1}));
   EXPECT_EQ(values(memory.drawn), (Ints{0, 2, 0}));
   EXPECT_EQ(values(memory.uniform), (std::vector<double>{0.25, 0.5, 0}));
   const auto* const token = memory.token.data();
@@ -194,6 +124,7 @@ TEST(Rollouts, InputsOfPassesOfOneSizeLieInTheSamePlaces) {
   const DecodeBatch fewer{.token = {1},
                           .position = {1},
                           .owner = {0},
+                          .follows = {2},
                           .page_table = {3, 0},
                           .pages_per_row = 2,
                           .drawn = {},
@@ -202,12 +133,39 @@ TEST(Rollouts, InputsOfPassesOfOneSizeLieInTheSamePlaces) {
   EXPECT_EQ(memory.token.data(), token);
   EXPECT_EQ(memory.page_table.data(), table);
   EXPECT_EQ(values(memory.place), (Ints{13, -1, -1, -1}));
-  memory.logp[0] = -1, memory.logp[1] = -2;
-  memory.drawn_token[0] = 11, memory.drawn_token[1] = 12;
-  memory.fetch(queue);
-  const Decoded<float> decoded = memory.finish(2);
-  EXPECT_EQ(decoded.token, (Ints{11, 12}));
-  EXPECT_EQ(decoded.logp, (std::vector<float>{-1, -2}));
+  EXPECT_EQ(values(memory.follows), (Ints{2, -1, -1, -1}));
+}
+
+// Also when it has fewer draws, and inputs for which new memory is taken.
+TEST(Rollouts, ThePassAfterFindsWhatWasDrawnBeforeTheHostDoes) {
+  device::CpuQueue queue(1);
+  PassMemory<float> memory(device::DeviceKind::kCpu, 40);
+  using Ints = std::vector<int32_t>;
+  const auto load = [&](int64_t rows, int64_t draws) {
+    DecodeBatch batch;
+    batch.pages_per_row = 1;
+    batch.page_table = {0};
+    batch.token.assign(size_t(rows), 1);
+    batch.position = batch.owner = Ints(size_t(rows), 0);
+    batch.drawn = Ints(size_t(draws), 0);
+    batch.uniform.assign(size_t(draws), 0.5);
+    memory.load(queue, batch, {rows, draws, 1}, 4);
+  };
+  load(8, 40);
+  for (int i = 0; i < 40; ++i) memory.drawn_token[i] = 100 + i, memory.logp[i] = float(-i);
+  memory.fetch(queue, 39);
+  const void* const before = memory.address();
+  load(4000, 2);
+  EXPECT_NE(memory.address(), before);
+  EXPECT_EQ(memory.last_drawn()[39], 139);
+  for (int i = 0; i < 2; ++i) memory.drawn_token[i] = 7 + i, memory.logp[i] = -0.5f;
+  memory.fetch(queue, 2);
+  const Decoded<float> first = memory.finish(), second = memory.finish();
+  ASSERT_EQ(first.token.size(), 39u);
+  EXPECT_EQ(first.token[38], 138);
+  EXPECT_EQ(first.logp[38], -38);
+  EXPECT_EQ(second.token, (Ints{7, 8}));
+  EXPECT_EQ(second.logp, (std::vector<float>{-0.5f, -0.5f}));
 }
 
 TEST(Rollouts, PromptsOfAGroupAreFedOnce) {
@@ -263,10 +221,11 @@ TEST(Rollouts, StopAtEosAtAStopOrAtTheLimit) {
   });
 }
 
-TEST(Rollouts, GoOnAfterAnInterruptionAsIfThereHadBeenNone) {
-  with_model(1, true, QkNorm::kNone, [](TestModel<float>& m, comm::Mesh& mesh) {
+void expect_interruptions_leave_no_trace(bool ahead) {
+  with_model(1, true, QkNorm::kNone, [&](TestModel<float>& m, comm::Mesh& mesh) {
     EngineConfig config = small_engine();
-    config.routing = true;
+    config.routing = !ahead;
+    config.run_ahead = ahead;
     Engine straight(*m.model, mesh.expert(), config);
     const auto expected = run(straight, requests(6, 3));
     Engine engine(*m.model, mesh.expert(), config);
@@ -291,6 +250,13 @@ TEST(Rollouts, GoOnAfterAnInterruptionAsIfThereHadBeenNone) {
     }
     EXPECT_GT(versions.size(), 2u) << "some must span several versions";
   });
+}
+
+TEST(Rollouts, GoOnAfterAnInterruptionAsIfThereHadBeenNone) {
+  for (const bool ahead : {false, true}) {
+    SCOPED_TRACE(ahead ? "running ahead" : "a pass at a time");
+    expect_interruptions_leave_no_trace(ahead);
+  }
 }
 
 // Rank 1 has nothing to sample, and then less than rank 0.

@@ -25,7 +25,7 @@ std::unique_ptr<Cache> Decoder<T>::make_pages(const PageShape& shape) {
           "this device has no kernels for generation in pages; set device: cpu");
   m.rope.cover(shape.max_length, *m.context.queue);
   return std::make_unique<PagedCache<T>>(shape, m.config.layers, m.config.kv_heads, m.config.head_size(),
-                                         m.context.queue->kind());
+                                         m.context.max_tokens(), m.context.queue->kind());
 }
 
 template <class T>
@@ -38,6 +38,7 @@ template <class T>
 void Decoder<T>::Impl::pass(PagedCache<T>& cache, const device::SampleShape& shape) {
   const PassMemory<W>& in = cache.memory_of_pass;
   PagedRows<T> rows{{}, in.page_table, in.owner, in.length, in.place};
+  context.kernels->follow_drawn(*context.queue, in.last_drawn(), in.follows, in.token);
   View<T, 2> x = embed();
   for (size_t i = 0; i < blocks.size(); ++i) {
     rows.pages = cache.layer(int(i));
@@ -50,8 +51,7 @@ void Decoder<T>::Impl::pass(PagedCache<T>& cache, const device::SampleShape& sha
 
 // On a GPU a pass is padded to one of few sizes and recorded for each, unless ranks exchange tokens in it.
 template <class T>
-Decoded<device::wide_t<T>> Decoder<T>::decode(Cache& any, const DecodeBatch& batch,
-                                              const device::SampleShape& shape) {
+void Decoder<T>::start_decode(Cache& any, const DecodeBatch& batch, const device::SampleShape& shape) {
   Impl& m = *impl_;
   auto& cache = static_cast<PagedCache<T>&>(any);
   device::Queue& queue = *m.context.queue;
@@ -86,9 +86,17 @@ Decoded<device::wide_t<T>> Decoder<T>::decode(Cache& any, const DecodeBatch& bat
       alone ? cache.passes.find(queue, {in.address(), m.rope.view().data(), m.router_version}, size, shape)
             : nullptr;
   recording != nullptr ? recording->run(work) : work();
-  in.fetch(queue);
-  queue.wait();
-  return in.finish(draws);
+  in.fetch(queue, draws);
+}
+
+template <class T>
+Decoded<device::wide_t<T>> Decoder<T>::finish_decode(Cache& any) {
+  return static_cast<PagedCache<T>&>(any).memory_of_pass.finish();
+}
+
+template <class T>
+bool Decoder<T>::works_alone() const {
+  return impl_->context.queue->kind() != device::DeviceKind::kCpu;
 }
 
 template <class T>
@@ -117,11 +125,12 @@ std::vector<uint8_t> Decoder<T>::last_routing() const {
   return all;
 }
 
-#define CADRE_INSTANTIATE(T)                                                          \
-  template std::unique_ptr<Cache> Decoder<T>::make_pages(const PageShape&);           \
-  template void Decoder<T>::copy_page(Cache&, int32_t, int32_t);                      \
-  template Decoded<device::wide_t<T>> Decoder<T>::decode(Cache&, const DecodeBatch&,  \
-                                                         const device::SampleShape&); \
+#define CADRE_INSTANTIATE(T)                                                                      \
+  template std::unique_ptr<Cache> Decoder<T>::make_pages(const PageShape&);                       \
+  template void Decoder<T>::copy_page(Cache&, int32_t, int32_t);                                  \
+  template void Decoder<T>::start_decode(Cache&, const DecodeBatch&, const device::SampleShape&); \
+  template Decoded<device::wide_t<T>> Decoder<T>::finish_decode(Cache&);                          \
+  template bool Decoder<T>::works_alone() const;                                                  \
   template std::vector<uint8_t> Decoder<T>::last_routing() const;
 CADRE_INSTANTIATE(float)
 CADRE_INSTANTIATE(double)

@@ -16,7 +16,9 @@ struct PageShape {
 struct DecodeBatch {
   std::vector<int32_t> token, position;  // (T)
   std::vector<int32_t> owner;            // (T) row of page_table
-  std::vector<int32_t> page_table;       // (S, pages_per_row)
+  // (T) unless empty: a row's token is what the pass before drew for this entry of its `drawn`; -1: it is token[t].
+  std::vector<int32_t> follows;
+  std::vector<int32_t> page_table;  // (S, pages_per_row)
   int64_t pages_per_row = 0;
   // A token is drawn after each of these rows, with these uniform numbers; rows may repeat (samples of one prompt).
   std::vector<int32_t> drawn;

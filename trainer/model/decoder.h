@@ -41,7 +41,9 @@ class Decoder final : public Network<device::wide_t<T>> {
   device::View<const W, 1> extend(Cache& cache, const std::vector<int32_t>& tokens) override;
   std::unique_ptr<Cache> make_pages(const PageShape& shape) override;
   void copy_page(Cache& pages, int32_t from, int32_t to) override;
-  Decoded<W> decode(Cache& pages, const DecodeBatch& batch, const device::SampleShape& shape) override;
+  void start_decode(Cache& pages, const DecodeBatch& batch, const device::SampleShape& shape) override;
+  Decoded<W> finish_decode(Cache& pages) override;
+  bool works_alone() const override;
   std::vector<uint8_t> last_routing() const override;
   moe::StateDict save_state() const override;
   void load_state(const moe::StateDict& state) override;

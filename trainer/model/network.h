@@ -64,8 +64,12 @@ class Network {
   virtual std::unique_ptr<Cache> make_pages(const PageShape& shape) = 0;
   virtual void copy_page(Cache& pages, int32_t from, int32_t to) = 0;
   // Feeds the rows and draws tokens after some of them. Collective over the expert group; a rank without work passes one
-  // padding row. The result is in host memory.
-  virtual Decoded<W> decode(Cache& pages, const DecodeBatch& batch, const device::SampleShape& shape) = 0;
+  // padding row.
+  virtual void start_decode(Cache& pages, const DecodeBatch& batch, const device::SampleShape& shape) = 0;
+  // What the earliest pass drew of those that were started and not finished, of which there may be two.
+  virtual Decoded<W> finish_decode(Cache& pages) = 0;
+  // Whether the host has time for other things between the two.
+  virtual bool works_alone() const = 0;
   // Experts of the rows of the last forward or decode, (rows, MoE layers, K); see Batch::routing.
   virtual std::vector<uint8_t> last_routing() const = 0;
 

@@ -1,5 +1,5 @@
 // Keys and values of many sequences in pages. A page holds its tokens of all layers in one run of memory, so that copying
-// one is one copy. Filled by Decoder::decode.
+// one is one copy. Filled by Decoder::start_decode.
 #pragma once
 
 #include "parallel/device/kernels.h"
@@ -12,14 +12,15 @@ namespace cadre::trainer {
 
 template <class T>
 struct PagedCache final : Cache {
+  // most_draws in one pass.
   PagedCache(const PageShape& page_shape, int num_layers, int64_t kv_heads, int64_t head_dim,
-             device::DeviceKind device)
+             int64_t most_draws, device::DeviceKind device)
       : shape(page_shape),
         layers(num_layers),
         num_kv_heads(kv_heads),
         head_size(head_dim),
         memory(device, size_t(page_shape.pages * page_elements()) * sizeof(T)),
-        memory_of_pass(device) {}
+        memory_of_pass(device, most_draws) {}
 
   int64_t layer_elements() const {
     return shape.page_size * num_kv_heads * head_size;

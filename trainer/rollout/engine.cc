@@ -20,6 +20,7 @@ Engine::Engine(Network<float>& model, comm::Communicator& expert, const EngineCo
     : model_(model),
       expert_(expert),
       config_(config),
+      ahead_(config.run_ahead.value_or(model.works_alone()) && expert.size() == 1 && !config.routing),
       draws_(base::mix(config.seed, base::hash_name("rollout"))),
       pool_(num_cache_pages(config.max_sequences, config.page_size, config.cache_tokens, config.max_length)) {
   config_.max_sequences = std::min(config_.max_sequences, config_.max_rows);
@@ -81,12 +82,15 @@ void Engine::feed(Active& a, int64_t owner, int64_t rows, DecodeBatch& batch) {
   a.fed = rows;
   const Rollout& first = a.samples.front();
   for (int64_t i = a.cached; i < a.cached + rows; ++i) {
-    batch.token.push_back(first.tokens[size_t(i)]);
+    const bool unknown = a.awaited >= 0 && i + 1 == a.length();
+    batch.token.push_back(unknown ? 0 : first.tokens[size_t(i)]);
+    batch.follows.push_back(unknown ? a.awaited : -1);
     batch.position.push_back(int32_t(i));
     batch.owner.push_back(int32_t(owner));
   }
   while (int64_t(a.pages.size()) * config_.page_size < a.cached + rows) a.pages.push_back(pool_.take());
   if (a.cached + rows < a.length()) return;
+  a.draw = int32_t(batch.drawn.size());
   for (const Rollout& r : a.samples) {
     batch.drawn.push_back(int32_t(batch.token.size()) - 1);
     const base::Philox rng(base::mix(draws_, r.group));
@@ -94,12 +98,13 @@ void Engine::feed(Active& a, int64_t owner, int64_t rows, DecodeBatch& batch) {
   }
 }
 
-// Sequences that wait for one token go first: a long prompt must not hold them up.
+// Sequences that wait for one token go first: a long prompt must not hold them up. Those that only wait for the host to see
+// their last token have no rows.
 DecodeBatch Engine::plan() {
   DecodeBatch batch;
   batch.pages_per_row = divide_up(config_.max_length, config_.page_size);
   batch.page_table.reserve(active_.size() * size_t(batch.pages_per_row));
-  const auto left = [](const Active& a) { return a.length() - a.cached; };
+  const auto left = [&](const Active& a) { return full(a.samples.front()) ? 0 : a.length() - a.cached; };
   int64_t room = config_.max_rows;
   for (Active& a : active_) room -= left(a) == 1 ? 1 : 0;
   for (size_t i = 0; i < active_.size(); ++i) {
@@ -107,6 +112,7 @@ DecodeBatch Engine::plan() {
     const int64_t rows = left(a) == 1 ? 1 : std::min(left(a), room);
     if (left(a) > 1) room -= rows;
     a.fed = 0;
+    a.draw = -1;
     if (rows > 0) feed(a, int64_t(i), rows, batch);
     batch.page_table.insert(batch.page_table.end(), a.pages.begin(), a.pages.end());
     batch.page_table.resize((i + 1) * size_t(batch.pages_per_row), 0);
@@ -120,17 +126,28 @@ bool Engine::step() {
   const int64_t own = batch.num_rows();
   const bool any =
       expert_.size() == 1 ? own > 0 : expert_.all_reduce(own, comm::ReduceOp::kMax, "rollout step") > 0;
-  if (!any) return false;
+  if (!any) return pause();
   if (own == 0) {
     batch.token.push_back(0);
+    batch.follows.push_back(-1);
     batch.position.push_back(0);
     batch.owner.push_back(-1);
   }
-  const Decoded<float> decoded = model_.decode(*cache_, batch, config_.shape);
+  model_.start_decode(*cache_, batch, config_.shape);
   ++passes_;
   rows_fed_ += own;
+  pause();
+  under_way_ = version_;
   if (config_.routing) record_routing(batch.num_rows());
-  take(decoded);
+  advance();
+  if (!ahead_) pause();
+  return true;
+}
+
+bool Engine::pause() {
+  if (!under_way_) return false;
+  settle();
+  under_way_.reset();
   return true;
 }
 
@@ -144,59 +161,76 @@ void Engine::record_routing(int64_t rows) {
   }
 }
 
-bool Engine::finish(Rollout& r, int32_t token) const {
-  r.tokens.push_back(token);
-  const auto response = std::span<const int32_t>(r.tokens).subspan(size_t(r.prompt_length));
-  const bool stop = token == config_.eos || (config_.stops && config_.stops(response));
-  const bool full =
-      r.response_length() >= config_.max_new_tokens || int64_t(r.tokens.size()) >= config_.max_length;
-  r.finish = stop ? Finish::kStop : full ? Finish::kLength : Finish::kNone;
-  return r.finish != Finish::kNone;
+bool Engine::full(const Rollout& r) const {
+  return r.response_length() >= config_.max_new_tokens || int64_t(r.tokens.size()) >= config_.max_length;
 }
 
-void Engine::take(const Decoded<float>& decoded) {
-  size_t draw = 0;
+Finish Engine::finish(const Rollout& r) const {
+  const auto response = std::span<const int32_t>(r.tokens).subspan(size_t(r.prompt_length));
+  const bool stop = response.back() == config_.eos || (config_.stops && config_.stops(response));
+  return stop ? Finish::kStop : full(r) ? Finish::kLength : Finish::kNone;
+}
+
+void Engine::settle() {
+  const Decoded<float> decoded = model_.finish_decode(*cache_);
   std::vector<Active> next;
+  next.reserve(active_.size());
   for (Active& a : active_) {
-    a.cached += a.fed;
-    if (a.cached < a.length()) {
-      next.push_back(std::move(a));
-      continue;
-    }
-    std::vector<Rollout> going_on;
-    for (Rollout& r : a.samples) {
+    if (a.awaited >= 0) {
+      Rollout& r = a.samples.front();
+      const size_t draw = size_t(std::exchange(a.awaited, -1));
       const float logp = decoded.logp[draw];
       require(std::isfinite(logp), ExitCode::kNumeric,
               "a sampled token has log-probability {}: the model's logits are not finite", logp);
+      r.tokens.back() = decoded.token[draw];
       r.logp.push_back(logp);
-      r.version.push_back(version_);
-      const bool done = finish(r, decoded.token[draw++]);
-      if (done) --running_;
-      (done ? finished_ : going_on).push_back(std::move(r));
+      r.version.push_back(*under_way_);
+      r.finish = finish(r);
+      if (r.finish != Finish::kNone) {
+        drop(a);
+        --running_;
+        finished_.push_back(std::move(r));
+        continue;
+      }
     }
-    a.samples = std::move(going_on);
-    split(std::move(a), next);
+    next.push_back(std::move(a));
+  }
+  active_ = std::move(next);
+}
+
+void Engine::advance() {
+  std::vector<Active> next;
+  next.reserve(size_t(running_));
+  for (Active& a : active_) {
+    a.cached += a.fed;
+    if (a.draw >= 0) {
+      split(std::move(a), next);
+    } else {
+      next.push_back(std::move(a));
+    }
   }
   active_ = std::move(next);
 }
 
 void Engine::split(Active a, std::vector<Active>& next) {
-  if (a.samples.empty()) return drop(a);
-  const size_t full = size_t(a.cached / config_.page_size);
+  const size_t whole = size_t(a.cached / config_.page_size);
   const bool partial = a.cached % config_.page_size != 0;
-  std::vector<Rollout> samples = std::move(a.samples);
-  for (size_t i = 1; i < samples.size(); ++i) {
-    Active child{.samples = {}, .pages = {a.pages.begin(), a.pages.begin() + long(full)}, .cached = a.cached};
-    for (const int32_t page : child.pages) pool_.share(page);
-    if (partial) {
-      child.pages.push_back(pool_.take());
-      model_.copy_page(*cache_, a.pages[full], child.pages.back());
+  a.awaited = std::exchange(a.draw, -1);
+  for (Rollout& r : a.samples) r.tokens.push_back(kUnknown);
+  for (size_t i = 1; i < a.samples.size(); ++i) {
+    Active child{.samples = {}, .pages = {}, .cached = a.cached, .awaited = a.awaited + int32_t(i)};
+    if (!full(a.samples[i])) {
+      child.pages.assign(a.pages.begin(), a.pages.begin() + long(whole));
+      for (const int32_t page : child.pages) pool_.share(page);
+      if (partial) {
+        child.pages.push_back(pool_.take());
+        model_.copy_page(*cache_, a.pages[whole], child.pages.back());
+      }
     }
-    child.samples.push_back(std::move(samples[i]));
+    child.samples.push_back(std::move(a.samples[i]));
     next.push_back(std::move(child));
   }
-  a.samples.clear();
-  a.samples.push_back(std::move(samples.front()));
+  a.samples.erase(a.samples.begin() + 1, a.samples.end());
   next.push_back(std::move(a));
 }
 
@@ -206,6 +240,7 @@ void Engine::drop(Active& a) {
 }
 
 std::vector<Rollout> Engine::interrupt() {
+  pause();
   std::vector<Rollout> all;
   const auto move_out = [&](Active& a) {
     drop(a);

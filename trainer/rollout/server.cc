@@ -19,17 +19,27 @@ class Server {
   }
 
  private:
-  // Passes until the bell rings. Ranks of an expert group decide together: their passes are collective.
   void work() {
+    run_passes();
+    engine_.pause();  // what it finishes is among what is judged and handed in
+    take_finished();
+  }
+
+  // Until the bell rings. Ranks of an expert group decide together: their passes are collective.
+  void run_passes() {
     for (;;) {
       const bool busy = engine_.step();
-      for (Rollout& r : engine_.take_finished()) done_.push_back(std::move(r));
+      take_finished();
       int64_t flags[] = {int64_t(done_.empty() ? 0 : 1), int64_t(bell_.rings() ? 1 : 0)};
       if (expert_.size() > 1)
         expert_.all_reduce(std::span<int64_t>(flags), comm::ReduceOp::kMax, "rollout bell");
       if (flags[1] > 0 || !busy) return;
       if (!bell_.posted() && (!starving_ || flags[0] > 0)) bell_.post();
     }
+  }
+
+  void take_finished() {
+    for (Rollout& r : engine_.take_finished()) done_.push_back(std::move(r));
   }
 
   // False when the run is over.

@@ -35,6 +35,14 @@ void CpuKernels<T>::embed_backward(Queue& queue, View<const T, 2> dy, View<const
   });
 }
 
+template <class T>
+void CpuKernels<T>::follow_drawn(Queue&, View<const int32_t, 1> drawn, View<const int32_t, 1> follows,
+                                 View<int32_t, 1> token) {
+  for (int64_t t = 0; t < token.size(); ++t) {
+    if (follows[t] >= 0) token[t] = drawn[follows[t]];
+  }
+}
+
 template struct CpuKernels<float>;  // the members defined above
 template struct CpuKernels<double>;
 

@@ -5,6 +5,7 @@
 
 #include "parallel/base/errors.h"
 #include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/delivery_cuda.h"
 #include "parallel/device/cuda/driver.h"
 #include "parallel/device/cuda/image.h"
 #include "parallel/device/cuda/kernel_trace_cuda.h"
@@ -110,6 +111,7 @@ Accelerator accelerator_cuda() {
           .make_snapshot = make_snapshot_cuda,
           .make_peer_port = make_peer_port_cuda,
           .make_recording = make_recording_cuda,
+          .make_delivery = make_delivery_cuda,
           .trace_kernels = trace_kernels,
           .attention_workspace = attention_workspace,
           .library_bytes = kLibraryBytes,

@@ -17,6 +17,7 @@ const DeviceKernels<T>& cuda_kernels() {
       .attention_backward = K::attention_backward,
       .store_kv = K::store_kv,
       .place_heads = K::place_heads,
+      .follow_drawn = K::follow_drawn,
       .paged_attention = K::paged_attention,
       .swiglu = K::swiglu,
       .swiglu_backward = K::swiglu_backward,

@@ -37,6 +37,8 @@ struct CudaKernels {
   static void store_kv(Queue&, View<const T, 3> k, View<const T, 3> v, View<const int32_t, 1> place,
                        KvPages<T> pages);
   static void place_heads(Queue&, const NewHeads<T>& heads);
+  static void follow_drawn(Queue&, View<const int32_t, 1> drawn, View<const int32_t, 1> follows,
+                           View<int32_t, 1> token);
   static void paged_attention(Queue&, View<const T, 3> q, KvPages<T> pages, View<const int32_t, 2> page_table,
                               View<const int32_t, 1> owner, View<const int32_t, 1> length, View<T, 3> out);
   static void swiglu(Queue&, View<const T, 2> gate, View<const T, 2> up, View<T, 2> y);

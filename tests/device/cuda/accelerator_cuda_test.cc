@@ -15,6 +15,7 @@
 #include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/driver.h"
 #include "parallel/device/cuda/queue_cuda.h"
+#include "parallel/device/delivery.h"
 #include "parallel/device/kernels.h"
 #include "parallel/device/memory.h"
 #include "parallel/device/recording.h"
@@ -206,6 +207,34 @@ TEST_F(CudaDevice, KernelsThatComeEarlyWaitForTheOneBefore) {
   queue.wait();
   EXPECT_GT(queue.replays(), 0);
   for (const float value : found) ASSERT_EQ(value, float((1 << (kRounds + 1)) - 2));
+}
+
+// Each holds what lay there when it was its turn, whatever the queue was given afterwards.
+TEST_F(CudaDevice, ADeliveryIsOfItsPlaceInTheQueue) {
+  CudaQueue queue(0);
+  constexpr size_t kCount = 1000;
+  const Buffer memory(DeviceKind::kCuda, kCount * sizeof(int));
+  const auto first = make_delivery(queue), second = make_delivery(queue);
+  const int64_t waits = queue.waits();
+  for (const size_t count :
+       {size_t(1), kCount, size_t(10), size_t(0)}) {  // memory for more is taken when it is needed
+    const auto send = [&](int value, Delivery& delivery) {
+      const std::vector<int> values(kCount, value);
+      queue.upload(values.data(), memory.data(), memory.bytes());
+      delivery.start(memory.data(), count * sizeof(int));
+    };
+    const auto values = [&](Delivery& delivery) {
+      const auto* const at = reinterpret_cast<const int*>(delivery.wait());
+      return std::vector<int>(at, at + count);
+    };
+    send(1, *first);
+    send(2, *second);
+    EXPECT_EQ(values(*first), std::vector<int>(count, 1));
+    send(3, *first);
+    EXPECT_EQ(values(*second), std::vector<int>(count, 2));
+    EXPECT_EQ(values(*first), std::vector<int>(count, 3));
+  }
+  EXPECT_EQ(queue.waits(), waits);
 }
 
 TEST_F(CudaDevice, WorkThatCannotBeRecordedIsQueuedEachTime) {

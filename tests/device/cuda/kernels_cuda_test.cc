@@ -350,12 +350,29 @@ TEST(CudaPlaceHeads, DoesWhatTheKernelsDoOneByOne) {
   }
 }
 
+TEST(CudaFollowDrawn, RowsTakeTheTokensThatTheyFollow) {
+  const Probe probe = cuda::accelerator_cuda().probe();
+  if (probe.num_devices == 0) GTEST_SKIP() << probe.report;
+  cuda::CudaQueue queue(0);
+  constexpr int kDrawn = 70, kRows = 300;
+  std::vector<int32_t> drawn, follows, token, expected;
+  for (int i = 0; i < kDrawn; ++i) drawn.push_back(1000 + i);
+  for (int i = 0; i < kRows; ++i) {
+    token.push_back(i);
+    follows.push_back(i % 3 == 1 ? -1 : (7 * i) % kDrawn);
+    expected.push_back(i % 3 == 1 ? i : 1000 + (7 * i) % kDrawn);
+  }
+  const OnDevice<int32_t> from(queue, drawn), which(queue, follows), to(queue, token);
+  device_kernels<bf16>(DeviceKind::kCuda).follow_drawn(queue, from.all(), which.all(), to.all());
+  EXPECT_EQ(to.get(), expected);
+}
+
 // Rows that CUDA does not have yet are null.
 TEST(CudaKernelCases, CoverEveryRowOfTheTable) {
   std::array<void*, sizeof(DeviceKernels<float>) / sizeof(void*)> rows;
   static_assert(sizeof(rows) == sizeof(DeviceKernels<float>));
   std::memcpy(rows.data(), &cuda_kernels<float>(), sizeof(rows));
-  constexpr size_t kApart = 1;  // place_heads, which the CPU has no row for: CudaPlaceHeads
+  constexpr size_t kApart = 2;  // place_heads and follow_drawn, which have tests of their own above
   EXPECT_EQ(entries().size() + kApart, rows.size() - size_t(std::count(rows.begin(), rows.end(), nullptr)));
 }
 
