@@ -29,7 +29,9 @@ ExpertDomains::ExpertDomains(ModelState& model, int num_domains)
 }
 
 void ExpertDomains::begin_step(bool due) {
-  counting_ = due && !counts_.empty() && model_.queue.kind() == device::DeviceKind::kCpu;
+  // In imitation of other ranks nobody says where their tokens come from.
+  counting_ = due && !counts_.empty() && model_.queue.kind() == device::DeviceKind::kCpu &&
+              !model_.mesh.expert_tensors().imitation();
   if (!counting_) return;
   for (LayerDomains& layer : counts_) layer.tokens.assign(domains_, std::vector<double>(experts_, 0.0));
 }
