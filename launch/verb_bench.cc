@@ -42,6 +42,9 @@ void print_text(const trainer::BenchResult& r) {
         "copy)\n",
         100 * r.exposed_share(), 1e3 * r.alone_seconds);
     fmt::print("tokens/s a rank: {:.0f}\n", double(r.tokens) / median / r.ranks);
+    if (r.rank_load > 1)
+      fmt::print("experts: the fullest rank has {:.3f} of the mean; they changed ranks in {} layers\n",
+                 r.rank_load, r.moved_layers);
   }
   if (r.save.steps > 0) {
     fmt::print("checkpoint: {:.1f} GiB in {:.2f} s, beside {} steps of {:.1f} ms ({:+.1f}%)\n", r.save.gib,
@@ -99,6 +102,8 @@ void print_json(const trainer::BenchResult& r) {
       {"loss", r.loss},
       {"step_ms_without_communication", 1e3 * r.alone_seconds},
       {"exposed_communication", r.exposed_share()},
+      {"rank_load_max_over_mean", r.rank_load},
+      {"moved_layers", r.moved_layers},
       {"gflop_per_token", r.flops_per_token / 1e9},
       {"gflops", r.flops() / 1e9},
       {"share_of_peak", r.flops() / r.peak_flops}};

@@ -46,6 +46,8 @@ MoeConfig read_moe(base::Section section) {
   const std::string dispatch = section.choice("dispatch", "auto", {"auto", "exchange", "gather", "peer"});
   for (const DispatchKind kind : {DispatchKind::kExchange, DispatchKind::kGather, DispatchKind::kPeer})
     if (dispatch == name_of(kind)) c.dispatch = kind;
+  const std::string rebalance = section.text("rebalance", "auto");
+  if (rebalance != "auto") c.rebalance = section.integer("rebalance", {.min = 0});
   const base::Section router = section.section("router"), balance = section.section("balance");
   // A missing section leaves a null node: YAML nodes that do not exist cannot be assigned.
   if (router.node().IsDefined()) c.router = router.node();

@@ -26,6 +26,9 @@ struct MoeConfig {
   DropPolicy drop = DropPolicy::kLowestProbability;
   double z_loss = 0.001;
   DispatchKind dispatch = DispatchKind::kAuto;
+  // Steps between looks at which experts move between ranks by their loads (trainer/run/rebalance.h); 0: never, -1: auto,
+  // that is 100 where that can be.
+  int64_t rebalance = -1;
   YAML::Node router, balance;  // {name: ..., ...}; read by the tables in routers/ and balance/
   std::string source;          // file, for messages
 };

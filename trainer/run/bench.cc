@@ -10,6 +10,7 @@
 #include "trainer/run/checkpoint.h"
 #include "trainer/run/checkpoint_folder.h"
 #include "trainer/run/checkpoint_writer.h"
+#include "trainer/run/metrics.h"
 #include "trainer/run/peak.h"
 #include "trainer/run/step.h"
 #include "trainer/run/tensor_reader.h"
@@ -106,7 +107,9 @@ StepBench::StepBench(const RunConfig& config, const Dataset& dataset, comm::Worl
       }
     };
   }
-  for (int i = 0; i < (batches.empty() ? kWarmUpSteps : kWrittenSteps); ++i) train_step(*state_, {});
+  // Experts have moved once before anything is measured.
+  const int warm_up = state_->rebalance.period() > 0 ? int(kFirstLook) + 1 : kWarmUpSteps;
+  for (int i = 0; i < (batches.empty() ? warm_up : kWrittenSteps); ++i) train_step(*state_, {});
   state_->on_batch = nullptr;
   if (!batches.empty()) base::write_file_atomic(batches, written, ExitCode::kData);
   state_->model.queue.wait();
@@ -173,6 +176,8 @@ BenchResult StepBench::run(int64_t steps) {
     result.mean_seconds += result.step_seconds.back() / double(steps);
     start = end;
     result.data_wait_ms += report.data_wait_ms / double(steps);
+    result.rank_load += fullest_rank(report.expert_tokens, state.config().mesh.ep) / double(steps);
+    result.moved_layers += int64_t(report.moved_experts.size());
     result.tokens = report.counts.real_tokens;
     result.flops_per_token = state.model.decoder.flops_per_token(report.piece_length);
     result.loss = report.loss;

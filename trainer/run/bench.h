@@ -36,6 +36,9 @@ struct BenchResult {
   int ranks = 1, threads = 1;
   double loss = 0;          // of the last step
   double data_wait_ms = 0;  // a step, mean
+  double rank_load =
+      0;  // tokens of the fullest expert-parallel rank over the mean, mean over layers and steps
+  int64_t moved_layers = 0;  // in which experts changed ranks between these steps
   // Median with each collective of tensors replaced by a local copy; 0 for one rank.
   double alone_seconds = 0;
   MemoryPlan plan;                    // of rank 0
@@ -55,7 +58,8 @@ Dataset random_dataset(const RunConfig& config);
 // A run that is timed, in one piece or in turns with other programs. All members are collective.
 class StepBench {
  public:
-  // Four steps warm up; eight when `batches` is not empty, a file that then holds what they trained on: for each
+  // Four steps warm up, six where experts move between ranks, so that they have by then; eight when `batches` is not empty,
+  // a file that then holds what they trained on: for each
   // micro-batch the tokens, then their targets, as int32. With `init` in the run file the values are the checkpoint's.
   StepBench(const RunConfig& config, const Dataset& dataset, comm::World& world,
             const std::filesystem::path& batches = {});

@@ -79,7 +79,7 @@ void require_same_model(const RunConfig& config, const CheckpointIndex& index, c
   const YAML::Node ours = YAML::Load(resolved_yaml(config)), theirs = YAML::Load(resolved_yaml(saved_run));
   const std::map<std::string, std::vector<std::string>> free = {
       {"model", {"init_std", origin.rope_is_free ? "rope" : "init_std"}},
-      {"moe", {"balance", "z_loss", "capacity_factor", "drop", "dispatch"}}};
+      {"moe", {"balance", "z_loss", "capacity_factor", "drop", "dispatch", "rebalance"}}};
   for (const auto& [section, ignored] : free) {
     const YAML::Node a = ours[section], b = theirs[section];
     require(a.IsDefined() == b.IsDefined(), ExitCode::kUsage,
@@ -192,6 +192,7 @@ CheckpointIndex describe(const TrainState& state) {
       {"optimizer", {{"name", optimizer_name(state.config())}, {"updates", state.optimizer->updates()}}},
       {"feed", state.feed.save()},
       {"spikes", state.spikes.save()},
+      {"expert_loads", state.rebalance.save()},
       {"influence", state.probe ? state.probe->save() : json()},
       {"model", state.model.decoder.save_state()}};
   if (state.reference) index.state["reference"] = state.reference->decoder.save_state();
@@ -290,6 +291,7 @@ void restore(TrainState& state, TensorReader& reader) {
     restore_probe(state, index.state.value("influence", json()));
     restore_states(state, reader);
     restore_progress(state, index.state.at("progress"));
+    state.rebalance.load(index.state.value("expert_loads", json()));
     state.feed.load(index.state.at("feed"));
     if (state.rollouts) {
       require(index.files.count(kRolloutFile) > 0, ExitCode::kCheckpoint,

@@ -51,6 +51,8 @@ class TrainLoop {
       const StepReport report = timed_step();
       profile_.after_step(state_.progress.step);
       log_.step(report, step_seconds_, pace_.left(state_.progress));
+      if (!report.moved_experts.empty())
+        log_.event("rebalance", fmt::format("{}", fmt::join(report.moved_experts, "; ")));
       if (report.spike && state_.config().spikes.policy == SpikePolicy::kRollback) {
         roll_back(report);
         continue;

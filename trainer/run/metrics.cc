@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "data/influence_estimate.h"
+#include "moe/placement.h"
 #include "parallel/base/log.h"
 
 namespace cadre::trainer {
@@ -98,6 +99,12 @@ LoadBalance load_balance(const std::vector<std::vector<double>>& expert_tokens) 
   return result;
 }
 
+double fullest_rank(const std::vector<std::vector<double>>& expert_tokens, int ranks) {
+  double sum = 0;
+  for (const auto& layer : expert_tokens) sum += moe::fullest_rank(layer, ranks);
+  return expert_tokens.empty() ? 1 : sum / double(expert_tokens.size());
+}
+
 json train_line(const TrainState& state, const StepReport& report, const StepTimes& times, bool expert_load) {
   const LoadBalance load = load_balance(report.expert_tokens);
   json line = {{"kind", "train"},
@@ -123,6 +130,8 @@ json train_line(const TrainState& state, const StepReport& report, const StepTim
   if (report.expert_tokens.empty()) return line;
   line["expert_load_max_over_mean"] = rounded(load.max_over_mean);
   line["expert_load_cv"] = rounded(load.cv);
+  if (const int ranks = state.config().mesh.ep; ranks > 1)
+    line["rank_load_max_over_mean"] = rounded(fullest_rank(report.expert_tokens, ranks));
   for (const LayerDomains& layer : report.domain_experts) {
     json& out = line["domain_experts"][std::to_string(layer.layer)];
     for (size_t k = 0; k < layer.tokens.size(); ++k)

@@ -52,5 +52,7 @@ struct LoadBalance {
   double max_over_mean = 0, cv = 0;
 };
 LoadBalance load_balance(const std::vector<std::vector<double>>& expert_tokens);
+// Tokens of the fullest of so many expert-parallel ranks over the mean, mean over layers.
+double fullest_rank(const std::vector<std::vector<double>>& expert_tokens, int ranks);
 
 }  // namespace cadre::trainer

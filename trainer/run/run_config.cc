@@ -151,6 +151,7 @@ YAML::Node moe_node(const moe::MoeConfig& m) {
   n["z_loss"] = number(m.z_loss);
   n["capacity_factor"] = number(m.capacity_factor);
   n["dispatch"] = moe::name_of(m.dispatch);
+  n["rebalance"] = m.rebalance < 0 ? "auto" : std::to_string(m.rebalance);
   n["drop"] = m.drop == moe::DropPolicy::kPosition ? "position" : "lowest_probability";
   return n;
 }

@@ -235,6 +235,7 @@ StepReport train_step(TrainState& state, const StepSignals& signals) {
   ++state.progress.step;
   base::at_step(state.progress.step);
   state.progress.tokens += uint64_t(batch.counts.trained_tokens);
+  if (!report.skipped) report.moved_experts = state.rebalance.after_step(state, report.expert_tokens);
   observe(state, valid_loss, stats.domain_excess(), report);
   return report;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "optim/sequence_metrics.h"
@@ -30,6 +31,7 @@ struct StepReport {
   std::vector<double> domain_weight;               // (K) the mixer's, for this batch
   std::vector<std::vector<double>> expert_tokens;  // by MoE layer, (E)
   std::vector<LayerDomains> domain_experts;        // now and then: tokens by domain and expert
+  std::vector<std::string> moved_experts;          // after the step, a line a layer
   double dropped_tokens = 0;                       // slots that capacity removed, over layers
   optim::NamedValues objective;                    // metrics of pairs or sampled sequences; else empty
   std::optional<ProbeReport> probe;                // in the last step of an influence probe

@@ -21,6 +21,7 @@
 #include "trainer/run/model_state.h"
 #include "trainer/run/online_selection.h"
 #include "trainer/run/probe.h"
+#include "trainer/run/rebalance.h"
 
 namespace cadre::trainer {
 
@@ -67,6 +68,7 @@ class TrainState {
   std::unique_ptr<Probe> probe;            // null when nobody asks for influence
   std::unique_ptr<OnlineSelector> online;  // null when every batch is trained on whole
   ExpertDomains expert_domains;
+  Rebalance rebalance;  // of experts between ranks
   const Dataset& dataset;
   Progress progress;
   RunCounters counters;
