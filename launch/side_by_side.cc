@@ -13,9 +13,8 @@
 #include <csignal>
 #include <cstring>
 
+#include "launch/child_strings.h"
 #include "parallel/base/errors.h"
-
-extern char** environ;
 
 namespace cadre::launch {
 namespace {
@@ -64,23 +63,6 @@ struct Job {
   std::string line;  // begun
   int code = -1;     // running: -1
 };
-
-std::vector<char*> pointers(std::vector<std::string>& strings) {
-  std::vector<char*> out;
-  for (std::string& s : strings) out.push_back(s.data());
-  out.push_back(nullptr);
-  return out;
-}
-
-std::vector<std::string> environment_with(const std::vector<std::string>& added) {
-  std::vector<std::string> all = added;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string text = *entry, name = text.substr(0, text.find('=') + 1);
-    const auto same = [&](const std::string& other) { return other.starts_with(name); };
-    if (std::none_of(added.begin(), added.end(), same)) all.push_back(text);
-  }
-  return all;
-}
 
 // In a process group of its own, so that Ctrl-C reaches the parent alone.
 Job start(const SideBySide& jobs, int index) {

@@ -11,9 +11,8 @@
 #include <cstring>
 #include <fstream>
 
+#include "launch/child_strings.h"
 #include "parallel/base/errors.h"
-
-extern char** environ;
 
 namespace cadre::launch {
 namespace {
@@ -46,24 +45,6 @@ class Supervisor::Signals {
 
 namespace {
 
-std::vector<char*> pointers(std::vector<std::string>& strings) {
-  std::vector<char*> out;
-  for (std::string& s : strings) out.push_back(s.data());
-  out.push_back(nullptr);
-  return out;
-}
-
-std::vector<std::string> environment_with(const std::vector<std::pair<std::string, std::string>>& added) {
-  std::vector<std::string> all;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string text = *entry;
-    const auto replaced = [&](const auto& pair) { return text.starts_with(pair.first + "="); };
-    if (std::none_of(added.begin(), added.end(), replaced)) all.push_back(text);
-  }
-  for (const auto& [name, value] : added) all.push_back(name + "=" + value);
-  return all;
-}
-
 // Between fork and exec; only async-signal-safe calls. Writes errno to `report` when exec fails.
 [[noreturn]] void become(char* const* argv, char* const* envp, const sigset_t& mask, pid_t parent,
                          int report) {
@@ -82,7 +63,9 @@ std::vector<std::string> environment_with(const std::vector<std::pair<std::strin
 }
 
 pid_t start(const Supervised& job, const sigset_t& mask) {
-  std::vector<std::string> command = job.command, environment = environment_with(job.environment);
+  std::vector<std::string> command = job.command, added;
+  for (const auto& [name, value] : job.environment) added.push_back(name + "=" + value);
+  std::vector<std::string> environment = environment_with(added);
   const std::vector<char*> argv = pointers(command), envp = pointers(environment);
   int report[2];
   require(pipe2(report, O_CLOEXEC) == 0, ExitCode::kComm, "cannot make a pipe: {}", std::strerror(errno));

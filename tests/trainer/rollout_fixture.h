@@ -11,7 +11,7 @@
 
 namespace cadre::trainer::testing {
 
-constexpr int64_t kVocab = 23, kEos = 1;
+constexpr int64_t kSmallVocab = 23, kEos = 1;
 
 inline std::optional<moe::MoeConfig> small_moe() {
   moe::MoeConfig moe;
@@ -41,7 +41,7 @@ inline std::vector<std::vector<Rollout>> requests(int groups, int samples) {
     r.group = uint64_t(g);
     r.prompt_length = 1 + int64_t(rng.bits(uint64_t(g)) % 13);
     for (int64_t i = 0; i < r.prompt_length; ++i)
-      r.tokens.push_back(int32_t(2 + rng.bits(uint64_t(i), uint64_t(g + 1)) % (kVocab - 2)));
+      r.tokens.push_back(int32_t(2 + rng.bits(uint64_t(i), uint64_t(g + 1)) % (kSmallVocab - 2)));
     std::vector<Rollout>& group = all.emplace_back();
     for (r.sample = 0; r.sample < samples; ++r.sample) group.push_back(r);
   }
