@@ -6,8 +6,8 @@
 // with q_k = B w_k + e_k, n_k = max(0, floor q_k), then +1 at the largest q_k - n_k (or -1 at the smallest
 // with n_k > 0) until they sum to B, ties to the lower k; e_k <- q_k - n_k. Weights are rounded to units of
 // 2^-32 and e is an int64 in the same units, so plans are bit-equal on any machine. Documents of a stream
-// (domain, bucket) are visited in the order of a Feistel permutation keyed by (seed, stream, epoch), so a
-// stream's state is three integers. A document of n tokens offers n - 1 positions, each once an epoch; one
+// (domain, bucket), or their pieces, are visited in the order of Feistel permutations keyed by (seed, stream, epoch), so a
+// stream's state is a few integers (planner/stream.h). A document of n tokens offers n - 1 positions, each once an epoch; one
 // that is cut at the end of a sequence goes on in the next sequence of its stream (never a conversation that fits).
 #pragma once
 
@@ -45,6 +45,7 @@ struct PlannerConfig {
   int64_t seq_len = 256;
   bool pack = true;       // false: one document (piece) a sequence, padded
   bool whole = false;     // packed documents that fit into a sequence are not cut: the rest of one is padding
+  bool pieces = false;    // what is shuffled are pieces of at most seq_len, not documents; not with `whole`
   double max_epochs = 0;  // cap for every domain; 0 is none
   int64_t total_tokens =
       0;  // planned for the run, to know a domain's progress for curricula; 0: over one epoch

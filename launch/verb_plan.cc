@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "data/pair_view.h"
 #include "launch/verbs.h"
@@ -27,6 +28,7 @@ struct PlanOptions {
 struct PlannedBatch {
   std::vector<double> weights;
   std::vector<int64_t> sequences, tokens;  // (K)
+  int64_t documents = 0;                   // different ones
 };
 struct PlannedRun {
   data::MixerContext mix;
@@ -34,11 +36,14 @@ struct PlannedRun {
   int64_t group = 0;             // samples of a prompt; 0: the run does not sample
   int64_t updates_per_plan = 1;  // N where it does
   std::vector<PlannedBatch> plans;
+  bool text = false;   // else documents are examples, and those of a plan are its sequences
+  std::string advice;  // about the order; empty: none
 
   PlannedBatch total(size_t first, size_t last) const {  // plans [first, last), weights of the last
     PlannedBatch sum{plans[last - 1].weights, std::vector<int64_t>(mix.domains.size()),
-                     std::vector<int64_t>(mix.domains.size())};
+                     std::vector<int64_t>(mix.domains.size()), 0};
     for (size_t i = first; i < last; ++i) {
+      sum.documents += plans[i].documents;
       for (size_t k = 0; k < mix.domains.size(); ++k) {
         sum.sequences[k] += plans[i].sequences[k];
         sum.tokens[k] += plans[i].tokens[k];
@@ -49,8 +54,19 @@ struct PlannedRun {
   double epochs(size_t k, const PlannedBatch& sum) const {
     return mix.domain_tokens[k] > 0 ? double(sum.tokens[k]) / double(mix.domain_tokens[k]) : 0;
   }
+  double documents_per_plan() const {
+    return double(total(0, plans.size()).documents) / double(plans.size());
+  }
   const char* unit() const { return group > 0 ? "prompts" : "sequences"; }
 };
+
+int64_t count_documents(const data::BatchPlan& plan) {
+  std::set<int64_t> seen;
+  for (const data::PlanSequence& sequence : plan.sequences) {
+    for (const data::PlanSegment& s : sequence.segments) seen.insert(s.document);
+  }
+  return int64_t(seen.size());
+}
 
 PlannedRun plan_run(const trainer::RunConfig& run, int64_t steps) {
   const auto corpus = trainer::open_train_split(run);
@@ -63,7 +79,9 @@ PlannedRun plan_run(const trainer::RunConfig& run, int64_t steps) {
                  .seq_len = run.data.seq_len,
                  .group = run.rollout ? run.rollout->group : 0,
                  .updates_per_plan = trainer::updates_per_plan(run),
-                 .plans = {}};
+                 .plans = {},
+                 .text = corpus->kind() == data::SetKind::kText,
+                 .advice = trainer::shuffle_advice(run, *corpus)};
   const auto mixer = data::make_mixer(trainer::kind(run, run.mixer, "mixer"), out.mix);
   const auto curriculum = trainer::feed_curriculum(run, *corpus);
   data::Planner planner(trainer::planner_config(run, *mixer, *corpus), pairs ? *pairs : *corpus, *curriculum);
@@ -73,7 +91,7 @@ PlannedRun plan_run(const trainer::RunConfig& run, int64_t steps) {
     const std::vector<double> weights = mixer->weights(progress);
     const data::BatchPlan plan = planner.next(weights);
     for (const int64_t tokens : plan.domain_tokens) progress.tokens += uint64_t(tokens);
-    out.plans.push_back({weights, plan.domain_sequences, plan.domain_tokens});
+    out.plans.push_back({weights, plan.domain_sequences, plan.domain_tokens, count_documents(plan)});
   }
   return out;
 }
@@ -107,6 +125,8 @@ void print_table(const PlannedRun& run) {
     for (const int64_t n : run.total(first, last).sequences) fmt::print(" {:>10}", n);
   }
   fmt::print("\n");
+  if (run.text) fmt::print("\ndocuments in a batch: {:.1f} in the mean\n", run.documents_per_plan());
+  if (!run.advice.empty()) fmt::print("{}\n", run.advice);
 }
 
 void print_json(const PlannedRun& run) {
@@ -117,6 +137,7 @@ void print_json(const PlannedRun& run) {
                        {"domains", ordered_json::array()},
                        {"global_batch", run.global_batch},
                        {"seq_len", run.seq_len}};
+  if (run.text) root["documents_per_batch"] = run.documents_per_plan();
   if (run.group > 0) root.update({{"group", run.group}, {"mini_batches", run.updates_per_plan}});
   for (size_t k = 0; k < run.mix.domains.size(); ++k) {
     ordered_json domain = {{"name", run.mix.domains[k]}, {"epoch_tokens", run.mix.domain_tokens[k]},

@@ -37,6 +37,10 @@ void check_weights(const std::vector<double>& weights, size_t expected, const ch
           weights.size(), sum, expected);
 }
 
+const char* shuffle_of(const PlannerConfig& config) {
+  return config.pieces ? "pieces" : "documents";
+}
+
 }  // namespace
 
 struct Planner::Impl {
@@ -56,6 +60,8 @@ struct Planner::Impl {
     buckets = static_cast<size_t>(curriculum.num_buckets());
     documents = corpus.num_documents();
     selection = corpus.selection();
+    require(!(config.pieces && config.whole), ExitCode::kUsage,
+            "documents that must stay whole cannot be shuffled in pieces");
     require(documents > 0 && domains > 0, ExitCode::kData, "the corpus has no documents; prepare some data");
     require(documents <= int64_t(std::numeric_limits<uint32_t>::max()), ExitCode::kData,
             "the corpus has {} documents, the planner takes at most 2^32 - 1; join short documents",
@@ -161,11 +167,19 @@ nlohmann::json Planner::save() const {
   json streams = json::array();
   for (const Stream& stream : s.streams) {
     const StreamState& t = stream.state();
-    streams.push_back({t.epoch, t.cursor, t.offset, t.tokens, t.sequences});
+    json& numbers = streams.emplace_back(json{t.epoch, t.cursor, t.offset, t.tokens, t.sequences});
+    if (s.config.pieces) numbers.push_back(t.full);
   }
-  return {{"seed", s.config.seed},          {"seq_len", s.config.seq_len},   {"pack", s.config.pack},
-          {"documents", s.documents},       {"batches", s.batches},          {"error", s.error},
-          {"bucket_error", s.bucket_error}, {"streams", std::move(streams)}, {"selection", s.selection}};
+  return {{"seed", s.config.seed},
+          {"seq_len", s.config.seq_len},
+          {"pack", s.config.pack},
+          {"shuffle", shuffle_of(s.config)},
+          {"documents", s.documents},
+          {"batches", s.batches},
+          {"error", s.error},
+          {"bucket_error", s.bucket_error},
+          {"streams", std::move(streams)},
+          {"selection", s.selection}};
 }
 
 void Planner::load(const nlohmann::json& state) try {
@@ -176,6 +190,12 @@ void Planner::load(const nlohmann::json& state) try {
             "start a new run",
             key, state.at(key).dump(), mine.dump());
   };
+  // Checkpoints from before there were pieces say nothing of them.
+  const std::string shuffle = state.value("shuffle", "documents"), mine = shuffle_of(s.config);
+  require(shuffle == mine, ExitCode::kCheckpoint,
+          "the checkpoint was planned with data.shuffle: {0}, this run has {1}. Resume with data.shuffle: "
+          "{0}, or start a new run",
+          shuffle, mine);
   same("seed", s.config.seed);
   same("seq_len", s.config.seq_len);
   same("pack", s.config.pack);
@@ -191,8 +211,9 @@ void Planner::load(const nlohmann::json& state) try {
   std::vector<Stream> streams = s.streams;
   for (size_t i = 0; fits && i < streams.size(); ++i) {
     const Counts t = counts(state.at("streams").at(i));
-    fits = t.size() == 5 && t[0] >= 0 && t[1] >= 0 &&
-           streams[i].restore({uint64_t(t[0]), uint64_t(t[1]), t[2], t[3], t[4]});
+    fits = t.size() == (s.config.pieces ? 6 : 5) && t[0] >= 0 && t[1] >= 0 && t.back() >= 0 &&
+           streams[i].restore(
+               {uint64_t(t[0]), uint64_t(t[1]), t[2], t[3], t[4], s.config.pieces ? uint64_t(t[5]) : 0});
   }
   require(fits, ExitCode::kCheckpoint,
           "the checkpoint's planner state does not fit this corpus of {} documents in {} domains; resume "

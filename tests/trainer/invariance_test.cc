@@ -92,6 +92,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(std::vector<std::string>{"optim={name: muon, lr: 0.003}"},
                       std::vector<std::string>{"mesh.zero=0"}, std::vector<std::string>{"data.pack=false"},
                       std::vector<std::string>{"data.mask_documents=false"},
+                      std::vector<std::string>{"data.shuffle=pieces"},
                       std::vector<std::string>{"moe.num_shared=1", "model.qk_norm=true"},
                       std::vector<std::string>{"moe.dispatch=gather", "moe.num_shared=1"},
                       std::vector<std::string>{"moe.dispatch=gather", "train.global_batch=3"},

@@ -89,6 +89,7 @@ INSTANTIATE_TEST_SUITE_P(
                       ResumeCase{4, {"mesh.ep=2", "mesh.zero=3", "checkpoint.async=true"}},
                       ResumeCase{4, {"mesh.ep=2", "moe.rebalance=4", "train.micro_batch=1"}},
                       ResumeCase{2, {"optim={name: muon, lr: 0.003}"}},
+                      ResumeCase{2, {"data.shuffle=pieces", "checkpoint.async=true"}},
                       ResumeCase{2, {"optim={name: adamw, lr: 0.003, moments: bf16}"}},
                       ResumeCase{2, {"moe.router={name: sigmoid_bias}", "moe.balance={name: none}"}}));
 

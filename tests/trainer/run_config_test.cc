@@ -1,6 +1,7 @@
 // The run file is strict, and what is written out reads back as the same run.
 #include "parallel/device/accelerator.h"
 #include "tests/trainer/run_fixture.h"
+#include "trainer/run/feed_plan.h"
 
 namespace cadre::trainer {
 namespace {
@@ -23,6 +24,7 @@ TEST(RunFile, MistakesAreNamedWithTheirKey) {
       {"train.stepz=3", "did you mean"},  // unknown key, near a known one
       {"colour=blue", "colour"},
       {"data.verify=never", "always"},
+      {"data.shuffle=rows", "pieces"},
       {"optim.betas=[0.9]", "betas"},
       {"optim.learning_rate=1", "learning_rate"},
       {"schedule.name=cosin", "cosine"},
@@ -39,9 +41,10 @@ TEST(RunFile, MistakesAreNamedWithTheirKey) {
 }
 
 TEST(RunFile, ResolvedFileReadsBackAsItself) {
-  for (const std::vector<std::string>& overrides : {std::vector<std::string>{},
-                                                    {"optim={name: muon, lr: 0.01}", "train.max_minutes=2.5",
-                                                     "moe.drop=position", "model.norm_eps=1.0e-6"}}) {
+  for (const std::vector<std::string>& overrides :
+       {std::vector<std::string>{},
+        {"optim={name: muon, lr: 0.01}", "train.max_minutes=2.5", "moe.drop=position",
+         "model.norm_eps=1.0e-6", "data.shuffle=pieces"}}) {
     const std::string text = resolved_yaml(testing::tiny_run(overrides));
     EXPECT_EQ(resolved_yaml(read_run(base::parse_run_text(text, "resolved.yaml", {}))), text);
   }
@@ -52,6 +55,36 @@ TEST(RunFile, DefaultsNeedNoSections) {
   EXPECT_FALSE(config.moe.has_value());
   EXPECT_EQ(resolved_yaml(read_run(base::parse_run_text(resolved_yaml(config), "r.yaml", {}))),
             resolved_yaml(config));
+}
+
+TEST(Shuffle, PiecesAreOfTextAndOfNothingElse) {
+  const std::vector<data::MemoryDocument> two = {{0, {0, 5, 1}, 3}, {0, {0, 6, 1}, 3}};
+  const RunConfig pieces = testing::tiny_run({"data.shuffle=pieces"}), plain = testing::tiny_run({});
+  for (const data::SetKind set : {data::SetKind::kText, data::SetKind::kInstruction,
+                                  data::SetKind::kPreference, data::SetKind::kPrompts}) {
+    const auto corpus = data::make_memory_corpus({"a"}, two, set);
+    const auto mixer = data::make_mixer(kind(plain, plain.mixer, "mixer"), feed_context(plain, *corpus));
+    EXPECT_FALSE(planner_config(plain, *mixer, *corpus).pieces);
+    try {
+      EXPECT_TRUE(planner_config(pieces, *mixer, *corpus).pieces);
+      EXPECT_EQ(set, data::SetKind::kText);
+    } catch (const Error& e) {
+      EXPECT_NE(set, data::SetKind::kText);
+      EXPECT_EQ(e.code(), ExitCode::kUsage);
+      EXPECT_NE(std::string(e.what()).find("data.shuffle"), std::string::npos) << e.what();
+    }
+  }
+}
+
+TEST(Shuffle, OfLongDocumentsIsSpokenOf) {
+  const auto advice = [](size_t tokens, const std::vector<std::string>& overrides) {
+    const data::MemoryDocument one{0, std::vector<int32_t>(tokens, 5), 3};
+    return shuffle_advice(testing::tiny_run(overrides), *data::make_memory_corpus({"a"}, {one, one}));
+  };
+  EXPECT_EQ(advice(65, {}), "");  // four sequences
+  EXPECT_NE(advice(129, {}).find("8.0 sequences"), std::string::npos) << advice(129, {});
+  EXPECT_NE(advice(33, {"data.seq_len=4"}).find("have 32 tokens"), std::string::npos);
+  EXPECT_EQ(advice(129, {"data.shuffle=pieces"}), "");
 }
 
 TEST(Vocab, ComesFromTheTokenizerAndMustHoldIt) {

@@ -1,5 +1,7 @@
 #include "trainer/run/feed_plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "data/pair_view.h"
@@ -43,13 +45,35 @@ data::PlannerConfig planner_config(const RunConfig& config, const data::Mixer& m
                                    const data::Corpus& corpus) {
   const int64_t samples = planned_batch(config);
   const auto& rollout = config.rollout;
+  const bool pieces = config.data.shuffle == "pieces";
+  require(!pieces || corpus.kind() == data::SetKind::kText, ExitCode::kUsage,
+          "{}: data.shuffle: pieces cuts documents, and the data is a set of kind {}, whose examples stay "
+          "whole; leave data.shuffle out",
+          config.source, data::name_of(corpus.kind()));
   return {.seed = config.seed,
           .global_batch = rollout ? samples / rollout->group * rollout->mini_batches : samples,
           .seq_len = config.data.seq_len,
           .pack = config.data.pack && !rollout,
           .whole = corpus.kind() == data::SetKind::kInstruction,
+          .pieces = pieces,
           .max_epochs = mixer.max_epochs(),
           .total_tokens = drawn_tokens(config, corpus)};
+}
+
+std::string shuffle_advice(const RunConfig& config, const data::Corpus& corpus) {
+  constexpr double kManySequences = 4;
+  if (corpus.kind() != data::SetKind::kText || config.data.shuffle == "pieces" || corpus.num_documents() == 0)
+    return "";
+  double positions = 0;
+  for (const int64_t tokens : data::mixer_context(corpus, 0).domain_tokens) positions += double(tokens);
+  const double mean = positions / double(corpus.num_documents());
+  const double sequences = mean / double(config.data.seq_len);
+  if (sequences <= kManySequences) return "";
+  return fmt::format(
+      "documents have {:.0f} tokens in the mean, {:.1f} sequences of data.seq_len, which follow each other "
+      "in training, so that a batch is text of few documents (`cadre plan` counts them); data.shuffle: "
+      "pieces draws each sequence from everywhere",
+      mean, sequences);
 }
 
 std::unique_ptr<data::Curriculum> feed_curriculum(const RunConfig& config, const data::Corpus& corpus) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "data/mixer.h"
 #include "data/planner.h"
@@ -17,9 +18,12 @@ int64_t planned_batch(const RunConfig& config);
 int64_t updates_per_plan(const RunConfig& config);
 
 data::MixerContext feed_context(const RunConfig& config, const data::Corpus& corpus);
-// Its global_batch is what one plan holds: sequences, or the prompts of a round of sampling.
+// Its global_batch is what one plan holds: sequences, or the prompts of a round of sampling. Throws Error(kUsage) for
+// data.shuffle: pieces of anything but text: what is an example for post-training stays whole.
 data::PlannerConfig planner_config(const RunConfig& config, const data::Mixer& mixer,
                                    const data::Corpus& corpus);
+// One line that says so where data.shuffle: documents makes a batch of few documents, each in many sequences; else empty.
+std::string shuffle_advice(const RunConfig& config, const data::Corpus& corpus);
 // Of pairs where the corpus has pairs.
 std::unique_ptr<data::Curriculum> feed_curriculum(const RunConfig& config, const data::Corpus& corpus);
 

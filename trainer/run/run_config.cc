@@ -21,6 +21,7 @@ DataConfig read_data(base::Section s) {
   c.seq_len = s.integer("seq_len", c.seq_len, {.min = 1, .max = 1 << 20});
   c.pack = s.boolean("pack", c.pack);
   c.mask_documents = s.boolean("mask_documents", c.mask_documents);
+  c.shuffle = s.choice("shuffle", c.shuffle, {"documents", "pieces"});
   c.prefetch = int(s.integer("prefetch", c.prefetch, {.min = 0, .max = 1000}));
   c.verify = s.choice("verify", c.verify, {"always", "size"});
   s.finish();
@@ -220,6 +221,7 @@ std::string resolved_yaml(const RunConfig& c) {
   n["data"]["seq_len"] = c.data.seq_len;
   n["data"]["pack"] = word(c.data.pack);
   n["data"]["mask_documents"] = word(c.data.mask_documents);
+  n["data"]["shuffle"] = c.data.shuffle;
   n["data"]["prefetch"] = c.data.prefetch;
   n["data"]["verify"] = c.data.verify;
   n["mixer"] = kind_node(c.mixer, "natural");

@@ -23,6 +23,7 @@ struct DataConfig {
   int64_t seq_len = 256;
   bool pack = true;
   bool mask_documents = true;
+  std::string shuffle = "documents";  // documents | pieces: what the order of an epoch is an order of
   int prefetch = 2;
   std::string verify = "always";  // always | size
 };

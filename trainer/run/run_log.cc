@@ -8,6 +8,7 @@
 #include "trainer/report/endpoint.h"
 #include "trainer/report/event_file.h"
 #include "trainer/run/environment.h"
+#include "trainer/run/feed_plan.h"
 
 namespace cadre::trainer {
 namespace {
@@ -44,6 +45,7 @@ void RunLog::open_files(const std::string& commit) {
   add_watchers(out);
   if (state_.progress.step > 0) event("resume", fmt::format("from step {}", state_.progress.step));
   tell_of_muon();
+  if (state_.progress.step == 0) tell_of_shuffle();
 }
 
 // Muon's step is a function of whole matrices, and Optimizer::precondition has none of it.
@@ -57,6 +59,13 @@ void RunLog::tell_of_muon() {
       "that do not compare; set influence.direction: gradient, or train with adamw where influence decides";
   event("influence", message);
   spdlog::warn("{}", message);
+}
+
+void RunLog::tell_of_shuffle() {
+  const std::string message = shuffle_advice(state_.config(), *state_.dataset.train);
+  if (message.empty()) return;
+  event("shuffle", message);
+  spdlog::info("{}", message);
 }
 
 void RunLog::add_watchers(const fs::path& out) {

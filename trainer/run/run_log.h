@@ -34,6 +34,7 @@ class RunLog {
   void open_files(const std::string& commit);
   void add_watchers(const std::filesystem::path& out);
   void tell_of_muon();
+  void tell_of_shuffle();
   void tell_spike(const StepReport& report);
   void write_train_line(const StepReport& report);
 
