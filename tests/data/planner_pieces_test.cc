@@ -256,6 +256,21 @@ TEST(PlannerPieces, CapsAreUsedExactly) {
   }
 }
 
+// The cap ends the stream in the middle of a full piece, with no rests whose tokens it could be taken for.
+TEST(PlannerPieces, AStreamThatEndsInAFullPieceIsSavedAndLoaded) {
+  const MemoryDocument five{0, std::vector<int32_t>(41, 1), 10}, other{1, std::vector<int32_t>(4001, 1), 10};
+  const auto corpus = make_memory_corpus({"a", "b"}, {five, other, five});
+  Planner planner({.seed = 3, .global_batch = 4, .seq_len = 8, .pieces = true, .max_epochs = 1.55}, *corpus,
+                  kNone);
+  int64_t drawn = 0;
+  for (int i = 0; i < 20; ++i) {
+    const nlohmann::json state = planner.save();
+    ASSERT_NO_THROW(planner.load(state)) << state.dump();
+    drawn += planner.next({0.5, 0.5}).domain_tokens[0];
+  }
+  EXPECT_EQ(drawn, 124);
+}
+
 // Two buckets by the document's number, in turn.
 class Halves : public Curriculum {
  public:

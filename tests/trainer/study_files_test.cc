@@ -154,5 +154,18 @@ TEST_F(SmallStudy, OfCurriculaReadsTheScoresOfItsReferences) {
   EXPECT_FALSE(fs::exists(one.out));
 }
 
+TEST_F(SmallStudy, OfShufflesComparesTheTwoOrders) {
+  const std::string few = "train.steps: 6, data.seq_len: 8, eval.every: 0, eval.tokens_per_domain: 60";
+  const StudyConfig config =
+      study("study-shuffle", {"axes={seed: [1]}", "set={" + few + "}", "also.axes={seed: [1]}",
+                              "also.set={mixer: {name: gim, period: 2}, " + few + "}"});
+  run(config);
+  std::map<std::string, double> value;
+  for (const RunResult& r : collect_results(config)) value[r.cell] = r.value;
+  ASSERT_EQ(value.size(), 4u);
+  EXPECT_NE(value.at("documents"), value.at("pieces"));
+  EXPECT_NE(value.at("gim-documents"), value.at("gim-pieces"));
+}
+
 }  // namespace
 }  // namespace cadre::study
