@@ -140,6 +140,20 @@ TEST(AsynchronousReinforcement, TokensAreNeverOlderThanTheBudget) {
   }
 }
 
+// Each trainer updates its slices alone and gets the others' while the step goes on: samplers must not get what was there
+// before. Without staleness every token is drawn with the present weights, so that W is 1 up to rounding.
+TEST(AsynchronousReinforcement, SamplersGetWhatAllTrainersHaveUpdated) {
+  std::vector<StepReport> reports;
+  with_samplers(3, async_run({"rollout.staleness=0", "optim.lr=0.03"}), [&](TrainState& state) {
+    for (int step = 0; step < 5; ++step) {
+      const StepReport report = train_step(state, {});
+      if (state.model.mesh.data().rank() == 0) reports.push_back(report);
+    }
+  });
+  for (size_t step = 0; step < reports.size(); ++step)
+    EXPECT_LT(metric(reports[step], "log_w_max_abs"), 1e-4) << "step " << step + 1;
+}
+
 TEST(AsynchronousReinforcement, ARunIsKilledResumedAndLearns) {
   TempFolder folder;
   const Dataset set = problems(rl_run({}));

@@ -45,6 +45,7 @@ void Bell::wait() {
 
 void pass_values(comm::Communicator& all, const ModelValues& own, bool receives) {
   constexpr int64_t kChunk = int64_t(4) << 20;
+  if (own.arrive) own.arrive();
   std::vector<float> values;
   const auto pass = [&](device::Group group, int root, bool mine) {
     const int64_t size = own.layout->group_size(group);

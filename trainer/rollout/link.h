@@ -2,6 +2,7 @@
 // until it does. Then they trade: what trainer 0 says goes to all, and what samplers have finished goes to the trainers.
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "parallel/comm/communicator.h"
@@ -50,6 +51,8 @@ struct ModelValues {
   device::FlatParams<float>* store = nullptr;
   const device::ParamLayout* layout = nullptr;
   int expert_rank = 0, expert_ranks = 1;
+  // Waits for values that are still on their way from the ranks that updated them; empty where none can be.
+  std::function<void()> arrive = {};
 };
 // From the trainers, who are ranks 0, 1, ... of `all`, to the others. Collective over all.
 void pass_values(comm::Communicator& all, const ModelValues& own, bool receives);

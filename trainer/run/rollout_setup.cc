@@ -84,7 +84,10 @@ std::unique_ptr<RolloutSource> make_rollouts(TrainState& state, comm::Communicat
           "{}: objective.behaviour: asynchronous runs train against the policy that sampled; set behaviour: "
           "rollout",
           state.config().source);
-  return std::make_unique<AsyncFeed>(config, context, state.feed, train, *all, values_of(state.model));
+  // Slices that other trainers have updated travel until a forward pass reads them, and sampling has none here.
+  ModelValues values = values_of(state.model);
+  values.arrive = [&reducer = state.reducer] { reducer.finish_values(); };
+  return std::make_unique<AsyncFeed>(config, context, state.feed, train, *all, values);
 }
 
 int num_trainers(const RunConfig& config, int ranks) {
