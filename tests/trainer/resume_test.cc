@@ -1,5 +1,7 @@
 // Stopping and going on: bitwise on the same layout, on the same curve on another one, and past damaged
 // checkpoints.
+#include <sys/resource.h>
+
 #include <cerrno>
 #include <fstream>
 
@@ -160,6 +162,40 @@ TEST(Reshard, LoadsEveryElementOfEveryTensorExactly) {
     b.read(name, info.shape, 0, y);
     EXPECT_EQ(x, y) << name;
   }
+}
+
+// One element of a tensor in the file of each of many ranks.
+TEST(Reshard, ReadsMoreFilesThanAProcessMayHaveOpen) {
+  const TempFolder folder;
+  constexpr int kFiles = 300;
+  CheckpointIndex index;
+  index.state = index.run = nlohmann::json::object();
+  TensorInfo& tensor = index.tensors["x"];
+  tensor = {kFloat32, {kFiles}, {}};
+  for (int r = 0; r < kFiles; ++r) {
+    const std::string name = fmt::format("rank-{:05}.bin", r);
+    const float value = float(r);
+    std::ofstream(folder.path() / name, std::ios::binary)
+        .write(reinterpret_cast<const char*>(&value), sizeof value);
+    index.files[name] = {sizeof value, ""};
+    tensor.pieces.push_back({name, 0, r, 1});
+  }
+  write_index(index, folder.path());
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit few = {rlim_t(TensorReader::kMostOpen) + 64, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  std::vector<float> values(kFiles);
+  std::string error;
+  try {
+    TensorReader reader(folder.path());
+    for (int again = 0; again < 2; ++again) reader.read("x", {kFiles}, 0, values);
+  } catch (const Error& e) {
+    error = e.what();
+  }
+  setrlimit(RLIMIT_NOFILE, &before);
+  EXPECT_EQ(error, "");
+  for (int r = 0; r < kFiles; ++r) EXPECT_EQ(values[size_t(r)], float(r));
 }
 
 class Damage : public ::testing::TestWithParam<std::pair<const char*, std::function<void(const fs::path&)>>> {

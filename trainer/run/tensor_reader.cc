@@ -1,6 +1,8 @@
 #include "trainer/run/tensor_reader.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 
 #include "parallel/base/errors.h"
 #include "parallel/device/bf16.h"
@@ -10,6 +12,16 @@ namespace cadre::trainer {
 
 TensorReader::TensorReader(std::filesystem::path folder)
     : folder_(std::move(folder)), index_(read_index(folder_)) {}
+
+std::ifstream& TensorReader::file(const std::string& name) {
+  const auto found = open_.find(name);
+  if (found != open_.end()) return found->second;
+  if (open_.size() == kMostOpen) open_.clear();
+  std::ifstream file(folder_ / name, std::ios::binary);
+  require(file.is_open(), ExitCode::kCheckpoint, "cannot open {}: {}", (folder_ / name).string(),
+          std::strerror(errno));
+  return open_.emplace(name, std::move(file)).first->second;
+}
 
 void TensorReader::read(const std::string& tensor, const std::vector<int64_t>& shape, int64_t begin,
                         std::span<float> out) {
@@ -23,8 +35,7 @@ void TensorReader::read(const std::string& tensor, const std::vector<int64_t>& s
   for (const TensorPiece& piece : info.pieces) {
     const int64_t from = std::max(begin, piece.begin), to = std::min(end, piece.begin + piece.count);
     if (from >= to) continue;
-    std::ifstream& file = open_[piece.file];
-    if (!file.is_open()) file.open(folder_ / piece.file, std::ios::binary);
+    std::ifstream& file = this->file(piece.file);
     const size_t element = element_bytes(info.dtype);
     file.seekg(std::streamoff(piece.offset + uint64_t(from - piece.begin) * element));
     const std::span<float> part = out.subspan(size_t(from - begin), size_t(to - from));

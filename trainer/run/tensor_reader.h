@@ -19,11 +19,15 @@ class TensorReader {
   explicit TensorReader(std::filesystem::path folder);
   const CheckpointIndex& index() const { return index_; }
   const std::filesystem::path& folder() const { return folder_; }
+  // As many files at a time: a checkpoint of a thousand ranks has more than a process may have open.
+  static constexpr size_t kMostOpen = 128;
   // Throws Error(kCheckpoint) when the tensor is missing, has another shape, or cannot be read.
   void read(const std::string& tensor, const std::vector<int64_t>& shape, int64_t begin,
             std::span<float> out);
 
  private:
+  std::ifstream& file(const std::string& name);  // throws Error(kCheckpoint)
+
   std::filesystem::path folder_;
   CheckpointIndex index_;
   std::map<std::string, std::ifstream> open_;
