@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "launch/open_files.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 #include "parallel/base/config.h"
@@ -67,6 +68,7 @@ int run_command_line(int argc, char** argv) {
 }  // namespace cadre::launch
 
 int main(int argc, char** argv) {
+  cadre::launch::raise_open_files();
   try {
     return cadre::launch::run_command_line(argc, argv);
   } catch (...) {

@@ -1,5 +1,6 @@
 // Watching, restarting and placing ranks: the launcher's decisions.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include "launch/hosts.h"
 #include "launch/monitor.h"
 #include "launch/mpirun.h"
+#include "launch/open_files.h"
 #include "launch/restarts.h"
 #include "launch/slurm.h"
 #include "parallel/base/errors.h"
@@ -137,6 +139,23 @@ TEST_F(Jobs, HostsThatDoNotAnswerAreLeftOut) {
   EXPECT_EQ(reachable({{"node1", 4}, {"node2", 2}, {"localhost", 1}}),
             (std::vector<Host>{{"node2", 2}, {"localhost", 1}}));
   setenv("PATH", path.c_str(), 1);
+}
+
+TEST(OpenFiles, AreAsManyAsTheSystemAllows) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    rlimit limit{};
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) _exit(2);
+    limit.rlim_cur = 64;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0) _exit(3);
+    raise_open_files();
+    rlimit raised{};
+    const rlim_t expected = std::min(limit.rlim_max, rlim_t(kMostOpenFiles));
+    _exit(getrlimit(RLIMIT_NOFILE, &raised) == 0 && raised.rlim_cur == expected ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(pid, &status, 0);
+  EXPECT_EQ(status, 0);
 }
 
 TEST(ElasticRanks, AreTheMostThatFit) {
