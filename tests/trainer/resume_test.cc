@@ -7,6 +7,7 @@
 
 #include "parallel/base/files.h"
 #include "tests/trainer/run_fixture.h"
+#include "trainer/run/initial_model.h"
 #include "trainer/run/stop.h"
 
 namespace cadre::trainer {
@@ -209,6 +210,11 @@ TEST_P(Damage, UsesThePreviousCheckpointAndNeverStartsOver) {
   comm::run_threads(2, [&](comm::World& world) {
     comm::Mesh mesh(world, {});
     EXPECT_EQ(newest_checkpoint(folder.path(), mesh.data()), folder.path() / checkpoint_name(2));
+    EXPECT_EQ(find_checkpoint(folder.path(), mesh.data()), folder.path() / checkpoint_name(2));
+    EXPECT_EQ(find_checkpoint(folder.path() / checkpoint_name(2), mesh.data()),
+              folder.path() / checkpoint_name(2));
+    EXPECT_THROW(find_checkpoint(folder.path() / checkpoint_name(4), mesh.data()), Error);
+    EXPECT_THROW(find_checkpoint(folder.path() / "none", mesh.data()), Error);
   });
   EXPECT_EQ(find_checkpoint(folder.path()), folder.path() / checkpoint_name(2));
   GetParam().second(folder.path() / checkpoint_name(2));
@@ -233,6 +239,16 @@ INSTANTIATE_TEST_SUITE_P(
         std::pair{"IndexMissing", [](const fs::path& p) { fs::remove(p / kIndexFile); }},
         std::pair{"HashMissing", [](const fs::path& p) { fs::remove(p / kIndexHashFile); }}),
     [](const auto& info) { return info.param.first; });
+
+// Every rank looks by itself, and where the values lie on a slow disk that must not read them all.
+TEST(Init, TakesTheModelFromTheIndexAlone) {
+  TempFolder folder;
+  run_steps(1, {}, 2, folder.path() / "checkpoints");
+  flip_byte(folder.path() / "checkpoints" / checkpoint_name(2) / "rank-00000.bin", 1000);
+  const std::string text = fmt::format("init: {}\nmoe: {{dispatch: auto}}\n", folder.path().string());
+  const base::Section run = with_initial_model(base::parse_run_text(text, "run.yaml", {}));
+  EXPECT_EQ(run.node()["model"]["dim"].as<int>(), testing::tiny_run({}).model.dim);
+}
 
 TEST(FullDisk, DuringACheckpointIsReportedAndTrainingGoesOn) {
   for (const char* async : {"true", "false"}) {

@@ -13,6 +13,37 @@ namespace {
 namespace fs = std::filesystem;
 constexpr std::string_view kPrefix = "step-";
 
+// What a path leads to: a checkpoint, or the steps of those in a folder.
+struct Found {
+  fs::path folder;
+  std::vector<uint64_t> steps;
+  bool itself = false;  // `folder` is the checkpoint
+  size_t size() const { return itself ? 1 : steps.size(); }
+  fs::path newest(size_t i) const {
+    return itself ? folder : folder / checkpoint_name(steps[steps.size() - 1 - i]);
+  }
+};
+
+Found look(const fs::path& path) {
+  if (fs::exists(path / kIndexFile)) return {path, {}, true};
+  Found found{fs::exists(path / "checkpoints") ? path / "checkpoints" : path, {}};
+  found.steps = list_checkpoints(found.folder);
+  require(!found.steps.empty(), ExitCode::kCheckpoint,
+          "{}: no checkpoint there; give a run folder or a checkpoint (a folder with {})", path.string(),
+          kIndexFile);
+  return found;
+}
+
+// What is wrong with the index, or nothing.
+std::string check_index(const fs::path& checkpoint) {
+  try {
+    read_index(checkpoint);
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
 // What is wrong with this rank's share of the files, or nothing.
 std::string check(const fs::path& checkpoint, int first, int stride) {
   try {
@@ -27,6 +58,31 @@ std::string check(const fs::path& checkpoint, int first, int stride) {
        "{}: {} checkpoint{} found, none is whole (newest: {}). Restore one, or remove the folder to start "
        "over",
        folder.string(), found, found == 1 ? "" : "s", newest_problem);
+}
+
+// The newest with which `problem` finds nothing wrong; nothing when there is none at all.
+template <class Problem>
+std::optional<fs::path> newest_whole(const Found& found, bool tells, const Problem& problem) {
+  std::string newest_problem;
+  for (size_t i = 0; i < found.size(); ++i) {
+    const fs::path path = found.newest(i);
+    const std::string wrong = problem(path);
+    if (wrong.empty()) return path;
+    require(!found.itself, ExitCode::kCheckpoint, "{}", wrong);
+    if (tells) spdlog::warn("checkpoint {} is damaged and passed over: {}", path.string(), wrong);
+    if (newest_problem.empty()) newest_problem = wrong;
+  }
+  if (found.size() == 0) return std::nullopt;
+  none_left(found.folder, found.size(), newest_problem);
+}
+
+// The ranks share the work.
+std::optional<fs::path> newest_whole(const Found& found, comm::Communicator& ranks) {
+  return newest_whole(found, ranks.rank() == 0, [&](const fs::path& path) {
+    const auto problems = ranks.gather_texts(check(path, ranks.rank(), ranks.size()), "check a checkpoint");
+    const auto bad = std::find_if(problems.begin(), problems.end(), [](const auto& p) { return !p.empty(); });
+    return bad == problems.end() ? "" : *bad;
+  });
 }
 
 }  // namespace
@@ -54,53 +110,34 @@ std::optional<fs::path> newest_checkpoint(const fs::path& folder, comm::Communic
   nlohmann::json own = nlohmann::json::array();
   if (data.rank() == 0) own = list_checkpoints(folder);
   const auto lists = data.gather_texts(own.dump(), "list checkpoints");
-  const auto steps = nlohmann::json::parse(lists.front()).get<std::vector<uint64_t>>();
-  std::string newest_problem;
-  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-    const fs::path path = folder / checkpoint_name(*step);
-    const auto problems = data.gather_texts(check(path, data.rank(), data.size()), "check a checkpoint");
-    const auto bad = std::find_if(problems.begin(), problems.end(), [](const auto& p) { return !p.empty(); });
-    if (bad == problems.end()) return path;
-    if (data.rank() == 0) spdlog::warn("checkpoint {} is damaged and passed over: {}", path.string(), *bad);
-    if (newest_problem.empty()) newest_problem = *bad;
-  }
-  if (steps.empty()) return std::nullopt;
-  none_left(folder, steps.size(), newest_problem);
+  return newest_whole({folder, nlohmann::json::parse(lists.front()).get<std::vector<uint64_t>>()}, data);
 }
 
 fs::path find_checkpoint(const fs::path& path) {
-  if (fs::exists(path / kIndexFile)) {
-    const std::string problem = check(path, 0, 1);
-    require(problem.empty(), ExitCode::kCheckpoint, "{}", problem);
-    return path;
-  }
-  const fs::path folder = fs::exists(path / "checkpoints") ? path / "checkpoints" : path;
-  const std::vector<uint64_t> steps = list_checkpoints(folder);
-  require(!steps.empty(), ExitCode::kCheckpoint,
-          "{}: no checkpoint there; give a run folder or a checkpoint (a folder with {})", path.string(),
-          kIndexFile);
-  std::string newest_problem;
-  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-    const fs::path candidate = folder / checkpoint_name(*step);
-    const std::string problem = check(candidate, 0, 1);
-    if (problem.empty()) return candidate;
-    spdlog::warn("checkpoint {} is damaged and passed over: {}", candidate.string(), problem);
-    if (newest_problem.empty()) newest_problem = problem;
-  }
-  none_left(folder, steps.size(), newest_problem);
+  return *newest_whole(look(path), true, [](const fs::path& found) { return check(found, 0, 1); });
 }
 
 fs::path find_checkpoint(const fs::path& path, comm::Communicator& ranks) {
-  std::string found, error;
+  // Rank 0 looks, as above.
+  Found found;
+  std::string error;
   if (ranks.rank() == 0) {
     try {
-      found = find_checkpoint(path).string();
-    } catch (const Error& e) {
+      found = look(path);
+    } catch (const std::exception& e) {
       error = e.what();
     }
   }
   ranks.agree(error, ExitCode::kCheckpoint, "find a checkpoint");
-  return ranks.gather_texts(found, "find a checkpoint").front();
+  const nlohmann::json own = {{"steps", found.steps}, {"itself", found.itself}};
+  const std::string folder = ranks.gather_texts(found.folder.string(), "find a checkpoint").front();
+  const auto first = nlohmann::json::parse(ranks.gather_texts(own.dump(), "list checkpoints").front());
+  return *newest_whole({folder, first["steps"].get<std::vector<uint64_t>>(), first["itself"].get<bool>()},
+                       ranks);
+}
+
+fs::path find_index(const fs::path& path) {
+  return *newest_whole(look(path), true, check_index);
 }
 
 void remove_temporaries(const fs::path& folder) {

@@ -23,8 +23,10 @@ std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::pa
 // For one process: `path` is a checkpoint, or a run folder whose newest whole checkpoint is taken. Throws
 // Error(kCheckpoint).
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
-// The same for several: rank 0 looks, and all get its answer. Collective.
+// The same for several: rank 0 looks, all share the checking, and all get one answer. Collective.
 std::filesystem::path find_checkpoint(const std::filesystem::path& path, comm::Communicator& ranks);
+// As the first, of what only index.json is read: the newest whose index is whole, whatever its files hold.
+std::filesystem::path find_index(const std::filesystem::path& path);
 
 // Removes what an interrupted save left behind.
 void remove_temporaries(const std::filesystem::path& folder);

@@ -13,7 +13,7 @@ std::filesystem::path named_tokenizer(const RunConfig& config) {
   const std::string& name = config.tasks->tokenizer;
   if (!name.empty()) return name == "bytes" ? "" : name;
   if (config.init.empty()) return "";
-  const std::filesystem::path folder = find_checkpoint(config.init);
+  const std::filesystem::path folder = find_index(config.init);
   const std::string file = read_index(folder).tokenizer;
   return file.empty() ? std::filesystem::path() : folder / file;
 }

@@ -13,7 +13,7 @@ base::Section with_initial_model(base::Section root) {
   if (!init.IsDefined() || !init.IsScalar() || init.Scalar().empty()) return root;
   // Every rank looks for itself, so files are not hashed here; start_from's caller does that.
   const fs::path path = init.Scalar();
-  const fs::path folder = fs::exists(path / kIndexFile) ? path : find_checkpoint(path);
+  const fs::path folder = find_index(path);
   const YAML::Node saved = YAML::Load(read_index(folder).config), given = YAML::Clone(root.node());
   YAML::Node run = YAML::Clone(root.node());
   for (const char* section : {"model", "moe"}) {
