@@ -127,6 +127,18 @@ TEST(Stop, OnRequestSavesAndGoesOnBitwise) {
   EXPECT_EQ(curve(cut), curve(whole));
 }
 
+TEST(Stop, AnEvaluationThatWasDueIsMadeWhenTheRunGoesOn) {
+  TempFolder folder;
+  const fs::path whole = folder.path() / "whole", cut = folder.path() / "cut";
+  const std::vector<std::string> overrides = {"train.steps=4", "eval.every=2"};
+  EXPECT_EQ(run_loop(1, whole, overrides), ExitCode::kOk);
+  request_stop(true);
+  for (int step = 1; step <= 3; ++step) EXPECT_EQ(run_loop(1, cut, overrides), ExitCode::kStopped);
+  request_stop(false);
+  EXPECT_EQ(run_loop(1, cut, overrides), ExitCode::kOk);
+  EXPECT_EQ(metrics(cut, "eval"), metrics(whole, "eval"));
+}
+
 TEST(Reshard, AnyLayoutContinuesTheSameCurve) {
   const std::vector<std::string> base = {"moe.balance={name: none}"};
   const auto expected = losses(run_steps(1, base, 20));

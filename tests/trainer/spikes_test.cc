@@ -76,11 +76,17 @@ TEST(Spikes, SkippingLeavesOutTheUpdateAndResumesWithTheSameBits) {
 
 TEST(Spikes, RollingBackGoesOnWithTheDataThatFollows) {
   const TempFolder folder;
-  ASSERT_EQ(run(folder.path(),
-                with({"spikes.policy=rollback", "checkpoint.every=5", "spikes.max_rollbacks=1000"}), 2),
-            ExitCode::kOk);
+  ASSERT_EQ(
+      run(folder.path(),
+          with({"spikes.policy=rollback", "checkpoint.every=5", "spikes.max_rollbacks=1000", "eval.every=3"}),
+          2),
+      ExitCode::kOk);
   const auto rollbacks = lines(folder.path(), "event", "rollback");
   ASSERT_GT(rollbacks.size(), 0u);
+  std::vector<uint64_t> evaluated, expected;
+  for (const auto& line : lines(folder.path(), "kind", "eval")) evaluated.push_back(line["step"]);
+  for (uint64_t step = 3; step <= 60; step += 3) expected.push_back(step);
+  EXPECT_EQ(evaluated, expected) << "also of the steps that were made again";
   EXPECT_EQ(curve(folder.path()).size(), 60u) << "the file reads as one run";
   // A step that was repeated saw another batch: with the same one it would only spike again.
   EXPECT_TRUE(fs::exists(folder.path() / "checkpoints" / checkpoint_name(60)));

@@ -116,6 +116,11 @@ void restore_progress(TrainState& state, const json& saved) {
   state.counters.skips_in_row = count("skips_in_row");
   state.counters.skipped_steps = count("skipped_steps");
   state.counters.train_seconds = saved.at("train_seconds").get<double>();
+  state.counters.evaluated = state.progress.step;  // older builds do not say
+  if (saved.contains("evaluated")) {
+    state.counters.evaluated.reset();
+    if (!saved.at("evaluated").is_null()) state.counters.evaluated = uint64_t(count("evaluated"));
+  }
   // Steps that max_minutes has cut stay cut; else the run file may lengthen a run.
   if (state.config().train.max_minutes > 0 && saved.at("total_fixed").get<bool>()) {
     state.counters.total_fixed = true;
@@ -188,7 +193,8 @@ CheckpointIndex describe(const TrainState& state) {
         {"total_fixed", state.counters.total_fixed},
         {"skips_in_row", state.counters.skips_in_row},
         {"skipped_steps", state.counters.skipped_steps},
-        {"train_seconds", state.counters.train_seconds}}},
+        {"train_seconds", state.counters.train_seconds},
+        {"evaluated", state.counters.evaluated ? json(*state.counters.evaluated) : json()}}},
       {"optimizer", {{"name", optimizer_name(state.config())}, {"updates", state.optimizer->updates()}}},
       {"feed", state.feed.save()},
       {"spikes", state.spikes.save()},

@@ -46,7 +46,9 @@ class TrainLoop {
     base::at_step(state_.progress.step);
     // What sampling starts from is what its reward is measured against.
     if (state_.rollouts && state_.progress.step == 0 && state_.config().eval.every > 0) evaluate_now();
-    while (state_.progress.step < state_.progress.total_steps && !pace_.over()) {
+    // Due at the step at which the run was asked to stop.
+    if (state_.progress.step > 0 && !ended() && due(state_.config().eval.every)) evaluate_now();
+    while (!ended()) {
       profile_.before_step(state_.progress.step + 1);
       const StepReport report = timed_step();
       profile_.after_step(state_.progress.step);
@@ -60,7 +62,7 @@ class TrainLoop {
       if (writer_.under_way() && !report.writers_busy) finish_save();
       for (const Pace::Note& note : pace_.fit(state_, report)) log_.event(note.event, note.message);
       if (report.stop) return stop();
-      const bool end = state_.progress.step >= state_.progress.total_steps || pace_.over();
+      const bool end = ended();
       if (!end && due(state_.config().eval.every)) evaluate_now();
       if (!end && due(state_.config().checkpoint.every)) save();
     }
@@ -73,6 +75,7 @@ class TrainLoop {
   void close() { state_.rollouts->close(); }
 
  private:
+  bool ended() const { return state_.progress.step >= state_.progress.total_steps || pace_.over(); }
   bool due(int64_t every) const { return every > 0 && state_.progress.step % uint64_t(every) == 0; }
 
   void resume() {
@@ -145,8 +148,8 @@ class TrainLoop {
   }
 
   void evaluate_now() {
-    if (!state_.dataset.valid || last_eval_ == state_.progress.step) return;
-    last_eval_ = state_.progress.step;
+    if (!state_.dataset.valid || state_.counters.evaluated == state_.progress.step) return;
+    state_.counters.evaluated = state_.progress.step;
     base::enter(base::Phase::kEvaluate);
     if (state_.rollouts)
       return log_.evaluated(state_.rollouts->evaluate(*state_.dataset.valid, state_.progress));
@@ -202,7 +205,6 @@ class TrainLoop {
   Profile profile_;
   Pace pace_;
   EvalSet eval_set_;
-  std::optional<uint64_t> last_eval_;
   double step_seconds_ = 0;  // of the last step, this rank's
   int rollbacks_ = 0;        // of this process
 };

@@ -25,11 +25,12 @@
 
 namespace cadre::trainer {
 
-// Skips, and the wall time of training over all processes of the run.
+// Skips, evaluations, and the wall time of training over all processes of the run.
 struct RunCounters {
   int64_t skips_in_row = 0, skipped_steps = 0;
   double train_seconds = 0;
-  bool total_fixed = false;  // max_minutes has cut Progress::total_steps to what fits
+  bool total_fixed = false;           // max_minutes has cut Progress::total_steps to what fits
+  std::optional<uint64_t> evaluated;  // the newest step that was
 };
 
 class TrainState {
