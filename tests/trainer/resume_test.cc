@@ -342,6 +342,25 @@ TEST(Resume, ACheckpointWhoseRunFileLacksNewerKeysFits) {
   EXPECT_EQ(curve(folder.path()).size(), 2u);
 }
 
+// Every rank's part reaches all of a thousand ranks: it must not repeat what rank 0 knows.
+TEST(Checkpoint, ARanksPartHoldsItsFilesAndPiecesAlone) {
+  CheckpointIndex whole, other;
+  for (CheckpointIndex* index : {&whole, &other}) {
+    index->state = {{"feed", std::string(100000, 'x')}};
+    index->config = std::string(100000, 'y');
+    const std::string file = index == &whole ? "rank-00000.bin" : "rank-00001.bin";
+    index->files[file] = {8, "hash"};
+    index->tensors["w"] = {kFloat32, {4}, {{file, 0, index == &whole ? 0 : 2, 2}}};
+  }
+  const std::string part = part_json(other);
+  EXPECT_LT(part.size(), 300u);
+  merge_part(whole, part);
+  EXPECT_EQ(whole.files.size(), 2u);
+  ASSERT_EQ(whole.tensors["w"].pieces.size(), 2u);
+  EXPECT_EQ(whole.tensors["w"].pieces[1].file, "rank-00001.bin");
+  EXPECT_EQ(whole.tensors["w"].pieces[1].begin, 2);
+}
+
 TEST(Checkpoint, AnIndexNestedBeyondTheStackIsOneError) {
   TempFolder folder;
   fs::create_directories(folder.path());

@@ -240,7 +240,7 @@ TransferReport import_model(const ImportOptions& options, comm::World& world) {
     write_tensors(own_part(links, ranks->rank(), ranks->size()), weights, table.params, run.seed,
                   folder.path(), ranks->rank(), index);
   });
-  const auto parts = ranks->gather_texts(trainer::to_json(index), "index");
+  const auto parts = ranks->gather_texts(trainer::part_json(index), "index");
   folder.on_first("index", [&] {
     for (size_t rank = 1; rank < parts.size(); ++rank) trainer::merge_part(index, parts[rank]);
     for (const std::string& name : companion_files(options.from)) {

@@ -20,6 +20,22 @@ json piece_json(const TensorPiece& p) {
   return {{"file", p.file}, {"offset", p.offset}, {"begin", p.begin}, {"count", p.count}};
 }
 
+json files_json(const CheckpointIndex& index) {
+  json files = json::object();
+  for (const auto& [name, info] : index.files) files[name] = {{"bytes", info.bytes}, {"sha256", info.sha256}};
+  return files;
+}
+
+json tensors_json(const CheckpointIndex& index) {
+  json tensors = json::object();
+  for (const auto& [name, tensor] : index.tensors) {
+    json pieces = json::array();
+    for (const TensorPiece& p : tensor.pieces) pieces.push_back(piece_json(p));
+    tensors[name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"pieces", pieces}};
+  }
+  return tensors;
+}
+
 // A name inside the folder, never a way out of it.
 bool is_plain_name(const std::string& name) {
   return !name.empty() && name.find('/') == std::string::npos && name != "." && name != "..";
@@ -92,23 +108,20 @@ int64_t TensorInfo::numel() const {
 }
 
 std::string to_json(const CheckpointIndex& index) {
-  json files = json::object(), tensors = json::object();
-  for (const auto& [name, info] : index.files) files[name] = {{"bytes", info.bytes}, {"sha256", info.sha256}};
-  for (const auto& [name, tensor] : index.tensors) {
-    json pieces = json::array();
-    for (const TensorPiece& p : tensor.pieces) pieces.push_back(piece_json(p));
-    tensors[name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"pieces", pieces}};
-  }
   const json j = {{"format_version", CheckpointIndex::kFormatVersion},
                   {"step", index.step},
-                  {"files", files},
-                  {"tensors", tensors},
+                  {"files", files_json(index)},
+                  {"tensors", tensors_json(index)},
                   {"state", index.state},
                   {"run", index.run},
                   {"config", index.config},
                   {"tokenizer", index.tokenizer},
                   {"manifest_sha256", index.manifest_hash}};
   return j.dump(1) + "\n";
+}
+
+std::string part_json(const CheckpointIndex& index) {
+  return json{{"files", files_json(index)}, {"tensors", tensors_json(index)}}.dump();
 }
 
 void merge_part(CheckpointIndex& whole, const std::string& part) {

@@ -52,7 +52,9 @@ inline constexpr const char* kIndexHashFile = "index.sha256";
 inline constexpr const char* kRolloutFile = "rollouts.bin";
 
 std::string to_json(const CheckpointIndex& index);
-// Adds the files and pieces of another rank's index, as text, to the first rank's.
+// What only this rank knows, its files and pieces: what others add to theirs with merge_part.
+std::string part_json(const CheckpointIndex& index);
+// Adds the files and pieces of another rank's part to the first rank's index.
 void merge_part(CheckpointIndex& whole, const std::string& part);
 // Writes the two index files into a folder that is complete but for them.
 void write_index(const CheckpointIndex& index, const std::filesystem::path& folder);

@@ -132,7 +132,7 @@ SaveResult CheckpointWriter::finish() {
     result.error = *problem;
   } else {
     // Tensors and the file of this rank; rank 0 puts them together.
-    const auto parts = data.gather_texts(to_json(index_), "checkpoint index");
+    const auto parts = data.gather_texts(part_json(index_), "checkpoint index");
     result.error = data.gather_texts(data.rank() == 0 ? commit(parts) : "", "checkpoint in place").front();
   }
   std::error_code ignored;
