@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "data/shard.h"
+#include "parallel/base/blackbox.h"
 #include "parallel/base/errors.h"
 
 namespace cadre::data {
@@ -16,6 +17,7 @@ class ShardCorpus : public Corpus {
       : manifest_(manifest), split_(split), kind_(manifest.kind) {
     for (const DomainInfo& d : split.domains) domains_.push_back(d.name);
     for (const ShardInfo& info : split.shards) {
+      base::enter(base::Phase::kData);  // verifying all of them takes longer than a rank may stand still
       shards_.push_back(std::make_unique<ShardReader>(manifest, info, verify));
       first_.push_back(first_.back() + shards_.back()->documents());
     }

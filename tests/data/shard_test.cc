@@ -12,6 +12,7 @@
 
 #include "data/corpus.h"
 #include "data/hdf5_handles.h"
+#include "parallel/base/blackbox.h"
 #include "parallel/base/files.h"
 #include "parallel/base/rng.h"
 #include "tests/temp_folder.h"
@@ -283,6 +284,19 @@ TEST_F(ShardTest, ACorpusNumbersDocumentsAcrossShardsInOrder) {
     EXPECT_THROW(corpus->read(d, 2, tail), Error);  // one past the document's end
   }
   EXPECT_THROW(corpus->document(90), Error);
+}
+
+// Else the launcher takes a rank that verifies for ten minutes for one that hangs.
+TEST_F(ShardTest, OpeningACorpusMoves) {
+  const auto docs = documents(90, 8192);
+  const ShardInfo a = write({docs.begin(), docs.begin() + 40}, 8192, "a.h5");
+  const ShardInfo b = write({docs.begin() + 40, docs.end()}, 8192, "b.h5");
+  const Manifest manifest = manifest_of({a, b}, docs, 8192);
+  const test::TempFolder folder;
+  const base::Blackbox box(folder.path() / "box", 0, 1);
+  const uint64_t before = base::read_box(folder.path() / "box").value().beats;
+  open_corpus(manifest, "train", Verify::kAlways);
+  EXPECT_GE(base::read_box(folder.path() / "box").value().beats, before + 2);
 }
 
 TEST_F(ShardTest, TheManifestComesBackAndItsLiesAreRefused) {

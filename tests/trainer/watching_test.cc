@@ -3,8 +3,10 @@
 #include <numeric>
 
 #include "parallel/base/blackbox.h"
+#include "parallel/base/files.h"
 #include "tests/trainer/run_fixture.h"
 #include "trainer/report/event_file.h"
+#include "trainer/run/evaluate.h"
 #include "trainer/run/metrics.h"
 
 namespace cadre::trainer {
@@ -52,6 +54,36 @@ class Watched {
   MetricsFile metrics_;
   uint64_t step_ = 0;
 };
+
+uint64_t beats(const std::filesystem::path& folder) {
+  return base::read_box(folder / base::box_name(0)).value().beats;
+}
+
+// Else the launcher takes a rank that is at it for ten minutes for one that hangs.
+TEST(Watching, ChecksOfFilesAndEvaluationsMove) {
+  test::TempFolder folder;
+  comm::run_threads(1, [&](comm::World& world) {
+    const base::Blackbox box(folder.path() / base::box_name(0), 0, 1);
+    CheckpointIndex index;
+    for (int i = 0; i < 5; ++i) {
+      const std::string name = fmt::format("rank-{:05}.bin", i);
+      base::write_file_atomic(folder.path() / name, "values", ExitCode::kCheckpoint);
+      index.files[name] = {6, base::sha256_text("values")};
+    }
+    uint64_t before = beats(folder.path());
+    EXPECT_EQ(check_files(index, folder.path(), 0, 1), "");
+    EXPECT_GE(beats(folder.path()), before + 5);
+
+    RunConfig config = testing::tiny_run({});
+    set_vocab(config, testing::kVocab);
+    ModelState model(config, world, 1, false);
+    const auto corpus = testing::tiny_corpus(2, 30);
+    const EvalSet set = choose_documents(*corpus, 100);
+    before = beats(folder.path());
+    evaluate(model, *corpus, set, 1);
+    EXPECT_GE(beats(folder.path()), before + set.documents.size());
+  });
+}
 
 // Pairs of steps, without and with watching, each behind work that leaves nothing of ours in the caches.
 TEST(Watching, CostsLessThanHalfAPercentOfAStepOf100Ms) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "parallel/base/blackbox.h"
 #include "parallel/base/files.h"
 #include "parallel/base/json_depth.h"
 #include "parallel/base/json_whole.h"
@@ -171,6 +172,7 @@ std::string check_files(const CheckpointIndex& index, const std::filesystem::pat
   int at = 0;
   for (const auto& [name, info] : index.files) {
     if (at++ % stride != first) continue;
+    base::enter(base::Phase::kCheckpoint);  // many of them take longer than a rank may stand still
     const std::filesystem::path path = folder / name;
     std::error_code code;
     const uint64_t bytes = std::filesystem::file_size(path, code);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numbers>
 
+#include "parallel/base/blackbox.h"
 #include "trainer/run/document_rows.h"
 
 namespace cadre::trainer {
@@ -53,6 +54,7 @@ std::vector<DomainScore> evaluate(ModelState& model, const data::Corpus& corpus,
   comm::Communicator& data = model.mesh.data();
   std::vector<double> nats(size_t(corpus.num_domains()), 0.0);
   for (int64_t i = 0; i < rows.micro_batches(micro_batch, data.size()); ++i) {
+    base::enter(base::Phase::kEvaluate);  // without experts elsewhere nothing else tells that it goes on
     const Batch batch = rows.micro_batch(i, micro_batch, data.rank(), data.size());
     const auto logp = model.decoder.forward(batch, false);
     for (int64_t t = 0; t < batch.num_tokens(); ++t) {
