@@ -1,12 +1,14 @@
 #include "launch/hosts.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <sstream>
+#include <thread>
 
 #include "parallel/base/files.h"
 
@@ -50,6 +52,23 @@ pid_t ask(const std::string& name) {
   return pid;
 }
 
+// Whether the process ended with 0 by then; after that it is killed. ConnectTimeout does not limit a login that hangs.
+bool ended_well(pid_t pid, std::chrono::steady_clock::time_point until) {
+  constexpr std::chrono::milliseconds kLook(20);
+  int status = 1;
+  pid_t ended = waitpid(pid, &status, WNOHANG);
+  while (ended == 0 && std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(kLook);
+    ended = waitpid(pid, &status, WNOHANG);
+  }
+  if (ended == 0) {
+    kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    return false;
+  }
+  return ended == pid && status == 0;
+}
+
 }  // namespace
 
 std::vector<Host> read_hosts(const std::filesystem::path& file) {
@@ -77,14 +96,14 @@ int total_slots(const std::vector<Host>& hosts) {
   return slots;
 }
 
-std::vector<Host> reachable(const std::vector<Host>& hosts) {
+std::vector<Host> reachable(const std::vector<Host>& hosts, std::chrono::milliseconds patience) {
+  const auto until = std::chrono::steady_clock::now() + patience;
   std::vector<pid_t> asked;
   for (const Host& host : hosts) asked.push_back(is_this_host(host.name) ? 0 : ask(host.name));
   std::vector<Host> there;
   for (size_t i = 0; i < hosts.size(); ++i) {
-    int status = asked[i] == 0 ? 0 : 1;
-    if (asked[i] > 0) waitpid(asked[i], &status, 0);
-    if (status == 0) there.push_back(hosts[i]);
+    const bool answers = asked[i] == 0 || (asked[i] > 0 && ended_well(asked[i], until));
+    if (answers) there.push_back(hosts[i]);
   }
   return there;
 }

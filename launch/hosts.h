@@ -1,6 +1,7 @@
 // Host files for `cadre launch --hosts`, in Open MPI's format: a line "name" or "name slots=N", # for comments.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <utility>
@@ -17,8 +18,9 @@ struct Host {
 std::vector<Host> read_hosts(const std::filesystem::path& file);
 int total_slots(const std::vector<Host>& hosts);
 
-// Those that answer `ssh NAME true` within a few seconds; this host itself is not asked.
-std::vector<Host> reachable(const std::vector<Host>& hosts);
+// Those that answer `ssh NAME true` in time, all asked at once; this host itself is not asked.
+std::vector<Host> reachable(const std::vector<Host>& hosts,
+                            std::chrono::milliseconds patience = std::chrono::seconds(15));
 
 // --elastic MIN:MAX
 struct Elastic {

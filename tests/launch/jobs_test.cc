@@ -130,14 +130,16 @@ TEST_F(Jobs, HostFilesAreReadStrictly) {
 }
 
 TEST_F(Jobs, HostsThatDoNotAnswerAreLeftOut) {
-  // An ssh that reaches only node2.
-  std::ofstream(folder_ / "ssh")
-      << "#!/bin/sh\nfor word; do [ \"$word\" = node2 ] && exit 0; done; exit 255\n";
+  // An ssh that reaches only node2, and whose login to node3 hangs.
+  std::ofstream(folder_ / "ssh") << "#!/bin/sh\nfor word; do [ \"$word\" = node2 ] && exit 0; "
+                                    "[ \"$word\" = node3 ] && exec sleep 60; done; exit 255\n";
   fs::permissions(folder_ / "ssh", fs::perms::owner_all);
   const std::string path = std::getenv("PATH");
   setenv("PATH", (folder_.string() + ":" + path).c_str(), 1);
-  EXPECT_EQ(reachable({{"node1", 4}, {"node2", 2}, {"localhost", 1}}),
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(reachable({{"node1", 4}, {"node3", 4}, {"node2", 2}, {"localhost", 1}}, 5s),
             (std::vector<Host>{{"node2", 2}, {"localhost", 1}}));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 30s);
   setenv("PATH", path.c_str(), 1);
 }
 
