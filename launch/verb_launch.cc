@@ -176,11 +176,18 @@ int submit(const LaunchOptions& options, const trainer::RunConfig& config) {
                                        options.starter,
                                        "--restarts",
                                        std::to_string(options.restarts.limit),
+                                       "--backoff",
+                                       fmt::format("{}", options.backoff_seconds),
                                        "--hang",
                                        fmt::format("{}", options.watch.hang_seconds),
+                                       "--straggler-factor",
+                                       fmt::format("{}", options.watch.straggler_factor),
+                                       "--straggler-steps",
+                                       std::to_string(options.watch.straggler_steps),
                                        "--grace",
                                        std::to_string(options.grace_seconds),
                                        fs::absolute(options.run_file)};
+  if (!options.elastic.empty()) launcher.insert(launcher.end() - 1, {"--elastic", options.elastic});
   launcher.insert(launcher.end(), options.overrides.begin(), options.overrides.end());
   const std::string script = batch_script(job, launcher);
   if (options.dry_run) {

@@ -58,6 +58,17 @@ sed 's/, "logp_old": [^]]*\]//g' "$work/batch.json" >"$work/without.json"
 ends_with 3 "$cadre" objective --config "$work/vespo.yaml" "$work/without.json"
 says '^cadre: .*without.json: .*logp_old'
 
+# The launcher inside the job gets what the one outside was told.
+cat >"$work/job.yaml" <<'END'
+out: job
+data: {manifest: none, seq_len: 8}
+model: {dim: 16, layers: 1, heads: 1, kv_heads: 1, ffn_width: 16}
+optim: {name: adamw, lr: 1.0e-3}
+train: {steps: 1, global_batch: 1, micro_batch: 1}
+END
+ends_with 0 "$cadre" launch --slurm --dry-run -n 2 --backoff 7 --straggler-factor 3 --straggler-steps 9 --elastic 1:2 "$work/job.yaml"
+for option in '--backoff 7' '--straggler-factor 3' '--straggler-steps 9' '--elastic 1:2'; do says " $option "; done
+
 # All ranks find the same mistake; the user reads it once, and mpirun returns its code.
 ends_with 2 "$mpirun" -np 3 "$cadre" train "$work/none.yaml"
 [ "$(grep -c '^cadre: ' "$work/output")" = 1 ] || fail "expected one line for one mistake"
