@@ -28,6 +28,19 @@ TEST(SpikeDetector, ScoresInStandardDeviationsOfTheWindow) {
   EXPECT_EQ(copy.score(3.5, 1.2), detector.score(3.5, 1.2));
 }
 
+TEST(SpikeDetector, AShorterWindowForgetsWhatIsTooOld) {
+  SpikeDetector before({.policy = SpikePolicy::kSkip, .z = 3, .window = 40}),
+      after({.policy = SpikePolicy::kSkip, .z = 3, .window = 20}),
+      fresh({.policy = SpikePolicy::kSkip, .z = 3, .window = 20});
+  for (int i = 0; i < 40; ++i) before.accept(i < 20 ? 9 : 2 + 0.1 * (i % 2), 1);
+  after.load(before.save());
+  for (int i = 0; i < 20; ++i) {
+    after.accept(2 + 0.1 * (i % 2), 1);
+    fresh.accept(2 + 0.1 * (i % 2), 1);
+  }
+  EXPECT_EQ(after.score(3, 1), fresh.score(3, 1));
+}
+
 ExitCode run(const fs::path& out, std::vector<std::string> overrides, int ranks = 1) {
   static const Dataset dataset = testing::tiny_dataset();
   overrides.push_back("out=" + out.string());

@@ -49,9 +49,14 @@ double SpikeDetector::score(double loss, double grad_norm) const {
 void SpikeDetector::accept(double loss, double grad_norm) {
   losses_.push_back(loss);
   log_norms_.push_back(log_of(grad_norm));
-  if (losses_.size() <= size_t(config_.window)) return;
-  losses_.pop_front();
-  log_norms_.pop_front();
+  trim();
+}
+
+void SpikeDetector::trim() {
+  while (losses_.size() > size_t(config_.window)) {
+    losses_.pop_front();
+    log_norms_.pop_front();
+  }
 }
 
 nlohmann::json SpikeDetector::save() const {
@@ -62,6 +67,7 @@ void SpikeDetector::load(const nlohmann::json& saved) {
   losses_ = saved.at("losses").get<std::deque<double>>();
   log_norms_ = saved.at("log_norms").get<std::deque<double>>();
   log_norms_.resize(losses_.size(), 0);
+  trim();  // the window of an earlier run file may have been longer
 }
 
 }  // namespace cadre::trainer

@@ -39,6 +39,7 @@ class SpikeDetector {
   void load(const nlohmann::json& saved);  // throws json's exceptions
 
  private:
+  void trim();
   SpikeConfig config_;
   std::deque<double> losses_, log_norms_;
 };
