@@ -75,13 +75,13 @@ int open_for_reading(const fs::path& path, ExitCode on_error) {
   return fd;
 }
 
-void sync_folder_of(const fs::path& path, ExitCode on_error) {
-  const fs::path parent = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  OpenFile folder{::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  require(folder.fd >= 0, on_error, "cannot open folder {}: {}", parent.string(), reason());
-  // Some network file systems cannot sync a folder and say EINVAL; the rename itself was done.
-  const int result = retry_interrupted([&] { return ::fsync(folder.fd); });
-  require(result == 0 || errno == EINVAL, on_error, "cannot sync folder {}: {}", parent.string(), reason());
+// A file's content, or a folder's names.
+void sync(const fs::path& path, ExitCode on_error) {
+  OpenFile file{retry_interrupted([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); })};
+  require(file.fd >= 0, on_error, "cannot open {}: {}", path.string(), reason());
+  // Some network file systems cannot sync a folder and say EINVAL.
+  const int result = retry_interrupted([&] { return ::fsync(file.fd); });
+  require(result == 0 || errno == EINVAL, on_error, "cannot sync {}: {}", path.string(), reason());
 }
 
 }  // namespace
@@ -178,9 +178,10 @@ void write_file_atomic(const fs::path& path, std::string_view text, ExitCode on_
 }
 
 void rename_durably(const fs::path& from, const fs::path& to, ExitCode on_error) {
+  if (fs::exists(from)) sync(from, on_error);
   require(::rename(from.c_str(), to.c_str()) == 0, on_error, "cannot rename {} to {}: {}", from.string(),
           to.string(), reason());
-  sync_folder_of(to, on_error);
+  sync(to.has_parent_path() ? to.parent_path() : fs::path("."), on_error);
 }
 
 std::string read_file(const fs::path& path, ExitCode on_error, uint64_t max_bytes) {

@@ -2,14 +2,34 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <fstream>
+#include <mutex>
+#include <vector>
 
 #include "parallel/base/json_depth.h"
 #include "parallel/base/log.h"
 #include "tests/temp_folder.h"
+
+namespace {
+std::mutex synced_mutex;
+std::vector<std::string> synced_paths;  // what fsync was called with, under the name that it had
+}  // namespace
+
+// In place of the library's.
+extern "C" int fsync(int fd) {
+  char path[4096];
+  const std::string link = "/proc/self/fd/" + std::to_string(fd);
+  const ssize_t size = readlink(link.c_str(), path, sizeof path);
+  if (size > 0) {
+    std::lock_guard lock(synced_mutex);
+    synced_paths.emplace_back(path, size_t(size));
+  }
+  return int(syscall(SYS_fsync, fd));
+}
 
 namespace cadre::base {
 namespace {
@@ -59,6 +79,16 @@ TEST_F(Files, WriterWritesCountsAndHashes) {
   struct stat info {};
   ASSERT_EQ(stat(path.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u & 0777u);
+}
+
+// Else a crash of the machine could leave the new name with old or no content.
+TEST_F(Files, WhatIsRenamedIsOnTheDiskBefore) {
+  std::ofstream(folder_ / "a") << "text";
+  fs::create_directory(folder_ / ".tmp-b");
+  synced_paths.clear();
+  rename_durably(folder_ / "a", folder_ / "c", ExitCode::kData);
+  rename_durably(folder_ / ".tmp-b", folder_ / "b", ExitCode::kData);
+  EXPECT_EQ(synced_paths, (std::vector<std::string>{folder_ / "a", folder_, folder_ / ".tmp-b", folder_}));
 }
 
 TEST_F(Files, ErrorsNameThePathTheReasonAndTheCode) {
