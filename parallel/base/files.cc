@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <random>
 #include <vector>
 
 namespace cadre::base {
@@ -165,7 +166,9 @@ std::string FileWriter::sha256() {
 }
 
 void write_file_atomic(const fs::path& path, std::string_view text, ExitCode on_error) {
-  const fs::path temporary = fmt::format("{}.tmp-{}", path.string(), ::getpid());
+  // Processes of several containers that share the folder may have one number, and so have threads.
+  const fs::path temporary =
+      fmt::format("{}.tmp-{}-{:08x}", path.string(), ::getpid(), std::random_device()());
   try {
     FileWriter writer(temporary, on_error);
     writer.write(text);

@@ -54,9 +54,9 @@ class FileWriter {
   Sha256 hash_;
 };
 
-// Writes path + ".tmp-<pid>", syncs, renames over path, syncs the folder. On failure the temporary file is removed.
+// Writes path + ".tmp-<pid>-<random>", syncs, renames over path, syncs the folder; on failure it removes the temporary.
 void write_file_atomic(const fs::path& path, std::string_view text, ExitCode on_error);
-// Renames and syncs the parent folder.
+// Syncs what is renamed, and the parent folder after it.
 void rename_durably(const fs::path& from, const fs::path& to, ExitCode on_error);
 // The whole file; throws Error(on_error). max_bytes guards against a wrong or hostile file.
 std::string read_file(const fs::path& path, ExitCode on_error, uint64_t max_bytes = uint64_t(1) << 32);

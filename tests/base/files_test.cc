@@ -5,9 +5,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <fstream>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "parallel/base/json_depth.h"
@@ -89,6 +91,27 @@ TEST_F(Files, WhatIsRenamedIsOnTheDiskBefore) {
   rename_durably(folder_ / "a", folder_ / "c", ExitCode::kData);
   rename_durably(folder_ / ".tmp-b", folder_ / "b", ExitCode::kData);
   EXPECT_EQ(synced_paths, (std::vector<std::string>{folder_ / "a", folder_, folder_ / ".tmp-b", folder_}));
+}
+
+// As ranks do that share a folder, also from containers whose processes have equal numbers.
+TEST_F(Files, SeveralWritersOfOneFileDoNotDisturbEachOther) {
+  std::vector<std::thread> writers;
+  std::atomic<int> failures = 0;
+  for (int w = 0; w < 8; ++w) {
+    writers.emplace_back([&] {
+      for (int i = 0; i < 50; ++i) {
+        try {
+          write_file_atomic(folder_ / "a", "text", ExitCode::kData);
+        } catch (const Error&) {
+          ++failures;
+        }
+      }
+    });
+  }
+  for (std::thread& writer : writers) writer.join();
+  EXPECT_EQ(failures, 0);
+  EXPECT_EQ(read_file(folder_ / "a", ExitCode::kData), "text");
+  EXPECT_EQ(entries(), 1u);
 }
 
 TEST_F(Files, ErrorsNameThePathTheReasonAndTheCode) {
