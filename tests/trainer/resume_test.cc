@@ -44,6 +44,12 @@ std::vector<std::pair<uint64_t, double>> curve(const fs::path& out) {
   for (const auto& line : metrics(out, "train")) points.emplace_back(line["step"], line["loss"]);
   return points;
 }
+std::vector<uint64_t> steps_with_expert_load(const fs::path& out) {
+  std::vector<uint64_t> steps;
+  for (const auto& line : metrics(out, "train"))
+    if (line.contains("expert_load")) steps.push_back(line["step"]);
+  return steps;
+}
 // Hashes of the ranks' files: equal only when every value and every optimizer state has the same bits.
 std::map<std::string, std::string> hashes(const fs::path& out, uint64_t step) {
   std::map<std::string, std::string> all;
@@ -81,6 +87,7 @@ TEST_P(Resume, FromACheckpointIsBitwise) {
   EXPECT_EQ(hashes(cut, 12), hashes(whole, 12));
   EXPECT_EQ(curve(cut), curve(whole)) << "metrics.jsonl must read as one run";
   EXPECT_EQ(metrics(cut, "eval"), metrics(whole, "eval"));
+  EXPECT_EQ(steps_with_expert_load(cut), steps_with_expert_load(whole));
 }
 INSTANTIATE_TEST_SUITE_P(
     Layouts, Resume,

@@ -15,8 +15,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Every so many train lines one also has expert_load by layer.
-constexpr int64_t kExpertLoadEvery = 10;
+// Every so many train lines one also has expert_load by layer, the first for a start; by the step, so that a run that
+// was stopped writes what it would have written.
+constexpr uint64_t kExpertLoadEvery = 10;
+
+bool expert_load_due(uint64_t step, int64_t log_every) {
+  const auto every = uint64_t(std::max<int64_t>(log_every, 1));
+  return step < every || step % (kExpertLoadEvery * every) == every;
+}
 
 }  // namespace
 
@@ -124,7 +130,8 @@ void RunLog::write_train_line(const StepReport& report) {
                   .data_wait_ms = window_.data_wait_ms / steps,
                   .comm_exposed_ms = window_.comm_exposed_ms / steps};
   if (peak_ > 0) times.mfu = state_.model.decoder.flops_per_token(report.piece_length) * tokens_per_s / peak_;
-  metrics_->write(train_line(state_, report, times, lines_++ % kExpertLoadEvery == 0));
+  metrics_->write(
+      train_line(state_, report, times, expert_load_due(state_.progress.step, state_.config().log.every)));
   window_ = {};
 }
 

@@ -43,7 +43,6 @@ class RunLog {
   std::optional<MetricsFile> metrics_;
   Window window_;
   double peak_ = 0;
-  int64_t lines_ = 0;
 };
 
 }  // namespace cadre::trainer
