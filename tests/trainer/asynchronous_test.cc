@@ -23,12 +23,19 @@ void with_samplers(int ranks, const std::vector<std::string>& overrides, const B
     const RunConfig config = rl_run(overrides);
     const int trainers = num_trainers(config, ranks);
     const bool trains = world.rank() < trainers;
-    const auto all = world.split(0, "rollouts");
+    const auto all = all_ranks(config, world);
     comm::SubWorld part(world, trains ? 0 : trainers, trains ? trainers : ranks - trainers, trains ? 0 : 1);
     if (!trains) return serve(config, set, part, *all);
     TrainState state(config, set, part, all.get());
     body(state);
     state.rollouts->close();
+  });
+}
+
+TEST(AsynchronousReinforcement, RanksWaitForOneAnotherAsLongAsTheRunFileSays) {
+  comm::run_threads(2, [&](comm::World& world) {
+    const RunConfig config = rl_run({"mesh.timeout_s=7.5"});
+    EXPECT_EQ(all_ranks(config, world)->timeout(), std::chrono::milliseconds(7500));
   });
 }
 

@@ -217,7 +217,7 @@ ExitCode train(const RunConfig& config, const Dataset& dataset, comm::World& wor
     return TrainLoop(config, dataset, world, options, nullptr).run();
   const int trainers = num_trainers(config, world.size());
   const bool trains = world.rank() < trainers;
-  const auto all = world.split(0, "rollouts");
+  const auto all = all_ranks(config, world);
   comm::SubWorld part(world, trains ? 0 : trainers, trains ? trainers : world.size() - trainers,
                       trains ? 0 : 1);
   if (!trains) {

@@ -100,6 +100,12 @@ int num_trainers(const RunConfig& config, int ranks) {
   return trainers;
 }
 
+std::unique_ptr<comm::Communicator> all_ranks(const RunConfig& config, comm::World& world) {
+  auto all = world.split(0, "rollouts");
+  all->set_timeout(std::chrono::milliseconds(int64_t(1e3 * config.mesh.timeout_s)));
+  return all;
+}
+
 void serve(const RunConfig& run, const Dataset& dataset, comm::World& world, comm::Communicator& all) {
   RunConfig config = run;
   set_vocab(config, dataset.vocab);

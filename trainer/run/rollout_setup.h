@@ -13,6 +13,8 @@ std::unique_ptr<RolloutSource> make_rollouts(TrainState& state, comm::Communicat
 
 // The ranks of an asynchronous run: trainers, then samplers. Throws Error(kUsage) when they cannot be divided.
 int num_trainers(const RunConfig& config, int ranks);
+// All of them, waiting for one another as long as mesh.timeout_s allows. Collective over the world.
+std::unique_ptr<comm::Communicator> all_ranks(const RunConfig& config, comm::World& world);
 // What a rank does that only samples, until the run is over. `world` holds the samplers, `all` all ranks.
 void serve(const RunConfig& config, const Dataset& dataset, comm::World& world, comm::Communicator& all);
 
