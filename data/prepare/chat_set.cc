@@ -219,6 +219,7 @@ PrepareResult prepare_chat_set(const PrepareOptions& options, comm::World& world
       "prepared folder, or `bytes`",
       name_of(options.kind));
   const std::unique_ptr<comm::Communicator> comm = world.split(0, "prepare");
+  comm->set_timeout(std::chrono::hours(24 * 7));  // the others wait while rank 0 works
   PrepareResult result;
   run_on_root(*comm, "prepare: examples", [&] { ChatSetMaker(options, result).run(); });
   result.manifest = load_manifest(options.out / "manifest.json");
