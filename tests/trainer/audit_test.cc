@@ -219,6 +219,7 @@ TEST_F(AuditTest, GoesOnWhereItWasStoppedAndRefusesOtherSettings) {
   EXPECT_EQ(results().size(), 2u);
   trainer::request_stop(true);
   EXPECT_EQ(run(config), ExitCode::kStopped);
+  EXPECT_EQ(results().size(), 2u);  // still there
   trainer::request_stop(false);
   ASSERT_EQ(run(config), ExitCode::kOk);
   const nlohmann::json whole = results();
@@ -235,12 +236,27 @@ TEST_F(AuditTest, GoesOnWhereItWasStoppedAndRefusesOtherSettings) {
   const AuditConfig other =
       read("dense.yaml", "  oracle: {sizes: [1, 4], groups: 4, background: 4, passage: 12, lr: [2]}\n");
   EXPECT_THROW(run(other), Error);
+  const auto at_once = [&](const std::vector<std::string>& parts) {
+    std::filesystem::remove_all(folder_.path() / "out");
+    std::vector<std::thread> processes;
+    for (const std::string& some : parts)
+      processes.emplace_back([&] { EXPECT_EQ(run(small(some)), ExitCode::kOk); });
+    for (std::thread& t : processes) t.join();
+    EXPECT_EQ(results(), whole);
+  };
+  // Of processes with different parts each, at once or one after the other, the last report has all of them.
+  at_once({"[lds, controls]", "[oracle, mixes]"});
+  for (const char* last : {"[lds, controls]", "[oracle, mixes]", "[controls]"}) {
+    std::filesystem::remove(folder_.path() / "out/audit.json");
+    ASSERT_EQ(run(small(last)), ExitCode::kOk);
+    EXPECT_EQ(results(), whole);
+  }
+  // Another part's journal of other settings does not take this one's report away.
+  std::ofstream(folder_.path() / "out/oracle.jsonl") << "[\"settings\",\"others\"]\n";
+  ASSERT_EQ(run(small("[mixes]")), ExitCode::kOk);
+  EXPECT_EQ(results().size(), 3u);
   // Processes that share all of it measure everything once, and the same.
-  std::filesystem::remove_all(folder_.path() / "out");
-  std::vector<std::thread> processes;
-  for (int i = 0; i < 2; ++i) processes.emplace_back([&] { EXPECT_EQ(run(small("")), ExitCode::kOk); });
-  for (std::thread& t : processes) t.join();
-  EXPECT_EQ(results(), whole);
+  at_once({"", ""});
   std::set<std::string> keys;
   size_t lines = 0;
   for (const char* part : {"oracle", "controls", "mixes", "lds"}) {
@@ -248,7 +264,7 @@ TEST_F(AuditTest, GoesOnWhereItWasStoppedAndRefusesOtherSettings) {
     for (std::string line; std::getline(file, line); ++lines)
       keys.insert(part + nlohmann::json::parse(line).at(0).get<std::string>());
   }
-  EXPECT_EQ(lines, 4u + 2 * 4 + 4 + (1 + 3) + (1 + (3 + 3) * 2));
+  EXPECT_EQ(lines, 4u + (1 + 2 * 4) + 4 + (1 + 3) + (1 + (3 + 3) * 2));
   EXPECT_EQ(keys.size(), lines);
 }
 

@@ -22,6 +22,14 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 using trainer::TrainState;
 
+// What the report says of a part.
+struct Section {
+  ordered_json json = {};  // null: nothing yet
+  std::string html = {}, markdown = {};
+  std::vector<std::pair<std::string, std::string>> figures = {};  // name, figure
+  bool whole = false;
+};
+
 class Audit {
  public:
   Audit(const AuditConfig& config, comm::World& world, const trainer::Dataset& dataset)
@@ -30,17 +38,26 @@ class Audit {
                  .dataset = dataset,
                  .world = world,
                  .out = config.out,
-                 .keep_going = [] { return !trainer::stop_requested(); }},
+                 .keep_going = [this] { return !gathering_ && !trainer::stop_requested(); }},
         run_(configure(config, {{"out", (fs::path(config.out) / "run").string()}})) {}
 
   ExitCode run() {
     if (!train()) return ExitCode::kStopped;
-    const bool done = oracle() && controls() && mixes() && lds();
+    const bool done = std::all_of(std::begin(kParts), std::end(kParts),
+                                  [&](const Part& part) { return !wanted(part.name) || make(part); });
+    const base::FileLock alone = base::FileLock::wait_for(fs::path(config_.out) / "audit.lock");
+    gather();
     write_report();
     return done ? ExitCode::kOk : ExitCode::kStopped;
   }
 
  private:
+  // Measures what a part lacks while it may, and tells what there is; true when the part is whole.
+  struct Part {
+    const char* name;
+    bool (Audit::*add)(Journal&, Section&);
+  };
+
   // Brings the run to the moment that is audited, from its last checkpoint, on the run's own device; the moment is
   // then looked at on the CPU, where single steps can be taken back.
   bool train() {
@@ -94,89 +111,110 @@ class Audit {
             "the audited run's checkpoint could not be written: {}", result.error);
   }
 
-  Journal journal(const char* part, const std::string& settings) {
-    return Journal(fs::path(config_.out) / (std::string(part) + ".jsonl"), config_.settings + settings);
-  }
-
   bool wanted(const char* part) const {
     return std::find(config_.parts.begin(), config_.parts.end(), part) != config_.parts.end();
   }
 
-  bool oracle() {
-    if (!wanted("oracle")) return true;
-    Journal kept = journal("oracle", config_.part_settings.at("oracle"));
+  fs::path journal_of(const char* part) const {
+    return fs::path(config_.out) / (std::string(part) + ".jsonl");
+  }
+
+  bool make(const Part& part) {
+    Journal kept(journal_of(part.name), config_.settings + config_.part_settings.at(part.name));
+    Section section;
+    const bool whole = (this->*part.add)(kept, section);
+    section.whole = whole;
+    sections_[part.name] = std::move(section);
+    return whole;
+  }
+
+  // What other processes have measured: nothing is begun here. With the report's lock held, so that of processes that
+  // end at the same time the last one to write sees what the others made.
+  void gather() {
+    gathering_ = true;
+    for (const Part& part : kParts) {
+      if (config_.part_settings.count(part.name) == 0 || sections_[part.name].whole) continue;
+      if (!fs::exists(journal_of(part.name))) continue;
+      try {
+        make(part);
+      } catch (const Error& error) {  // of a part that this process was not asked for
+        spdlog::warn("the report is written without the part '{}': {}", part.name, error.what());
+      }
+    }
+  }
+
+  bool oracle(Journal& kept, Section& section) {
     OracleResult result;
-    const bool done = measure_oracle(*config_.oracle, *state_, kept, context_.keep_going, result);
-    if (result.cells.empty()) return done;
-    json_["oracle"] = oracle_json(result);
-    html_ += oracle_html(result);
-    markdown_ += oracle_markdown(result) + "\n";
-    for (auto& figure : oracle_figures(result)) figures_.push_back(std::move(figure));
-    return done;
+    const bool whole = measure_oracle(*config_.oracle, *state_, kept, context_.keep_going, result);
+    if (!whole) return false;
+    section = {oracle_json(result), oracle_html(result), oracle_markdown(result), oracle_figures(result)};
+    return true;
   }
 
-  bool controls() {
-    if (!wanted("controls")) return true;
-    Journal kept = journal("controls", config_.part_settings.at("controls"));
+  bool controls(Journal& kept, Section& section) {
     std::vector<ControlRun> runs;
-    const bool done = measure_controls(*config_.controls, checkpoint_, context_, kept, runs);
-    if (runs.empty()) return done;
-    json_["controls"] = controls_json(runs);
-    html_ += controls_html(runs);
-    markdown_ += controls_markdown(runs) + "\n";
-    figures_.emplace_back("controls", controls_figure(runs));
-    return done;
+    const bool whole = measure_controls(*config_.controls, checkpoint_, context_, kept, runs);
+    if (!runs.empty())
+      section = {controls_json(runs),
+                 controls_html(runs),
+                 controls_markdown(runs),
+                 {{"controls", controls_figure(runs)}}};
+    return whole;
   }
 
-  bool mixes() {
-    if (!wanted("mixes")) return true;
-    Journal kept = journal("mixes", config_.part_settings.at("mixes"));
+  bool mixes(Journal& kept, Section& section) {
     MixesResult result;
     if (!measure_mixes(*config_.mixes, *state_, checkpoint_, context_, kept, result)) return false;
-    json_["mixes"] = mixes_json(result);
-    html_ += mixes_html(result);
-    markdown_ += mixes_markdown(result) + "\n";
-    figures_.emplace_back("mixes", mixes_figure(result));
+    section = {
+        mixes_json(result), mixes_html(result), mixes_markdown(result), {{"mixes", mixes_figure(result)}}};
     return true;
   }
 
-  bool lds() {
-    if (!wanted("lds")) return true;
-    Journal kept = journal("lds", config_.part_settings.at("lds"));
+  bool lds(Journal& kept, Section& section) {
     LdsResult result;
     if (!measure_lds(*config_.lds, *state_, context_, kept, result)) return false;
-    json_["lds"] = lds_json(result);
-    html_ += lds_html(result);
-    markdown_ += lds_markdown(result) + "\n";
-    figures_.emplace_back("lds", lds_figure(result));
+    section = {lds_json(result), lds_html(result), lds_markdown(result), {{"lds", lds_figure(result)}}};
     return true;
   }
 
-  void write_report() {
+  void write_report() const {
     const fs::path out = config_.out;
     const std::string name = out.filename().string();
-    const base::FileLock alone = base::FileLock::wait_for(out / "audit.lock");
-    base::write_file_atomic(out / "audit.json", json_.dump(1) + "\n", ExitCode::kData);
-    base::write_file_atomic(out / "audit.md", fmt::format("# {}\n\n{}", name, markdown_), ExitCode::kData);
-    base::write_file_atomic(out / "sections.html", html_, ExitCode::kData);  // for `cadre report --audit`
+    ordered_json json = ordered_json::object();
+    std::string html, markdown = fmt::format("# {}\n\n", name);
+    for (const Part& part : kParts) {
+      const auto section = sections_.find(part.name);
+      if (section == sections_.end() || section->second.json.is_null()) continue;
+      json[part.name] = section->second.json;
+      html += section->second.html;
+      markdown += section->second.markdown + "\n";
+      for (const auto& [figure, svg] : section->second.figures)
+        base::write_file_atomic(out / (figure + ".svg"), study::svg_document(svg), ExitCode::kData);
+    }
+    base::write_file_atomic(out / "audit.json", json.dump(1) + "\n", ExitCode::kData);
+    base::write_file_atomic(out / "audit.md", markdown, ExitCode::kData);
+    base::write_file_atomic(out / "sections.html", html, ExitCode::kData);  // for `cadre report --audit`
     base::write_file_atomic(
         out / "report.html",
         study::html_document(
             name, fmt::format("Cadre audit of {} at step {}", config_.base.string(), state_->progress.step),
-            html_),
+            html),
         ExitCode::kData);
-    for (const auto& [figure, svg] : figures_)
-      base::write_file_atomic(out / (figure + ".svg"), study::svg_document(svg), ExitCode::kData);
   }
+
+  // In the order of the report.
+  static constexpr Part kParts[] = {{"oracle", &Audit::oracle},
+                                    {"controls", &Audit::controls},
+                                    {"mixes", &Audit::mixes},
+                                    {"lds", &Audit::lds}};
 
   const AuditConfig& config_;
   AuditContext context_;
   trainer::RunConfig run_;
   std::optional<TrainState> state_;  // the moment, on the CPU
   fs::path checkpoint_;
-  ordered_json json_ = ordered_json::object();
-  std::string html_, markdown_;
-  std::vector<std::pair<std::string, std::string>> figures_;  // name, figure
+  std::map<std::string, Section> sections_;  // by part
+  bool gathering_ = false;                   // nothing more is measured
 };
 
 }  // namespace

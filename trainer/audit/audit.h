@@ -1,5 +1,6 @@
 // `cadre audit`: checks an influence estimator on one run, part by part, and writes a report. Every measurement is kept
-// as it is made, so that an audit that was stopped goes on where it was.
+// as it is made, so that an audit that was stopped goes on where it was. A process makes the parts that it was asked
+// for; its report is of all parts of the file, as far as anybody has measured them.
 #pragma once
 
 #include "trainer/audit/audit_config.h"

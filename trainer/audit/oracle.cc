@@ -46,9 +46,9 @@ Flat mixed(const TextGradient& a, const TextGradient& b) {
 
 class Oracle {
  public:
-  Oracle(const OracleConfig& config, trainer::TrainState& state, OracleResult& result)
+  Oracle(const OracleConfig& config, trainer::TrainState& state, double run_lr)
       : config_(config),
-        result_(result),
+        run_lr_(run_lr),
         corpus_(make_derived_corpus(*state.dataset.train, domain_names(*state.dataset.train),
                                     config.passage > 0 ? passages(*state.dataset.train, config.passage)
                                                        : whole_documents(*state.dataset.train))),
@@ -61,13 +61,10 @@ class Oracle {
             "{}: {} documents are too few for a background of {} and groups of {}; make audit.oracle.passage "
             "or the groups smaller",
             state.config().source, corpus_->num_documents(), config.background, largest);
-    result_.step = state.progress.step;
-    result_.passage = config.passage;
-    result_.background = config.background;
-    result_.run_lr = state.peak_lr * state.schedule->factor(int64_t(state.progress.step),
-                                                            int64_t(state.progress.total_steps));
     prepare();
   }
+
+  double clip_scale() const { return clip_scale_; }
 
   OracleGroup measure(int64_t size, int64_t index) {
     const auto documents = draw(corpus_->num_documents(), size, uint64_t(config_.seed),
@@ -79,7 +76,7 @@ class Oracle {
     OracleGroup out;
     out.identity_error = std::abs(group.score - exact) / size_of_scores;
     const double factor =
-        moment_.moment_share() * result_.clip_scale * group.tokens / (group.tokens + background_.tokens);
+        moment_.moment_share() * clip_scale_ * group.tokens / (group.tokens + background_.tokens);
     const auto along = [&](const Flat& d) {
       return factor * (dot(d, group.mean) - dot(d, background_.mean));
     };
@@ -88,7 +85,7 @@ class Oracle {
     out.gradient = along(gradient_);
     const Flat both = mixed(background_, group);
     for (size_t i = 0; i < config_.lr.size(); ++i) {
-      const double lr = config_.lr[i] * result_.run_lr;
+      const double lr = config_.lr[i] * run_lr_;
       out.after.push_back(along(after_[i]));
       out.real.push_back(base_real_[i] - moment_.loss_after(both, lr, false));
       out.frozen.push_back(base_frozen_[i] - moment_.loss_after(both, lr, true));
@@ -102,15 +99,15 @@ class Oracle {
     const auto documents = draw(corpus_->num_documents(), config_.background, uint64_t(config_.seed), 0, {});
     background_set_.insert(documents.begin(), documents.end());
     background_ = moment_.text_gradient(*corpus_, documents, nullptr);
-    result_.clip_scale = moment_.clip_scale(background_.mean);
-    const bool clips = result_.clip_scale < 1;
+    clip_scale_ = moment_.clip_scale(background_.mean);
+    const bool clips = clip_scale_ < 1;
     const auto clip = [&](const Flat& d) { return clips ? without_component(d, background_.mean) : d; };
     const Flat g = moment_.target_gradient();
     direction_ = moment_.precondition(g);
     clipped_ = clip(direction_);
     gradient_ = clip(g);
     for (const double factor : config_.lr) {
-      const double lr = factor * result_.run_lr;
+      const double lr = factor * run_lr_;
       base_real_.push_back(moment_.loss_after(background_.mean, lr, false));
       base_frozen_.push_back(moment_.loss_after(background_.mean, lr, true));
       after_.push_back(clip(moment_.precondition(moment_.target_gradient_after(background_.mean, lr))));
@@ -118,7 +115,7 @@ class Oracle {
   }
 
   const OracleConfig& config_;
-  OracleResult& result_;
+  double run_lr_, clip_scale_ = 1;
   std::unique_ptr<data::Corpus> corpus_;
   OneStep moment_;
   std::set<int64_t> background_set_;
@@ -161,8 +158,14 @@ OracleConfig read_oracle(base::Section s) {
 
 bool measure_oracle(const OracleConfig& config, trainer::TrainState& state, Journal& journal,
                     const std::function<bool()>& keep_going, OracleResult& result) {
-  Oracle oracle(config, state, result);
-  std::vector<std::string> keys;
+  result.step = state.progress.step;
+  result.passage = config.passage;
+  result.background = config.background;
+  result.run_lr = state.peak_lr *
+                  state.schedule->factor(int64_t(state.progress.step), int64_t(state.progress.total_steps));
+  std::optional<Oracle> made;  // not where the journal has all
+  const auto oracle = [&]() -> Oracle& { return made ? *made : made.emplace(config, state, result.run_lr); };
+  std::vector<std::string> keys = {"clip scale"};
   std::vector<std::pair<int64_t, int64_t>> groups;  // size, number
   for (const int64_t size : config.sizes) {
     for (int64_t i = 0; i < config.groups; ++i) {
@@ -171,14 +174,16 @@ bool measure_oracle(const OracleConfig& config, trainer::TrainState& state, Jour
     }
   }
   const auto make = [&](size_t at) -> std::optional<json> {
-    const auto& [size, i] = groups[at];
+    if (at == 0) return oracle().clip_scale();
+    const auto& [size, i] = groups[at - 1];
     if ((i + 1) % 50 == 0) spdlog::info("oracle: group {} of {} of {}", i + 1, config.groups, size);
-    return to_json(oracle.measure(size, i));
+    return to_json(oracle().measure(size, i));
   };
   if (!journal.make_all(keys, make, keep_going)) return false;
-  for (size_t at = 0; at < keys.size(); ++at) {
+  result.clip_scale = journal.find(keys[0])->get<double>();
+  for (size_t at = 0; at < groups.size(); ++at) {
     std::vector<OracleGroup>& same_size = result.groups[groups[at].first];
-    same_size.push_back(from_json(*journal.find(keys[at])));
+    same_size.push_back(from_json(*journal.find(keys[at + 1])));
     result.identity_error = std::max(result.identity_error, same_size.back().identity_error);
   }
   for (const int64_t size : config.sizes) {
