@@ -8,6 +8,7 @@
 #include "launch/run_folder.h"
 #include "launch/verbs.h"
 #include "parallel/base/files.h"
+#include "parallel/base/run_file.h"
 #include "trainer/audit/audit.h"
 #include "trainer/run/stop.h"
 
@@ -21,7 +22,7 @@ struct AuditArguments {
 };
 
 audit::AuditConfig read_file(const AuditArguments& arguments) {
-  base::Section root = base::parse_run_file(arguments.file, arguments.overrides);
+  base::Section root = base::parse_run_file(arguments.file, arguments.overrides, study::holds_paths);
   audit::AuditConfig config = audit::read_audit(root.section("audit"));
   for (const char* other : {"study", "swarm"}) root.section(other);  // their verbs read them
   root.finish();

@@ -9,6 +9,7 @@
 #include "launch/run_folder.h"
 #include "launch/verbs.h"
 #include "parallel/base/log.h"
+#include "parallel/base/run_file.h"
 #include "trainer/run/stop.h"
 #include "trainer/study/study_report.h"
 
@@ -24,7 +25,7 @@ struct StudyArguments {
 };
 
 study::StudyConfig read_file(const StudyArguments& arguments) {
-  base::Section root = base::parse_run_file(arguments.file, arguments.overrides);
+  base::Section root = base::parse_run_file(arguments.file, arguments.overrides, study::holds_paths);
   study::StudyConfig config = study::read_study(root.section("study"));
   for (const char* other : {"audit", "swarm"}) root.section(other);  // their verbs read them
   root.finish();

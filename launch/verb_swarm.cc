@@ -9,6 +9,7 @@
 #include "launch/run_folder.h"
 #include "launch/verbs.h"
 #include "parallel/base/files.h"
+#include "parallel/base/run_file.h"
 #include "trainer/run/stop.h"
 #include "trainer/study/swarm.h"
 
@@ -23,7 +24,7 @@ struct SwarmArguments {
 };
 
 study::SwarmConfig read_file(const SwarmArguments& arguments) {
-  base::Section root = base::parse_run_file(arguments.file, arguments.overrides);
+  base::Section root = base::parse_run_file(arguments.file, arguments.overrides, study::holds_paths);
   study::SwarmConfig config = study::read_swarm(root.section("swarm"));
   for (const char* other : {"study", "audit"}) root.section(other);  // their verbs read them
   root.finish();

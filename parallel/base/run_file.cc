@@ -1,9 +1,10 @@
 // Reading a run file into a checked YAML tree, and the command line's overrides.
+#include "parallel/base/run_file.h"
+
 #include <yaml-cpp/eventhandler.h>
 
 #include <sstream>
 
-#include "parallel/base/config.h"
 #include "parallel/base/errors.h"
 #include "parallel/base/files.h"
 
@@ -97,7 +98,20 @@ YAML::Node unmarked(const YAML::Node& node) {
   return copy;
 }
 
-void apply_override(YAML::Node root, const std::string& text) {
+// In a map of paths, the words from `at` on become one: the longest key that is there already and begins as they do, or
+// all of them.
+void join_words(const YAML::Node& map, std::vector<std::string>& words, size_t at) {
+  const auto joined = [&](size_t end) {
+    return fmt::format("{}", fmt::join(words.begin() + long(at), words.begin() + long(end), "."));
+  };
+  size_t end = words.size();
+  while (end > at && !map[joined(end)].IsDefined()) --end;
+  if (end == at) end = words.size();
+  words[at] = joined(end);
+  words.erase(words.begin() + long(at) + 1, words.begin() + long(end));
+}
+
+void apply_override(YAML::Node root, const std::string& text, HoldsPaths holds_paths) {
   const size_t equals = text.find('=');
   require(equals != std::string::npos && equals > 0 && equals + 1 < text.size(), ExitCode::kUsage,
           "command line: found '{}', expected key.sub=value", text);
@@ -118,6 +132,10 @@ void apply_override(YAML::Node root, const std::string& text) {
 
   YAML::Node map = root;
   for (size_t i = 0; i + 1 < keys.size(); ++i) {
+    if (holds_paths != nullptr && holds_paths(std::span(keys).first(i))) {
+      join_words(map, keys, i);
+      if (i + 1 == keys.size()) break;
+    }
     YAML::Node next = map[keys[i]];
     if (next.IsDefined() && next.IsScalar()) {  // mixer: unimax
       YAML::Node longhand(YAML::NodeType::Map);
@@ -139,22 +157,33 @@ void apply_override(YAML::Node root, const std::string& text) {
 }  // namespace
 
 Section parse_run_text(const std::string& text, const std::string& source,
-                       const std::vector<std::string>& overrides) {
+                       const std::vector<std::string>& overrides, HoldsPaths holds_paths) {
   YAML::Node root = parse(text, source);
   require(root.IsMap(), ExitCode::kUsage, "{}:1: found {}, expected a map of keys at the top", source,
           root.IsNull()       ? "nothing"
           : root.IsSequence() ? "a list"
                               : "a lone value");
   try {
-    for (const std::string& override_text : overrides) apply_override(root, override_text);
+    for (const std::string& override_text : overrides) apply_override(root, override_text, holds_paths);
   } catch (const YAML::Exception& error) {
     fail(ExitCode::kUsage, "command line: cannot apply an override: {}", error.what());
   }
   return Section(root, source, "");
 }
 
+Section parse_run_file(const std::filesystem::path& path, const std::vector<std::string>& overrides,
+                       HoldsPaths holds_paths) {
+  return parse_run_text(read_file(path, ExitCode::kUsage, kMaxRunFileBytes), path.string(), overrides,
+                        holds_paths);
+}
+
+Section parse_run_text(const std::string& text, const std::string& source,
+                       const std::vector<std::string>& overrides) {
+  return parse_run_text(text, source, overrides, nullptr);
+}
+
 Section parse_run_file(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
-  return parse_run_text(read_file(path, ExitCode::kUsage, kMaxRunFileBytes), path.string(), overrides);
+  return parse_run_file(path, overrides, nullptr);
 }
 
 }  // namespace cadre::base

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/base/files.h"
+#include "parallel/base/run_file.h"
 #include "parallel/base/student.h"
 #include "tests/trainer/run_fixture.h"
 #include "trainer/run/stop.h"
@@ -87,8 +88,9 @@ class StudyTest : public testing::Test {
   std::string study_file(const std::string& rest) const {
     return fmt::format("study:\n  base: run.yaml\n  out: {}\n{}", (folder_.path() / "out").string(), rest);
   }
-  StudyConfig read(const std::string& rest) const {
-    base::Section root = base::parse_run_text(study_file(rest), (folder_.path() / "study.yaml").string(), {});
+  StudyConfig read(const std::string& rest, const std::vector<std::string>& overrides = {}) const {
+    base::Section root = base::parse_run_text(study_file(rest), (folder_.path() / "study.yaml").string(),
+                                              overrides, holds_paths);
     const StudyConfig config = read_study(root.section("study"));
     root.finish();
     return config;
@@ -133,6 +135,39 @@ TEST_F(StudyTest, MakesEveryCombinationOnce) {
   EXPECT_EQ(config.seed, 2u);
   EXPECT_EQ(config.train.steps, 3);
   EXPECT_EQ(config.mixer["tau"].as<double>(), 2);
+}
+
+// As on the command line: a key of a section changes that key, whether the file names the key, the section or neither.
+TEST_F(StudyTest, AnOverrideOfOneKeyLeavesTheRestOfItsSection) {
+  const std::string file =
+      "  set: {train.steps: 3, mixer: {name: temperature, tau: 2}, optim: adamw}\n"
+      "  variants: {a: {train.micro_batch: 2}, b: {}}\n  axes: {optim.lr: [1.0e-3]}\n";
+  const auto runs = [&](const std::vector<std::string>& overrides) {
+    const StudyConfig study = read(file, overrides);
+    std::vector<trainer::RunConfig> configs;
+    for (const StudyRun& run : study.runs) configs.push_back(configure(study, run, {}));
+    return configs;
+  };
+  const auto before = runs({});
+  const auto after = runs({"study.set.train.steps=5", "study.set.train.max_skips=7", "study.set.mixer.tau=3",
+                           "study.set.optim.weight_decay=0.3", "study.set.eval.every=9",
+                           "study.variants.b.train.micro_batch=1", "study.axes.optim.lr=[2.0e-3]"});
+  ASSERT_EQ(after.size(), before.size());
+  for (size_t i = 0; i < after.size(); ++i) {
+    EXPECT_EQ(after[i].train.steps, 5);
+    EXPECT_EQ(after[i].train.max_skips, 7);
+    EXPECT_EQ(after[i].train.global_batch, before[i].train.global_batch);  // the base's
+    EXPECT_EQ(after[i].mixer["name"].as<std::string>(), "temperature");
+    EXPECT_EQ(after[i].mixer["tau"].as<double>(), 3);
+    EXPECT_EQ(after[i].eval.every, 9);
+    EXPECT_EQ(after[i].eval.tokens_per_domain, before[i].eval.tokens_per_domain);
+    EXPECT_EQ(after[i].train.micro_batch, i == 0 ? 2 : 1);
+    EXPECT_EQ(after[i].optim["weight_decay"].as<double>(), 0.3);
+    EXPECT_EQ(after[i].optim["lr"].as<double>(), 2e-3);
+  }
+  // A whole section replaces a section, as it does in a file.
+  EXPECT_EQ(runs({"study.set.mixer={name: uniform}"})[0].mixer["tau"].IsDefined(), false);
+  EXPECT_THROW(read(file, {"study.set.train.stepps=3"}), Error);
 }
 
 TEST_F(StudyTest, NamesTheKeyThatIsWrong) {

@@ -32,6 +32,12 @@ fs::path read_base(base::Section& section) {
   return base;
 }
 
+bool holds_paths(std::span<const std::string> keys) {
+  if (keys.empty()) return false;
+  return keys.back() == "set" || keys.back() == "axes" ||
+         (keys.size() > 1 && keys[keys.size() - 2] == "variants");
+}
+
 Overrides read_overrides(base::Section& section, const std::string& key) {
   return overrides_of(section, section.section(key).node());
 }

@@ -20,6 +20,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -65,6 +66,8 @@ trainer::RunConfig configure(const StudyConfig& study, const StudyRun& run,
                              const std::function<std::string(const Reference&)>& resolve);
 std::filesystem::path folder_of(const StudyConfig& study, const std::string& run);
 
+// Whether the map under these keys of a study file has paths of a run file for keys: `set`, `axes`, and each of `variants`.
+bool holds_paths(std::span<const std::string> keys);
 // Reads "set": a map of run-file keys. Also checks that they are known to the base.
 Overrides read_overrides(base::Section& section, const std::string& key);
 // The value of a key as one line of YAML.
