@@ -18,6 +18,16 @@ function(cadre_library name)
   target_link_libraries(${name} PUBLIC ${ARG_LINK} PRIVATE cadre_warnings)
 endfunction()
 
+# cadre_backends(NAME): the library's tables list the backends that are built, whose code is in its folder cuda/
+# (parallel/device/backends.h).
+macro(cadre_backends name)
+  if(CADRE_CUDA)
+    add_subdirectory(cuda)
+    target_compile_definitions(${name} PRIVATE CADRE_CUDA=1)
+    target_link_libraries(${name} PRIVATE ${name}_cuda)
+  endif()
+endmacro()
+
 # cadre_apart(FILES...): files with names of their own (an alias, an explicit instantiation) that others of the target have too; a build
 # of several files at once (CMAKE_UNITY_BUILD, the sanitizer preset: headers cost more there than code) leaves them alone.
 function(cadre_apart)

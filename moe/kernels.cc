@@ -1,26 +1,21 @@
 // The tables of MoeKernels by device and storage type.
 #include "moe/kernels.h"
 
+#include "moe/cuda/entries.h"
 #include "moe/one_expert.h"
 #include "parallel/base/errors.h"
-#include "parallel/device/bf16.h"
-#if CADRE_CUDA
-#include "moe/cuda/entries.h"
-#endif
+#include "parallel/device/backends.h"
 
 namespace cadre::moe {
 
-// The CPU has no bf16, GPUs have no double.
 template <class T>
 const MoeKernels<T>& moe_kernels(device::DeviceKind device) {
-  if constexpr (!std::is_same_v<T, device::bf16>) {
+  if constexpr (device::kCpuHas<T>) {
     if (device == device::DeviceKind::kCpu) return cpu_moe_kernels<T>();
   }
-#if CADRE_CUDA
-  if constexpr (!std::is_same_v<T, double>) {
+  if constexpr (device::kCudaHas<T>) {
     if (device == device::DeviceKind::kCuda) return cuda_moe_kernels<T>();
   }
-#endif
   fail(ExitCode::kUsage, "this build has no expert kernels for this device and number type; set device: cpu");
 }
 template const MoeKernels<float>& moe_kernels(device::DeviceKind);

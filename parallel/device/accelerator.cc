@@ -1,19 +1,17 @@
 #include "parallel/device/accelerator.h"
 
 #include "parallel/base/errors.h"
-
-#if CADRE_CUDA
+#include "parallel/device/backends.h"
 #include "parallel/device/cuda/accelerator_cuda.h"
-#endif
 
 namespace cadre::device {
 
 const std::vector<Accelerator>& accelerators() {
-  static const std::vector<Accelerator> table = {
-#if CADRE_CUDA
-    cuda::accelerator_cuda(),
-#endif
-  };
+  static const std::vector<Accelerator> table = [] {
+    std::vector<Accelerator> built;
+    if constexpr (kBuiltForCuda) built.push_back(cuda::accelerator_cuda());
+    return built;
+  }();
   return table;
 }
 

@@ -1,6 +1,6 @@
-// The accelerators that this build has, as a table of functions: memory and queues today, kernels when they
-// exist. The CPU is not in it, being always there. accelerator.cc lists the table and is the only place that
-// knows which backends were built.
+// The accelerators that this build has, as a table of functions: memory, queues, recordings, snapshots; kernels have
+// tables of their own (kernels.h of each layer). The CPU is not in it, being always there. accelerator.cc lists the
+// table, of the backends that were built (backends.h).
 #pragma once
 
 #include <cstddef>

@@ -2,24 +2,19 @@
 #include "parallel/device/kernels.h"
 
 #include "parallel/base/errors.h"
-#include "parallel/device/bf16.h"
-#if CADRE_CUDA
+#include "parallel/device/backends.h"
 #include "parallel/device/cuda/kernels_cuda.h"
-#endif
 
 namespace cadre::device {
 
-// The CPU has none for bf16, CUDA none for double.
 template <class T>
 const DeviceKernels<T>& device_kernels(DeviceKind device) {
-  if constexpr (!std::is_same_v<T, bf16>) {
+  if constexpr (kCpuHas<T>) {
     if (device == DeviceKind::kCpu) return cpu_kernels<T>();
   }
-#if CADRE_CUDA
-  if constexpr (!std::is_same_v<T, double>) {
+  if constexpr (kCudaHas<T>) {
     if (device == DeviceKind::kCuda) return cuda_kernels<T>();
   }
-#endif
   fail(ExitCode::kUsage, "this build has no dense kernels for this device and number type; set device: cpu");
 }
 template const DeviceKernels<float>& device_kernels(DeviceKind);

@@ -2,24 +2,19 @@
 #include "trainer/influence/kernels.h"
 
 #include "parallel/base/errors.h"
-#include "parallel/device/bf16.h"
-#if CADRE_CUDA
+#include "parallel/device/backends.h"
 #include "trainer/influence/cuda/kernels_cuda.h"
-#endif
 
 namespace cadre::trainer {
 
-// The CPU has none for bf16, CUDA none for double.
 template <class T>
 const InfluenceKernels<T>& influence_kernels(device::DeviceKind device) {
-  if constexpr (!std::is_same_v<T, device::bf16>) {
+  if constexpr (device::kCpuHas<T>) {
     if (device == device::DeviceKind::kCpu) return cpu_influence_kernels<T>();
   }
-#if CADRE_CUDA
-  if constexpr (!std::is_same_v<T, double>) {
+  if constexpr (device::kCudaHas<T>) {
     if (device == device::DeviceKind::kCuda) return cuda_influence_kernels<T>();
   }
-#endif
   fail(ExitCode::kUsage,
        "this build has no kernels of influence scores for this device and number type; set device: cpu");
 }
