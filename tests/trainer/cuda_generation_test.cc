@@ -4,6 +4,7 @@
 
 #include "parallel/device/cuda/queue_cuda.h"
 #include "tests/trainer/cuda_fixture.h"
+#include "tests/trainer/rollout_requests.h"
 #include "tests/trainer/trained_row.h"
 #include "trainer/rollout/engine.h"
 
@@ -24,21 +25,6 @@ const Overrides kModel = {
     "model.dim=64", "model.heads=4",      "model.kv_heads=2",   "model.ffn_width=96", "moe.num_experts=8",
     "moe.width=48", "model.qk_norm=head", "model.init_std=0.1", "data.seq_len=64",    "model.tie_head=false"};
 
-std::vector<std::vector<Rollout>> requests(int groups, int samples) {
-  const base::Philox rng(11);
-  std::vector<std::vector<Rollout>> all;
-  for (int g = 0; g < groups; ++g) {
-    Rollout r;
-    r.group = uint64_t(g);
-    r.prompt_length = 1 + int64_t(rng.bits(uint64_t(g)) % 30);
-    for (int64_t i = 0; i < r.prompt_length; ++i)
-      r.tokens.push_back(int32_t(2 + rng.bits(uint64_t(i), uint64_t(g + 1)) % (testing::kVocab - 2)));
-    std::vector<Rollout>& group = all.emplace_back();
-    for (r.sample = 0; r.sample < samples; ++r.sample) group.push_back(r);
-  }
-  return all;
-}
-
 EngineConfig engine_config() {
   return {.max_sequences = 20,
           .page_size = 16,
@@ -56,15 +42,11 @@ std::vector<Rollout> sample(
     Network<float>& model, comm::Communicator& expert, const EngineConfig& config,
     const std::function<void()>& before = [] {}) {
   Engine engine(model, expert, config);
-  for (auto& group : requests(7, 4)) engine.add(std::move(group));
+  for (auto& group : testing::requests(7, 4, 30, testing::kVocab)) engine.add(std::move(group));
   do {
     before();
   } while (engine.step());
-  std::vector<Rollout> all = engine.take_finished();
-  std::sort(all.begin(), all.end(), [](const Rollout& a, const Rollout& b) {
-    return std::pair(a.group, a.sample) < std::pair(b.group, b.sample);
-  });
-  return all;
+  return testing::sorted(engine.take_finished());
 }
 
 void with_model(const Overrides& device, const std::function<void(ModelState&)>& body) {

@@ -3,10 +3,10 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <string>
 
 #include "tests/trainer/model_fixture.h"
+#include "tests/trainer/rollout_requests.h"
 #include "trainer/rollout/engine.h"
 
 namespace cadre::trainer::testing {
@@ -32,27 +32,9 @@ inline EngineConfig small_engine() {
           .eos = kEos};
 }
 
-// Groups of samples of prompts of 1 to 13 tokens.
+// Prompts of 1 to 13 tokens.
 inline std::vector<std::vector<Rollout>> requests(int groups, int samples) {
-  const base::Philox rng(11);
-  std::vector<std::vector<Rollout>> all;
-  for (int g = 0; g < groups; ++g) {
-    Rollout r;
-    r.group = uint64_t(g);
-    r.prompt_length = 1 + int64_t(rng.bits(uint64_t(g)) % 13);
-    for (int64_t i = 0; i < r.prompt_length; ++i)
-      r.tokens.push_back(int32_t(2 + rng.bits(uint64_t(i), uint64_t(g + 1)) % (kSmallVocab - 2)));
-    std::vector<Rollout>& group = all.emplace_back();
-    for (r.sample = 0; r.sample < samples; ++r.sample) group.push_back(r);
-  }
-  return all;
-}
-
-inline std::vector<Rollout> sorted(std::vector<Rollout> rollouts) {
-  std::sort(rollouts.begin(), rollouts.end(), [](const Rollout& a, const Rollout& b) {
-    return std::pair(a.group, a.sample) < std::pair(b.group, b.sample);
-  });
-  return rollouts;
+  return requests(groups, samples, 13, kSmallVocab);
 }
 
 inline std::vector<Rollout> run(Engine& engine, std::vector<std::vector<Rollout>> groups) {
