@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "optim/clipping.h"
+#include "trainer/run/text_gradient.h"
 
 namespace cadre::audit {
 namespace {
@@ -92,12 +93,18 @@ void OneStep::set_gradient(const Flat& gradient) {
   }
 }
 
+Flat OneStep::gradient() const {
+  Flat all;
+  for (const Group group : {Group::kDense, Group::kExpert}) {
+    const auto grads = state_.model.store.grads(group);
+    all.insert(all.end(), grads.begin(), grads.end());
+  }
+  return all;
+}
+
 TextGradient OneStep::text_gradient(const data::Corpus& corpus, const std::vector<int64_t>& documents,
                                     const Flat* direction) {
-  trainer::ModelState& model = state_.model;
-  const int64_t sequences = model.config.train.micro_batch;
-  const trainer::DocumentRows rows(corpus, documents, model.config.data.seq_len,
-                                   model.config.data.mask_documents);
+  const auto& data = state_.config().data;
   TextGradient result;
   for (const int64_t document : documents) result.tokens += double(corpus.document(document).length - 1);
   if (direction != nullptr) {
@@ -106,52 +113,24 @@ TextGradient OneStep::text_gradient(const data::Corpus& corpus, const std::vecto
       std::copy_n(direction->begin() + base_of(group), to.size(), to.begin());
     }
   }
-  std::vector<Real> dlogp;
-  model.decoder.begin_step();
-  for (int64_t i = 0; i < rows.micro_batches(sequences, 1); ++i) {
-    const Batch batch = rows.micro_batch(i, sequences, 0, 1);
-    model.store.start_grads(model.queue, i == 0);
-    model.decoder.forward(batch, true);
-    dlogp.resize(size_t(batch.num_tokens()));
-    for (size_t t = 0; t < dlogp.size(); ++t) dlogp[t] = Real(-double(batch.loss_mask[t]) / result.tokens);
-    model.decoder.backward(
-        {dlogp.data(), {batch.num_tokens()}}, {},
-        [&](int bucket) { model.store.collect_grads(model.queue, bucket, i == 0); },
-        direction != nullptr ? &tap_ : nullptr);
-    if (direction == nullptr) continue;
-    for (const double s : tap_.finish(batch.num_tokens())) result.score += s;
-  }
-  for (const Group group : {Group::kDense, Group::kExpert}) {
-    const auto grads = model.store.grads(group);
-    result.mean.insert(result.mean.end(), grads.begin(), grads.end());
-  }
+  trainer::differentiate_text(
+      state_.model, trainer::DocumentRows(corpus, documents, data.seq_len, data.mask_documents),
+      [&](const Batch&, size_t) { return 1 / result.tokens; }, direction != nullptr ? &tap_ : nullptr,
+      [&](const Batch& batch) {
+        if (direction == nullptr) return;
+        for (const double s : tap_.finish(batch.num_tokens())) result.score += s;
+      });
+  result.mean = gradient();
   return result;
 }
 
 Flat OneStep::target_gradient(const trainer::InfluenceTarget& target) {
-  trainer::ModelState& model = state_.model;
-  const int64_t sequences = model.config.train.micro_batch;
-  const trainer::DocumentRows rows(target_corpus_, target.documents, model.config.data.seq_len,
-                                   model.config.data.mask_documents);
-  std::vector<Real> dlogp;
-  model.decoder.begin_step();
-  for (int64_t i = 0; i < rows.micro_batches(sequences, 1); ++i) {
-    const Batch batch = rows.micro_batch(i, sequences, 0, 1);
-    model.store.start_grads(model.queue, i == 0);
-    model.decoder.forward(batch, true);
-    dlogp.assign(size_t(batch.num_tokens()), 0);
-    for (size_t t = 0; t < dlogp.size(); ++t) {
-      if (batch.loss_mask[t] != 0) dlogp[t] = Real(-target.token_weight[size_t(batch.domain[t])]);
-    }
-    model.decoder.backward({dlogp.data(), {batch.num_tokens()}}, {},
-                           [&](int bucket) { model.store.collect_grads(model.queue, bucket, i == 0); });
-  }
-  Flat gradient;
-  for (const Group group : {Group::kDense, Group::kExpert}) {
-    const auto grads = model.store.grads(group);
-    gradient.insert(gradient.end(), grads.begin(), grads.end());
-  }
-  return gradient;
+  const auto& data = state_.config().data;
+  const trainer::DocumentRows rows(target_corpus_, target.documents, data.seq_len, data.mask_documents);
+  trainer::differentiate_text(state_.model, rows, [&](const Batch& batch, size_t t) {
+    return target.token_weight[size_t(batch.domain[t])];
+  });
+  return gradient();
 }
 
 double OneStep::target_loss() {

@@ -54,6 +54,7 @@ class OneStep {
   void set_values(const Flat& values);
   void set_gradient(const Flat& gradient);
   void frozen_step(const Flat& gradient, double lr, double scale);
+  Flat gradient() const;  // of the store
   int64_t base_of(device::Group group) const;
   template <class Body>
   void for_pieces(const Body& body) const;

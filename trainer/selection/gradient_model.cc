@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "trainer/run/document_rows.h"
+#include "trainer/run/text_gradient.h"
 
 namespace cadre::trainer {
 namespace {
@@ -55,25 +55,11 @@ double GradientModel::sign(const data::Corpus& corpus, int64_t document) {
 
 void GradientModel::differentiate(const data::Corpus& corpus, const std::vector<int64_t>& documents,
                                   const std::function<double(int64_t)>& weight) {
-  ModelState& model = state_->model;
-  const DocumentRows rows(corpus, documents, model.config.data.seq_len, model.config.data.mask_documents);
-  const int64_t sequences = model.config.train.micro_batch;
-  std::vector<Real> dlogp;
-  model.decoder.begin_step();
-  for (int64_t i = 0; i < rows.micro_batches(sequences, 1); ++i) {
-    const Batch batch = rows.micro_batch(i, sequences, 0, 1);
-    model.store.start_grads(model.queue, i == 0);
-    model.decoder.forward(batch, true);
-    dlogp.assign(size_t(batch.num_tokens()), 0);
-    for (size_t t = 0; t < dlogp.size(); ++t) {
-      const int64_t d = batch.document[t];
-      if (batch.loss_mask[t] != 0) dlogp[t] = Real(-sign(corpus, d) * weight(d));
-    }
-    // Without counts the layers' own losses stay out: what is scored is the text.
-    model.decoder.backward({dlogp.data(), {batch.num_tokens()}}, {},
-                           [&](int bucket) { model.store.collect_grads(model.queue, bucket, i == 0); });
-  }
-  model.queue.wait();
+  const auto& data = state_->config().data;
+  differentiate_text(state_->model, DocumentRows(corpus, documents, data.seq_len, data.mask_documents),
+                     [&](const Batch& batch, size_t t) {
+                       return sign(corpus, batch.document[t]) * weight(batch.document[t]);
+                     });
 }
 
 void GradientModel::visit(bool preconditioned, const Body& body) {
