@@ -42,6 +42,7 @@ class ExpressionParser {
   ExpressionPtr parse_list(std::string_view close);
   ExpressionPtr parse_map();
   ExpressionPtr parse_postfix(ExpressionPtr target);
+  ExpressionPtr parse_call(ExpressionPtr target);
   ExpressionPtr parse_subscript(ExpressionPtr target);
   ExpressionPtr parse_filters(ExpressionPtr target);
   ExpressionPtr parse_test(ExpressionPtr target);

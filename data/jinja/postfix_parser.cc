@@ -27,14 +27,19 @@ ExpressionPtr ExpressionParser::parse_postfix(ExpressionPtr target) {
     } else if (take("[")) {
       target = parse_subscript(std::move(target));
     } else if (take("(")) {
-      ExpressionPtr call = make(Kind::kCall);
-      call->parts.push_back(std::move(target));
-      parse_arguments(*call);
-      target = std::move(call);
+      target = parse_call(std::move(target));
     } else {
       return target;
     }
   }
+}
+
+// Behind the opening bracket, as are the next.
+ExpressionPtr ExpressionParser::parse_call(ExpressionPtr target) {
+  ExpressionPtr call = make(Kind::kCall);
+  call->parts.push_back(std::move(target));
+  parse_arguments(*call);
+  return call;
 }
 
 ExpressionPtr ExpressionParser::parse_subscript(ExpressionPtr target) {
@@ -78,10 +83,7 @@ ExpressionPtr ExpressionParser::parse_filters(ExpressionPtr target) {
     } else if (take("is")) {
       target = parse_test(std::move(target));
     } else if (take("(")) {
-      ExpressionPtr call = make(Kind::kCall);
-      call->parts.push_back(std::move(target));
-      parse_arguments(*call);
-      target = std::move(call);
+      target = parse_call(std::move(target));
     } else {
       return target;
     }
