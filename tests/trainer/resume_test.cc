@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "parallel/base/files.h"
-#include "tests/trainer/run_fixture.h"
+#include "tests/trainer/run_loop.h"
 #include "trainer/run/initial_model.h"
 #include "trainer/run/stop.h"
 
@@ -14,39 +14,20 @@ namespace cadre::trainer {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::lines;
 using testing::losses;
+using testing::run_loop;
 using testing::run_steps;
 using testing::TempFolder;
 
-// Runs the whole loop on threads; returns rank 0's exit code.
-ExitCode run_loop(int ranks, const fs::path& out, std::vector<std::string> overrides) {
-  static const Dataset dataset = testing::tiny_dataset();
-  overrides.push_back("out=" + out.string());
-  ExitCode code{};
-  comm::run_threads(ranks, [&](comm::World& world) {
-    const ExitCode own = train(testing::tiny_run(overrides), dataset, world, {.measure_peak = false});
-    if (world.rank() == 0) code = own;
-  });
-  return code;
-}
-
-std::vector<nlohmann::json> metrics(const fs::path& out, const std::string& kind) {
-  std::vector<nlohmann::json> lines;
-  std::ifstream file(out / "metrics.jsonl");
-  for (std::string line; std::getline(file, line);) {
-    lines.push_back(nlohmann::json::parse(line));
-    if (lines.back()["kind"] != kind) lines.pop_back();
-  }
-  return lines;
-}
 std::vector<std::pair<uint64_t, double>> curve(const fs::path& out) {
   std::vector<std::pair<uint64_t, double>> points;
-  for (const auto& line : metrics(out, "train")) points.emplace_back(line["step"], line["loss"]);
+  for (const auto& line : lines(out, "kind", "train")) points.emplace_back(line["step"], line["loss"]);
   return points;
 }
 std::vector<uint64_t> steps_with_expert_load(const fs::path& out) {
   std::vector<uint64_t> steps;
-  for (const auto& line : metrics(out, "train"))
+  for (const auto& line : lines(out, "kind", "train"))
     if (line.contains("expert_load")) steps.push_back(line["step"]);
   return steps;
 }
@@ -86,7 +67,7 @@ TEST_P(Resume, FromACheckpointIsBitwise) {
   EXPECT_EQ(hashes(cut, 10), hashes(whole, 10));
   EXPECT_EQ(hashes(cut, 12), hashes(whole, 12));
   EXPECT_EQ(curve(cut), curve(whole)) << "metrics.jsonl must read as one run";
-  EXPECT_EQ(metrics(cut, "eval"), metrics(whole, "eval"));
+  EXPECT_EQ(lines(cut, "kind", "eval"), lines(whole, "kind", "eval"));
   EXPECT_EQ(steps_with_expert_load(cut), steps_with_expert_load(whole));
 }
 INSTANTIATE_TEST_SUITE_P(
@@ -284,7 +265,7 @@ TEST(FullDisk, DuringACheckpointIsReportedAndTrainingGoesOn) {
       EXPECT_EQ(code, ExitCode::kOk);
       EXPECT_EQ(list_checkpoints(out / "checkpoints"), (std::vector<uint64_t>{2, 6})) << part;
       int failures = 0;
-      for (const auto& line : metrics(out, "event")) failures += line["event"] == "checkpoint_failed";
+      for (const auto& line : lines(out, "kind", "event")) failures += line["event"] == "checkpoint_failed";
       EXPECT_EQ(failures, 1) << part;
       for (const auto& entry : fs::directory_iterator(out / "checkpoints")) {
         EXPECT_FALSE(entry.path().filename().string().starts_with(".tmp")) << entry.path();
@@ -415,9 +396,9 @@ TEST(MaxMinutes, EndsInTimeWithACompleteSchedule) {
       run_loop(1, folder.path(), {"train.steps=1000000", "mixer={name: natural}", "train.max_minutes=0.03"}),
       ExitCode::kOk);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
-  const auto lines = metrics(folder.path(), "train");
-  ASSERT_FALSE(lines.empty());
-  EXPECT_LT(double(lines.back()["lr"]), 0.5 * 3e-3) << "the decay must have begun before time was over";
+  const auto steps = lines(folder.path(), "kind", "train");
+  ASSERT_FALSE(steps.empty());
+  EXPECT_LT(double(steps.back()["lr"]), 0.5 * 3e-3) << "the decay must have begun before time was over";
   EXPECT_FALSE(list_checkpoints(folder.path() / "checkpoints").empty());
 }
 

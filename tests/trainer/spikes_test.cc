@@ -2,16 +2,17 @@
 #include "trainer/run/spikes.h"
 
 #include <chrono>
-#include <fstream>
 
 #include "parallel/base/files.h"
-#include "tests/trainer/run_fixture.h"
+#include "tests/trainer/run_loop.h"
 #include "trainer/run/profile.h"
 
 namespace cadre::trainer {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::lines;
+using testing::run_loop;
 using testing::TempFolder;
 
 TEST(SpikeDetector, ScoresInStandardDeviationsOfTheWindow) {
@@ -41,25 +42,6 @@ TEST(SpikeDetector, AShorterWindowForgetsWhatIsTooOld) {
   EXPECT_EQ(after.score(3, 1), fresh.score(3, 1));
 }
 
-ExitCode run(const fs::path& out, std::vector<std::string> overrides, int ranks = 1) {
-  static const Dataset dataset = testing::tiny_dataset();
-  overrides.push_back("out=" + out.string());
-  ExitCode code{};
-  comm::run_threads(ranks, [&](comm::World& world) {
-    const ExitCode own = train(testing::tiny_run(overrides), dataset, world, {.measure_peak = false});
-    if (world.rank() == 0) code = own;
-  });
-  return code;
-}
-std::vector<nlohmann::json> lines(const fs::path& out, const std::string& key, const std::string& value) {
-  std::vector<nlohmann::json> found;
-  std::ifstream file(out / "metrics.jsonl");
-  for (std::string line; std::getline(file, line);) {
-    const auto parsed = nlohmann::json::parse(line);
-    if (parsed.value(key, "") == value) found.push_back(parsed);
-  }
-  return found;
-}
 std::vector<double> curve(const fs::path& out) {
   std::vector<double> losses;
   for (const auto& line : lines(out, "kind", "train")) losses.push_back(line["loss"]);
@@ -75,25 +57,24 @@ std::vector<std::string> with(std::vector<std::string> more) {
 
 TEST(Spikes, SkippingLeavesOutTheUpdateAndResumesWithTheSameBits) {
   const TempFolder whole, parts;
-  ASSERT_EQ(run(whole.path(), with({"spikes.policy=skip"})), ExitCode::kOk);
+  ASSERT_EQ(run_loop(1, whole.path(), with({"spikes.policy=skip"})), ExitCode::kOk);
   const auto spikes = lines(whole.path(), "event", "spike");
   ASSERT_GT(spikes.size(), 0u);
   EXPECT_EQ(lines(whole.path(), "kind", "train").back()["skipped_steps"], spikes.size());
   // Stopped in the middle, the detector's history must come back too.
   std::vector<std::string> first = with({"spikes.policy=skip", "checkpoint.every=33"});
-  ASSERT_EQ(run(parts.path(), first), ExitCode::kOk);
+  ASSERT_EQ(run_loop(1, parts.path(), first), ExitCode::kOk);
   fs::remove_all(parts.path() / "checkpoints" / checkpoint_name(60));
-  ASSERT_EQ(run(parts.path(), first), ExitCode::kOk);
+  ASSERT_EQ(run_loop(1, parts.path(), first), ExitCode::kOk);
   EXPECT_EQ(curve(parts.path()), curve(whole.path()));
 }
 
 TEST(Spikes, RollingBackGoesOnWithTheDataThatFollows) {
   const TempFolder folder;
-  ASSERT_EQ(
-      run(folder.path(),
-          with({"spikes.policy=rollback", "checkpoint.every=5", "spikes.max_rollbacks=1000", "eval.every=3"}),
-          2),
-      ExitCode::kOk);
+  ASSERT_EQ(run_loop(2, folder.path(),
+                     with({"spikes.policy=rollback", "checkpoint.every=5", "spikes.max_rollbacks=1000",
+                           "eval.every=3"})),
+            ExitCode::kOk);
   const auto rollbacks = lines(folder.path(), "event", "rollback");
   ASSERT_GT(rollbacks.size(), 0u);
   std::vector<uint64_t> evaluated, expected;
@@ -112,7 +93,7 @@ TEST(Spikes, StopAndTooManyRollbacksAreNumericFailures) {
         std::pair{&b, std::vector<std::string>{"spikes.policy=rollback", "checkpoint.every=5",
                                                "spikes.max_rollbacks=1", "spikes.z=0.5"}}}) {
     try {
-      run(folder->path(), with(more));
+      run_loop(1, folder->path(), with(more));
       ADD_FAILURE() << more[0] << " went on";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ExitCode::kNumeric) << error.what();
@@ -167,7 +148,7 @@ TEST(Spikes, TheShadowStepTellsBrokenHardwareFromBadData) {
 
 TEST(Profile, HoldsTheStepsThatWereAskedFor) {
   const TempFolder folder;
-  ASSERT_EQ(run(folder.path(), {"train.steps=6", "profile.steps=3-4"}), ExitCode::kOk);
+  ASSERT_EQ(run_loop(1, folder.path(), {"train.steps=6", "profile.steps=3-4"}), ExitCode::kOk);
   const auto trace =
       nlohmann::json::parse(base::read_file(folder.path() / "profile" / "rank-00000.json", ExitCode::kData));
   std::map<std::string, int> count;
