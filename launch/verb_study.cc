@@ -11,6 +11,7 @@
 #include "parallel/base/log.h"
 #include "parallel/base/run_file.h"
 #include "trainer/run/stop.h"
+#include "trainer/study/run_files.h"
 #include "trainer/study/study_report.h"
 
 namespace cadre::launch {

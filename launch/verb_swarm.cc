@@ -11,6 +11,7 @@
 #include "parallel/base/files.h"
 #include "parallel/base/run_file.h"
 #include "trainer/run/stop.h"
+#include "trainer/study/run_files.h"
 #include "trainer/study/swarm.h"
 
 namespace cadre::launch {

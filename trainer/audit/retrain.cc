@@ -2,7 +2,7 @@
 
 #include "trainer/audit/derived_corpus.h"
 #include "trainer/run/loop.h"
-#include "trainer/study/study.h"
+#include "trainer/study/run_result.h"
 
 namespace cadre::audit {
 

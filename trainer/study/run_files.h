@@ -5,13 +5,15 @@
 #include <vector>
 
 #include "parallel/base/file_lock.h"
-#include "trainer/study/study.h"
+#include "trainer/study/run_result.h"
 
 namespace cadre::study {
 
 // Nothing when the run is not over. Throws Error(kData) for a file that cannot be read.
 std::optional<RunResult> load_result(const StudyConfig& study, const StudyRun& run);
 void save_result(const StudyConfig& study, const RunResult& result);
+// Makes runs that failed count as not begun. For one process.
+void forget_failures(const StudyConfig& study);
 
 // Which run this process makes next. Any number of processes may work on one study, on any machines that share its folder:
 // a run belongs to the process that holds the lock on its file `claim`, until that ends or is killed. For one process.
