@@ -1,4 +1,4 @@
-// Runs a parsed template.
+// Runs a parsed template. Templates come from files that others wrote: steps, output and depth are bounded.
 #pragma once
 
 #include <string>
@@ -15,7 +15,7 @@ class Interpreter {
   Interpreter(const Map& variables, bool strict_undefined)
       : variables_(variables), strict_(strict_undefined) {}
 
-  // Throw Error(kData) without the place; line() says where it was.
+  // Throw Error(kData), for what the template does wrong or too much of, without the place; line() says where it was.
   Text run(const Block& block);
   Value evaluate(const Expression& expression);
   int line() const { return line_; }

@@ -7,6 +7,7 @@ namespace cadre::data {
 
 class LearntMixer : public Mixer {
  public:
+  // start: (K), sum 1, the weights until the first probe.
   LearntMixer(std::vector<double> start, double max_epochs) : w_(std::move(start)), max_epochs_(max_epochs) {}
   std::vector<double> weights(const Progress&) override { return w_; }
   double max_epochs() const override { return max_epochs_; }
@@ -22,11 +23,12 @@ class LearntMixer : public Mixer {
             w_.size());
     return values;
   }
+  // After each `period` steps, and not before the first.
   static bool every(int64_t period, const Progress& progress) {
     return progress.step > 0 && progress.step % uint64_t(period) == 0;
   }
 
-  std::vector<double> w_;  // (K)
+  std::vector<double> w_;  // (K), sum 1
 
  private:
   double max_epochs_;

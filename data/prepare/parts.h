@@ -15,14 +15,15 @@ namespace cadre::data {
 
 class PartWriter {
  public:
-  explicit PartWriter(std::filesystem::path path);
-  ~PartWriter();  // removes an unfinished part
+  explicit PartWriter(std::filesystem::path path);  // beside its final name until finish()
+  ~PartWriter();                                    // removes an unfinished part
+  // Throws Error(kData) when the disk is full, as finish() does.
   void write(std::span<const std::byte> bytes);
   template <class T>
   void put(const T& value) {
     write(std::as_bytes(std::span(&value, 1)));
   }
-  void finish(const std::string& tail = {});  // throws Error(kData) when the disk is full
+  void finish(const std::string& tail = {});
 
  private:
   void flush();
@@ -39,6 +40,7 @@ class PartReader {
   PartReader(const PartReader&) = delete;
   PartReader& operator=(const PartReader&) = delete;
   uint64_t body_bytes() const { return body_bytes_; }
+  // Of the body, from byte `offset` on; the caller stays inside. Throws Error(kData) when the file cannot be read.
   void read(uint64_t offset, std::span<std::byte> out) const;
   const std::string& tail() const { return tail_; }
   bool matches_checksum() const;  // reads all of it
@@ -50,14 +52,14 @@ class PartReader {
   std::string tail_;
 };
 
-// Reads the body front to back, as values of T.
+// Reads the body front to back, as values of T, from number `first` on.
 template <class T>
 class PartStream {
  public:
   explicit PartStream(const std::filesystem::path& path, uint64_t first = 0)
       : part_(path), offset_(first * sizeof(T)), left_((part_.body_bytes() - offset_) / sizeof(T)) {}
   const PartReader& part() const { return part_; }
-  bool next(T& value) {
+  bool next(T& value) {  // false at the end
     if (at_ == block_.size() && !refill()) return false;
     value = block_[at_++];
     return true;

@@ -15,14 +15,17 @@
 
 namespace cadre::data {
 
+// For one thread.
 class PieceCache {
  public:
+  // Of a segment and of its tokens; longer ones are not kept.
   static constexpr size_t kMaxBytes = 24, kMaxTokens = 9;
   using Key =
       std::array<uint64_t, 3>;  // the segment's bytes, padded with NUL; segments hold no NUL themselves
 
   explicit PieceCache(size_t slots = kSlots) : slots_(slots) {}
 
+  // segment: at most kMaxBytes.
   static Key key_of(std::string_view segment) {
     Key key = {};
     std::memcpy(key.data(), segment.data(), segment.size());
@@ -31,13 +34,14 @@ class PieceCache {
   static uint64_t hash_of(const Key& key) {
     return base::mix((key[0] * 0x9e3779b97f4a7c15ull) ^ (key[1] * 0xbf58476d1ce4e5b9ull + key[2]));
   }
-  // Tokens of the segment, or none when it is not here.
+  // Tokens of the segment, or none when it is not here. Valid until the next put().
   std::span<const int32_t> find(const Key& key) const {
     const Slot& slot = slots_[hash_of(key) % slots_.size()];
     // Not ==, which calls memcmp.
     const bool same = ((slot.key[0] ^ key[0]) | (slot.key[1] ^ key[1]) | (slot.key[2] ^ key[2])) == 0;
     return same ? std::span(slot.tokens).first(slot.count) : std::span<const int32_t>();
   }
+  // In place of what its slot held.
   void put(const Key& key, std::span<const int> tokens) {
     if (tokens.size() > kMaxTokens) return;
     Slot& slot = slots_[hash_of(key) % slots_.size()];

@@ -1,4 +1,5 @@
-// What is needed of sockets to meet: listening, connecting with patience, and whole records in one direction.
+// What is needed of sockets to meet: listening, connecting with patience, and whole records in one direction. What fails
+// throws Error(kComm), or Error(kUsage) for an address that is none; `what` begins the message: who waits for whom.
 #pragma once
 
 #include <chrono>
@@ -9,6 +10,7 @@ namespace cadre::comm {
 
 using Deadline = std::chrono::steady_clock::time_point;
 
+// Owns a handle of the system's; empty: none.
 class Socket {
  public:
   Socket() = default;
@@ -28,7 +30,7 @@ struct Address {
   std::string host;
   std::string port;
 };
-Address parse_address(const std::string& text);  // "host:port"; throws Error(kUsage)
+Address parse_address(const std::string& text);  // "host:port"
 
 Socket listen_on(const std::string& port);  // all interfaces; "0": any port
 int port_of(const Socket& socket);
@@ -36,7 +38,7 @@ std::string peer_host(const Socket& socket);  // the numeric address of the othe
 Socket accept_one(const Socket& listener, Deadline deadline, const std::string& what);
 Socket connect_to(const Address& address, Deadline deadline,
                   const std::string& what);  // tries until the deadline
-// A record is its length and its text.
+// A record is its length and its text. Both end when all of it is over, or fail at the deadline.
 void send_record(const Socket& socket, const std::string& text, Deadline deadline, const std::string& what);
 std::string receive_record(const Socket& socket, Deadline deadline, const std::string& what);
 

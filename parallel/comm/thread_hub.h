@@ -13,9 +13,11 @@
 
 namespace cadre::comm {
 
+// What a rank sends another in one collective. The receiver compares the verb and the size with its own call's, so that
+// ranks that make different calls are told.
 struct Message {
-  const char* verb;
-  std::string label;
+  const char* verb;   // "all_to_all", ...
+  std::string label;  // of the sender's call, for the message
   std::vector<std::byte> bytes;
 };
 
@@ -33,7 +35,7 @@ struct ThreadGroup {
 class Hub {
  public:
   explicit Hub(int size) : size_(size) {}
-  int size() const { return size_; }
+  int size() const { return size_; }  // ranks of the world
   bool failed() const { return failed_; }
 
   // The first rank to come makes the group.
@@ -44,6 +46,7 @@ class Hub {
     return group;
   }
 
+  // A rank failed: all that wait at a box wake and find failed().
   void fail() {
     failed_ = true;
     std::lock_guard lock(mutex_);

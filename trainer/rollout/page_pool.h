@@ -14,8 +14,10 @@ class PagePool {
   }
   int64_t free() const { return int64_t(free_.size()); }
   int64_t size() const { return int64_t(users_.size()); }
+  // Sequences that have the page; 0: it is free.
   int users(int32_t page) const { return users_[size_t(page)]; }
 
+  // A free page, for one user. The caller has seen to it that there is one: free() > 0.
   int32_t take() {
     assert(!free_.empty());
     const int32_t page = free_.back();
@@ -23,6 +25,7 @@ class PagePool {
     users_[size_t(page)] = 1;
     return page;
   }
+  // One user more, and one less, of a page in use.
   void share(int32_t page) { ++users_[size_t(page)]; }
   void drop(int32_t page) {
     assert(users_[size_t(page)] > 0);

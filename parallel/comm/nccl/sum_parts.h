@@ -1,5 +1,5 @@
-// out = the sum over ranks of their parts, in rank order: `own` is this rank's, the others' stand in `staged`, one
-// after the other by rank, `stride` elements apart. bf16 is added in fp32. out may be own.
+// out = the sum over ranks of their parts, in rank order, so that all ranks get the same bits. bf16 is added in fp32 and
+// rounded once.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,12 +9,14 @@
 namespace cadre::comm::nccl {
 
 struct Parts {
-  const void *own, *staged;
-  int64_t stride;
-  int rank, ranks;
-  int64_t count;
-  void* out;
+  const void* own;     // (count), this rank's
+  const void* staged;  // the other ranks', one after the other by rank
+  int64_t stride;      // elements from one of these to the next
+  int rank, ranks;     // of the group
+  int64_t count;       // elements
+  void* out;           // (count); may be own
 };
+// On the stream; return at once.
 void sum_bf16(cudaStream_t stream, const Parts& parts);
 void sum_float(cudaStream_t stream, const Parts& parts);
 void sum_double(cudaStream_t stream, const Parts& parts);
