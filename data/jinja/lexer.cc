@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <optional>
 
 #include "data/jinja/literals.h"
 #include "parallel/base/errors.h"

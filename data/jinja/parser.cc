@@ -1,7 +1,6 @@
 #include "data/jinja/parser.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "data/jinja/expression_parser.h"

@@ -13,7 +13,6 @@
 // The form is that of DoGE (Fan et al. 2023, arXiv 2310.15393) with the changes above.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "data/influence_estimate.h"
 #include "data/mixers/learnt_mixer.h"

@@ -7,7 +7,6 @@
 // influence along the optimizer's direction.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "data/influence_estimate.h"
 #include "data/mixers/learnt_mixer.h"

@@ -1,9 +1,7 @@
 #include "data/prepare/scan.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <unordered_map>

@@ -1,7 +1,6 @@
 // Rho-1: a mask over tokens in every batch (data/selectors/online.h).
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "data/selectors/makers.h"
 #include "data/selectors/online.h"

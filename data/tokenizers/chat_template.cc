@@ -1,7 +1,6 @@
 #include "data/tokenizers/chat_template.h"
 
 #include <algorithm>
-#include <optional>
 
 #include "parallel/base/errors.h"
 

@@ -3,8 +3,6 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#include <utility>
-
 #include "parallel/base/errors.h"
 
 namespace cadre::data {

@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <cstring>
 #include <thread>
-#include <utility>
 
 #include "parallel/base/errors.h"
 

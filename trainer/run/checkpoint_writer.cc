@@ -9,7 +9,6 @@ namespace cadre::trainer {
 namespace {
 
 namespace fs = std::filesystem;
-using device::Group;
 
 std::string rank_file(int rank) {
   return fmt::format("rank-{:05}.bin", rank);
