@@ -1,5 +1,6 @@
 // The table of curricula.
 #include "data/curricula/makers.h"
+#include "parallel/base/named_entry.h"
 
 namespace cadre::data {
 
@@ -17,7 +18,7 @@ const std::vector<base::Entry<CurriculumMaker>>& curriculum_table() {
 
 std::unique_ptr<Curriculum> make_curriculum(base::Section section, const Corpus* units) {
   const std::string name = section.text("name", "none");
-  return base::find_entry(curriculum_table(), "curriculum", name).make(section, units);
+  return base::find_entry(curriculum_table(), "curriculum", section, name).make(section, units);
 }
 
 }  // namespace cadre::data

@@ -1,6 +1,7 @@
 // The table of mixers.
 #include "data/corpus.h"
 #include "data/mixers/static_mixer.h"
+#include "parallel/base/named_entry.h"
 
 namespace cadre::data {
 
@@ -52,7 +53,7 @@ std::unique_ptr<Mixer> make_mixer(base::Section section, const MixerContext& con
           "nothing to mix: {} domains without tokens, {} tokens to train", context.domain_tokens.size(),
           context.total_tokens);
   const std::string name = section.text("name", "natural");
-  return base::find_entry(mixer_table(), "mixer", name).make(section, context);
+  return base::find_entry(mixer_table(), "mixer", section, name).make(section, context);
 }
 
 }  // namespace cadre::data

@@ -1,5 +1,6 @@
 // Every reward, by name. Add a row here when you add a file.
 #include "data/rewards/makers.h"
+#include "parallel/base/named_entry.h"
 
 namespace cadre::data {
 
@@ -16,7 +17,7 @@ const std::vector<base::Entry<RewardMaker>>& reward_table() {
 
 std::unique_ptr<Reward> make_reward(base::Section section) {
   const std::string name = section.text("name", "exact_match");
-  return base::find_entry(reward_table(), "reward", name).make(section);
+  return base::find_entry(reward_table(), "reward", section, name).make(section);
 }
 
 }  // namespace cadre::data

@@ -1,5 +1,6 @@
 // The table of selectors, and the one that keeps everything.
 #include "data/selectors/makers.h"
+#include "parallel/base/named_entry.h"
 
 namespace cadre::data {
 
@@ -24,7 +25,7 @@ const std::vector<base::Entry<SelectorMaker>>& selector_table() {
 
 std::unique_ptr<Selector> make_selector(base::Section section) {
   const std::string name = section.text("name", "none");
-  return base::find_entry(selector_table(), "selector", name).make(section);
+  return base::find_entry(selector_table(), "selector", section, name).make(section);
 }
 
 }  // namespace cadre::data

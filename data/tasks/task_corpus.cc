@@ -50,12 +50,18 @@ class TaskCorpus final : public Corpus {
   std::vector<Document> documents_;
 };
 
+std::unique_ptr<Task> named_task(const std::string& name, const base::Section& section) try {
+  return make_task(name);
+} catch (const Error& error) {
+  section.reject("name", error.what());
+}
+
 }  // namespace
 
 TaskSetConfig read_task_set(base::Section section) {
   TaskSetConfig c;
   c.task = section.text("name");
-  const std::unique_ptr<Task> task = make_task(c.task);
+  const std::unique_ptr<Task> task = named_task(c.task, section);
   c.levels = section.integers("levels", c.levels, {.min = 1, .max = task->levels()});
   if (c.levels.empty() || std::set<int64_t>(c.levels.begin(), c.levels.end()).size() != c.levels.size())
     section.reject("levels", "expected a list of levels, each once");

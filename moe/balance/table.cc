@@ -1,5 +1,6 @@
 // The balance losses by name. A new one is a file in this folder, a line in makers.h and a row here.
 #include "moe/balance/makers.h"
+#include "parallel/base/named_entry.h"
 
 namespace cadre::moe {
 
@@ -20,7 +21,7 @@ template <class T>
 std::unique_ptr<BalanceLoss<T>> make_balance_loss(const MoeConfig& config, const BalanceShape<T>& shape) {
   base::Section section(config.balance, config.source, "moe.balance");
   const std::string name = section.text("name", "global_batch");
-  return base::find_entry(balance_table<T>(), "balance", name).make(section, shape);
+  return base::find_entry(balance_table<T>(), "balance", section, name).make(section, shape);
 }
 
 template const std::vector<base::Entry<BalanceMaker<float>>>& balance_table<float>();

@@ -1,5 +1,6 @@
 // The routers by name. A new one is a file in this folder, a line in makers.h and a row here.
 #include "moe/routers/makers.h"
+#include "parallel/base/named_entry.h"
 
 namespace cadre::moe {
 
@@ -21,7 +22,7 @@ template <class T>
 std::unique_ptr<Router<T>> make_router(const MoeConfig& config, const RouterShape<T>& shape) {
   base::Section section(config.router, config.source, "moe.router");
   const std::string name = section.text("name", "softmax_topk");
-  return base::find_entry(router_table<T>(), "router", name).make(section, shape);
+  return base::find_entry(router_table<T>(), "router", section, name).make(section, shape);
 }
 
 template const std::vector<base::Entry<RouterMaker<float>>>& router_table<float>();

@@ -1,5 +1,6 @@
 // Every objective, by name. Add a row here when you add a file.
 #include "optim/objectives/makers.h"
+#include "parallel/base/named_entry.h"
 
 namespace cadre::optim {
 
@@ -23,7 +24,7 @@ const std::vector<base::Entry<ObjectiveMaker<T>>>& objective_table() {
 template <class T>
 std::unique_ptr<Objective<T>> make_objective(base::Section section) {
   const std::string name = section.text("name", "cross_entropy");
-  return base::find_entry(objective_table<T>(), "objective", name).make(section);
+  return base::find_entry(objective_table<T>(), "objective", section, name).make(section);
 }
 
 template const std::vector<base::Entry<ObjectiveMaker<float>>>& objective_table();

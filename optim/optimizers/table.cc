@@ -1,6 +1,7 @@
 // Every optimizer, by name. Add a row here when you add a file.
 #include "optim/optimizers/adamw.h"
 #include "optim/optimizers/muon.h"
+#include "parallel/base/named_entry.h"
 
 namespace cadre::optim {
 
@@ -18,7 +19,7 @@ std::unique_ptr<Optimizer<device::wide_t<T>>> make_optimizer(base::Section secti
                                                              OptimizerContext<T> context) {
   const std::string name = section.text("name", "adamw");
   read_peak_lr(section);
-  return base::find_entry(optimizer_table<T>(), "optimizer", name).make(section, std::move(context));
+  return base::find_entry(optimizer_table<T>(), "optimizer", section, name).make(section, std::move(context));
 }
 
 double read_peak_lr(base::Section section) {

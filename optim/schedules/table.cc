@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "optim/schedules/schedules.h"
+#include "parallel/base/named_entry.h"
 
 namespace cadre::optim {
 
@@ -17,7 +18,7 @@ const std::vector<base::Entry<ScheduleMaker>>& schedule_table() {
 
 std::unique_ptr<Schedule> make_schedule(base::Section section) {
   const std::string name = section.text("name", "wsd");
-  return base::find_entry(schedule_table(), "schedule", name).make(section);
+  return base::find_entry(schedule_table(), "schedule", section, name).make(section);
 }
 
 Warmup read_warmup(base::Section& section) {

@@ -6,7 +6,7 @@
 #include <functional>
 
 #include "parallel/base/errors.h"
-#include "parallel/base/table.h"
+#include "parallel/base/named_entry.h"
 
 namespace cadre::base {
 namespace {
@@ -293,6 +293,14 @@ TEST(Table, AnUnknownNamePrintsTheTable) {
                  "  natural          by size\n"
                  "  unimax           even, capped");
   }
+  EXPECT_EQ(error_of("seed: 1\nmixer: unimx\n",
+                     [&](Section& root) {
+                       Section mixer = root.section("mixer");
+                       find_entry(table, "mixer", mixer, mixer.text("name"));
+                     }),
+            "run.yaml:2: mixer.name: unknown mixer 'unimx', did you mean 'unimax'? Known mixers:\n"
+            "  natural          by size\n"
+            "  unimax           even, capped");
 }
 
 }  // namespace
