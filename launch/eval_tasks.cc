@@ -5,6 +5,7 @@
 #include <set>
 
 #include "launch/model_arguments.h"
+#include "launch/option_checks.h"
 #include "parallel/base/files.h"
 #include "trainer/evaluation/run_task.h"
 
@@ -27,20 +28,26 @@ std::vector<trainer::TaskConfig> read_tasks(const std::vector<std::string>& file
 }  // namespace
 
 void add_task_options(CLI::App& verb, TaskArguments& arguments) {
-  verb.add_option("--tasks", arguments.files,
-                  "Task files in lm-evaluation-harness's YAML (docs/evaluation.md)")
-      ->check(CLI::ExistingFile);
-  verb.add_option("--output", arguments.output, "With --tasks: also write the results to this JSON file");
+  CLI::Option* const tasks =
+      verb.add_option("--tasks", arguments.files,
+                      "Task files in lm-evaluation-harness's YAML (docs/evaluation.md)")
+          ->check(CLI::ExistingFile);
+  verb.add_option("--output", arguments.output, "With --tasks: also write the results to this JSON file")
+      ->needs(tasks);
   verb.add_option("--limit", arguments.limit, "With --tasks: only the first documents of each")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1))
+      ->needs(tasks);
   verb.add_option("--num-fewshot", arguments.num_fewshot,
                   "With --tasks: examples before each document, in place of the task's own")
-      ->check(CLI::Range(int64_t(0), int64_t(1000)));
+      ->check(CLI::Range(int64_t(0), int64_t(1000)))
+      ->needs(tasks);
   verb.add_option("--window-context", arguments.window_context,
                   "With --tasks: least tokens that a window of rolling perplexity sees before it predicts")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  verb.add_flag("--no-bos", arguments.no_bos, "With --tasks: no start of a document before the contexts");
+      ->check(at_least(1))
+      ->needs(tasks);
+  verb.add_flag("--no-bos", arguments.no_bos, "With --tasks: no start of a document before the contexts")
+      ->needs(tasks);
 }
 
 int evaluate_tasks(const TaskArguments& arguments, const std::string& path, bool json, comm::World& world) {

@@ -1,7 +1,13 @@
 // The `cadre` command line: one subcommand a verb, and the one place where errors end.
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -48,10 +54,51 @@ void check_verb(const CLI::App& app, const std::string& word) {
        near.empty() ? "" : fmt::format(", did you mean '{}'?", near), fmt::join(names, ", "));
 }
 
+// A process that is started without one of the standard streams (`>&-`) would be given a file of its own in that place and
+// print into it.
+void open_standard_streams() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", O_RDWR);  // takes the lowest number that is free
+  }
+}
+
+// A file that grows past `ulimit -f` is an error of that write, as a full disk is, and not the end of the process. A handler
+// and not SIG_IGN, so that programs started from here do not inherit it.
+void survive_file_limits() {
+  struct sigaction action {};
+  action.sa_handler = [](int) {};
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGXFSZ, &action, nullptr);
+}
+
+// What is wrong with the command line, in one line like every other mistake.
+std::string one_line(const CLI::App* app, const CLI::Error& error) {
+  std::string what = error.what();
+  std::replace(what.begin(), what.end(), '\n', ' ');
+  std::string verb = "cadre";
+  for (const CLI::App* chosen : app->get_subcommands()) verb += " " + chosen->get_name();
+  return fmt::format("cadre: {}. See `{} --help`.\n", what, verb);
+}
+
+// The answer of a verb that only prints may be lost in a buffer: a full disk behind `> file`. Verbs that keep their results
+// in files have done their work all the same.
+int printed(int code, const CLI::App& app) {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  const std::string error = errno != 0 ? std::strerror(errno) : "a write failed";
+  const std::string verb = app.get_subcommands().front()->get_name();
+  for (const char* keeps : {"train", "launch", "study", "swarm", "audit"}) {
+    if (verb == keeps) return code;
+  }
+  fmt::print(stderr, "cadre: cannot write the standard output: {}\n", error);
+  return code == int(ExitCode::kOk) ? 1 : code;
+}
+
 int run_command_line(int argc, char** argv) {
   CLI::App app("Cadre trains Mixture-of-Experts language models.", "cadre");
   app.set_version_flag("--version", "cadre " CADRE_VERSION);
   app.require_subcommand(1);
+  app.failure_message(one_line);
   Run run;
   add_verbs(app, run);
   if (argc > 1) check_verb(app, argv[1]);
@@ -61,13 +108,15 @@ int run_command_line(int argc, char** argv) {
     // --help and --version are CLI11 "errors" with code 0; its other codes are its own.
     return app.exit(error) == 0 ? int(ExitCode::kOk) : int(ExitCode::kUsage);
   }
-  return run();
+  return printed(run(), app);
 }
 
 }  // namespace
 }  // namespace cadre::launch
 
 int main(int argc, char** argv) {
+  cadre::launch::open_standard_streams();
+  cadre::launch::survive_file_limits();
   cadre::launch::raise_open_files();
   try {
     return cadre::launch::run_command_line(argc, argv);

@@ -8,6 +8,7 @@
 
 #include "launch/eval_tasks.h"
 #include "launch/model_arguments.h"
+#include "launch/option_checks.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 #include "trainer/run/baselines.h"
@@ -110,7 +111,7 @@ void add_eval(CLI::App& app, Run& run) {
   verb->add_option("--split", arguments->split, "Split of the manifest")->capture_default_str();
   verb->add_option("--tokens", arguments->tokens,
                    "Tokens of each domain (default: the run's eval.tokens_per_domain)")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   verb->add_option("--manifest", arguments->manifest,
                    "Data to evaluate on (default: the run's data.manifest)");
   verb->add_flag("--baselines", arguments->baselines,

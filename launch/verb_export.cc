@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "launch/option_checks.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 #include "trainer/interop/transfer.h"
@@ -45,7 +46,7 @@ void add_export(CLI::App& app, Run& run) {
                    "Published folder to take the tokenizer and the rest of config.json from");
   verb->add_option("--shard-gigabytes", arguments->shard_gigabytes, "Largest size of one file")
       ->capture_default_str()
-      ->check(CLI::Range(1e-6, 1e6));
+      ->check(between(1e-6, 1e6));
   verb->footer("mpirun -np N cadre export ... shares the files over N ranks.");
   verb->callback([arguments, &run] {
     run = [arguments] {

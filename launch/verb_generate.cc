@@ -6,6 +6,7 @@
 
 #include "data/tokenizers/chat_template.h"
 #include "launch/model_arguments.h"
+#include "launch/option_checks.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 #include "parallel/base/files.h"
@@ -106,14 +107,16 @@ void add_generate(CLI::App& app, Run& run) {
       ->check(CLI::Range(int64_t(1), int64_t(1) << 20));
   verb->add_option("--temperature", sampling.temperature, "0: always the likeliest token")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(between(0.0, 100.0));
   verb->add_option("--top-k", sampling.top_k, "Only the k likeliest tokens; 0: all")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   verb->add_option("--top-p", sampling.top_p, "Only the likeliest tokens that make up this probability")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0));
-  verb->add_option("--seed", sampling.seed, "The same seed gives the same text")->capture_default_str();
+      ->check(between(0.0, 1.0));
+  verb->add_option("--seed", sampling.seed, "The same seed gives the same text")
+      ->check(at_least(0))
+      ->capture_default_str();
   verb->callback([arguments, &run] {
     run = [arguments] {
       return run_ranks([&](comm::World& world) { return generate_text(*arguments, world); });

@@ -51,6 +51,11 @@ json inspect_manifest(const fs::path& file) {
 // A shard is only opened when its bytes match a list, so the manifest beside it is needed.
 json inspect_shard(const fs::path& file) {
   const fs::path manifest_file = fs::absolute(file).parent_path() / "manifest.json";
+  require(file.extension() == ".h5", ExitCode::kUsage,
+          "{} is none of: shard (.h5), manifest.json or its folder, checkpoint, run folder", file.string());
+  require(fs::exists(manifest_file), ExitCode::kData,
+          "{}: a shard is read only beside the manifest.json that lists it, and {} is not there",
+          file.string(), manifest_file.string());
   const data::Manifest manifest = data::load_manifest(manifest_file);
   for (const data::Split& split : manifest.splits) {
     for (const data::ShardInfo& info : split.shards) {

@@ -14,6 +14,7 @@
 #include "launch/hosts.h"
 #include "launch/monitor.h"
 #include "launch/mpirun.h"
+#include "launch/option_checks.h"
 #include "launch/restarts.h"
 #include "launch/slurm.h"
 #include "launch/supervise.h"
@@ -220,15 +221,15 @@ void add_watch_options(CLI::App* verb, LaunchOptions& o) {
       ->capture_default_str();
   verb->add_option("--backoff", o.backoff_seconds,
                    "Seconds before the first restart; doubles without progress")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(between(0.0, 86400.0))
       ->capture_default_str();
   verb->add_option("--hang", o.watch.hang_seconds,
                    "Seconds without any movement that count as a hang; 0: never")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(between(0.0, 1e6))
       ->capture_default_str();
   verb->add_option("--straggler-factor", o.watch.straggler_factor,
                    "A rank slower than the median by this is named")
-      ->check(CLI::Range(1.0, 1000.0))
+      ->check(between(1.0, 1000.0))
       ->capture_default_str();
   verb->add_option("--straggler-steps", o.watch.straggler_steps, "... after so many steps")
       ->check(CLI::Range(1, 1000000))

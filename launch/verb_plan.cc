@@ -9,6 +9,7 @@
 #include <set>
 
 #include "data/pair_view.h"
+#include "launch/option_checks.h"
 #include "launch/verbs.h"
 #include "trainer/run/dataset.h"
 #include "trainer/run/feed_plan.h"
@@ -159,8 +160,7 @@ void add_plan(CLI::App& app, Run& run) {
       app.add_subcommand("plan", "Print the sample plan and domain weights of a run without training");
   verb->add_option("run", options->run_file, "The run file")->required();
   verb->add_option("overrides", options->overrides, "key.sub=value ...");
-  verb->add_option("--steps", options->steps, "Updates to plan (default: train.steps)")
-      ->check(CLI::PositiveNumber);
+  verb->add_option("--steps", options->steps, "Updates to plan (default: train.steps)")->check(at_least(1));
   verb->add_flag("--json", options->json, "One JSON object instead of tables");
   verb->callback([options, &run] {
     run = [options] {

@@ -37,7 +37,8 @@ void print_result(const data::PrepareResult& result, const std::filesystem::path
   fmt::print("{}", data::report_text(result.report, result.manifest));
   std::string times;
   for (const auto& [pass, seconds] : result.seconds) times += fmt::format(" {}={:.3f}", pass, seconds);
-  fmt::print("seconds:{}\nwrote {}\n", times, (out / "manifest.json").string());
+  if (!times.empty()) fmt::print("seconds:{}\n", times);
+  fmt::print("wrote {}\n", (out / "manifest.json").string());
   std::fflush(stdout);
 }
 

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 
+#include "launch/option_checks.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 #include "parallel/base/files.h"
@@ -110,7 +111,7 @@ void add_rollout(CLI::App& app, Run& run) {
   verb->add_option("-o,--output", arguments->file, "The JSONL file (default: only the summary)");
   verb->add_option("--prompts", arguments->prompts, "How many prompts, the first of the split")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   verb->add_option("--split", arguments->split, "train, or valid: prompts that are held out")
       ->check(CLI::IsMember({"train", "valid"}))
       ->capture_default_str();

@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "launch/option_checks.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 #include "trainer/selection/score_job.h"
@@ -64,21 +65,19 @@ void add_score(CLI::App& app, Run& run) {
   verb->add_option("--target-split", o.target_split, "Split of the target text")->capture_default_str();
   verb->add_option("--target-tokens", o.target_tokens, "Tokens of each domain of the targets")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   verb->add_option("--sketch", o.sketch, "Places of a sketched gradient; 0: whole gradients")
       ->capture_default_str()
       ->check(CLI::Range(int64_t(0), int64_t(1) << 31));
   verb->add_option("--reward", o.reward, "For pass_rate, as in a run file")->capture_default_str();
   verb->add_option("--samples", o.samples, "Responses to each prompt")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  verb->add_option("--max-tokens", o.max_tokens, "Of a response")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
+  verb->add_option("--max-tokens", o.max_tokens, "Of a response")->capture_default_str()->check(at_least(1));
   verb->add_option("--temperature", o.temperature, "Of the samples")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 100.0));
-  verb->add_option("--seed", o.seed, "Of sketches and samples")->capture_default_str();
+      ->check(between(0.0, 100.0));
+  verb->add_option("--seed", o.seed, "Of sketches and samples")->check(at_least(0))->capture_default_str();
   verb->add_flag("--json", arguments->json, "One JSON object instead of a table");
   verb->callback([arguments, &run] {
     run = [arguments] {

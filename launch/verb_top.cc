@@ -8,6 +8,7 @@
 #include <memory>
 #include <thread>
 
+#include "launch/option_checks.h"
 #include "launch/verbs.h"
 #include "parallel/base/errors.h"
 #include "trainer/report/top.h"
@@ -46,7 +47,7 @@ void add_top(CLI::App& app, Run& run) {
   verb->add_option("run", options->run, "The run's folder")->required();
   verb->add_flag("--once", options->once, "Print once and end");
   verb->add_option("--interval", options->interval, "Seconds between two looks")
-      ->check(CLI::Range(0.1, 3600.0))
+      ->check(between(0.1, 3600.0))
       ->capture_default_str();
   verb->callback([options, &run] { run = [options] { return top(*options); }; });
 }

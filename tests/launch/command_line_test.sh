@@ -21,6 +21,23 @@ ends_with 2 "$cadre" train --bogus
 ends_with 2 "$cadre" train "$work/none.yaml"
 says '^cadre: '
 
+# Mistakes in options are one line each: what was found, what was expected.
+one_line() { [ "$(wc -l <"$output")" = 1 ] || fail "expected one line"; }
+refused() {  # refused LINE COMMAND...
+  local line=$1
+  shift
+  ends_with 2 "$cadre" "$@"
+  one_line
+  says "^cadre: $line"
+}
+refused 'run is required. See `cadre train --help`' train
+refused ".*--steps: found '-1', expected an integer of at least 1" plan run.yaml --steps -1
+refused ".*--temperature: found 'nan', expected a number from 0 to 100" generate run --temperature nan
+refused ".*--seed: found '-1'" generate run --seed -1
+refused '.*--limit requires --tasks' eval run --limit 3
+touch "$work/run.yaml"
+refused '.*run.yaml is none of: shard' inspect "$work/run.yaml"
+
 # A name that no file system takes is answered in one line too.
 ends_with 3 "$cadre" inspect "$(printf 'n%.0s' {1..300})"
 says '^cadre: n*: File name too long$'
@@ -47,6 +64,18 @@ ends_with 0 "$cadre" objective --config "$work/vespo.yaml" "$work/batch.json" ad
 says '"grad":\[\[0.0,-0.25\],\[0.25\]\]'
 says '"loss":-0.25'
 says '"log_w":\[0.0,0.0\]'
+# An answer that cannot be written is not given as one that was; a stream that is not there is nobody's business.
+code=0
+"$cadre" objective --config "$work/vespo.yaml" "$work/batch.json" >/dev/full 2>"$output" || code=$?
+[ $code = 1 ] || fail "exit code $code, expected 1"
+says '^cadre: cannot write the standard output: No space left on device$'
+"$cadre" objective --config "$work/vespo.yaml" "$work/batch.json" >&- 2>"$output" || fail "expected exit code 0"
+# A limit on the size of files is an error like a full disk.
+echo 'Some text.' >"$work/some.txt"
+code=0
+(ulimit -f 0; "$cadre" prepare "$work/some.txt" -o "$work/limited" --tokenizer bytes 2>&1) | cat >"$output" || code=$?
+[ $code = 3 ] || fail "exit code $code, expected 3"
+says '^cadre: cannot write .*File too large$'
 # Bad input is one line that names the place.
 for bad in '0.5 -1' 'NaN -1' '-1 Infinity' '-1 "a"'; do
   batch $bad
