@@ -3,14 +3,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "parallel/base/blackbox.h"
 #include "parallel/base/errors.h"
 #include "parallel/base/file_lock.h"
 #include "parallel/base/log.h"
+#include "trainer/run/stop.h"
 
 namespace cadre::launch {
 
@@ -59,7 +62,40 @@ std::string take_place(const std::filesystem::path& out, int& place) {
   }
 }
 
+// What is wrong, or nothing and the lock in `held`. An earlier process may still be ending, and a server of files gives up
+// the locks of a lost host only after its lease: 90 s with NFS 4.
+std::string take_claim(const std::filesystem::path& out, const std::string& source,
+                       std::optional<base::FileLock>& held) {
+  constexpr auto kPatience = std::chrono::seconds(120);
+  constexpr auto kMoment = std::chrono::milliseconds(100);
+  const auto give_up = std::chrono::steady_clock::now() + kPatience;
+  bool said = false;
+  try {
+    while (!(held = base::FileLock::take(out / "claim"))) {
+      if (trainer::stop_requested() || std::chrono::steady_clock::now() > give_up)
+        return fmt::format(
+            "{}: another process trains in `out: {}`; wait until it has ended, or give another `out`", source,
+            out.string());
+      if (!said)
+        spdlog::warn("another process trains in {}: waiting for its end, {} s at most", out.string(),
+                     kPatience.count());
+      said = true;
+      std::this_thread::sleep_for(kMoment);
+    }
+  } catch (const Error& error) {
+    spdlog::warn("nothing keeps a second process out of this run: {}", error.what());
+  }
+  return "";
+}
+
 }  // namespace
+
+void claim_run(const std::filesystem::path& out, const std::string& source, comm::World& world) {
+  static std::optional<base::FileLock> held;
+  const auto ranks = world.split(0, "claim");
+  ranks->agree(world.rank() == 0 ? take_claim(out, source, held) : "", ExitCode::kUsage,
+               "claim the run's folder");
+}
 
 void open_log(const std::filesystem::path& out, const std::string& source, int rank) {
   umask(0077);

@@ -21,6 +21,10 @@ trainer::ProgressStyle progress_style(const std::string& word);
 // `source` names the file that asked for the folder, for messages.
 void open_log(const std::filesystem::path& out, const std::string& source, int rank);
 
+// Keeps other processes from training in the same folder for as long as this one lives: its `claim` is locked, which studies
+// do with the folders of their runs too. Waits for two minutes, then throws Error(kUsage) on all ranks. Collective.
+void claim_run(const std::filesystem::path& out, const std::string& source, comm::World& world);
+
 // The rank's box (parallel/base/blackbox.h) in out/ranks, which lives as long as the process: what is in it matters
 // most when the process ends. Without one (a full disk) the run goes on unwatched.
 void open_box(const std::filesystem::path& out, const comm::World& world);

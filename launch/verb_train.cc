@@ -22,6 +22,7 @@ int train_rank(const TrainArguments& arguments, comm::World& world) {
   const auto config = trainer::load_run(arguments.run_file, arguments.overrides);
   trainer::install_stop_signals(!started_by_launcher());
   open_log(config.out, config.source, world.rank());
+  claim_run(config.out, config.source, world);
   open_box(config.out, world);
   const trainer::Dataset dataset = trainer::open_dataset(config);
   return int(trainer::train(config, dataset, world,

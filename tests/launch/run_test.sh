@@ -46,6 +46,19 @@ ends_with 0 "$cadre" launch -n 2 run.yaml
 [ -d run/checkpoints/step-00000030 ] || fail "no checkpoint at the end"
 says 'step 1/30 '
 
+# A second process in the same folder waits for the first.
+sed 's/^out: .*/out: shared/; s/ep: 2/ep: 1/; s/steps: 30/steps: 2/' run.yaml >shared.yaml
+mkdir shared
+flock shared/claim sh -c 'touch taken; while [ ! -e free ]; do sleep 0.05; done' &
+wait_for 10 test -e taken
+"$cadre" train shared.yaml >output 2>&1 &
+ranks=$!
+wait_for 60 grep -q 'another process trains in shared: waiting' output
+[ ! -e shared/metrics.jsonl ] || fail "trained in a folder that is taken"
+touch free
+wait $ranks || fail "did not go on when the folder was free"
+ranks=
+
 # SIGUSR1 to the launcher: checkpoint, exit code 75; the same command goes on.
 sed 's/^out: .*/out: long/; s/steps: 30/steps: 1000000/' run.yaml >long.yaml
 "$cadre" launch -n 2 long.yaml >output 2>&1 &
