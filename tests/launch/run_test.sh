@@ -59,6 +59,14 @@ touch free
 wait $ranks || fail "did not go on when the folder was free"
 ranks=
 
+# A tokenizer that no checkpoint could be given is found before training, and a mistake in a run file with `init` by its line.
+cp -r data lacking && rm lacking/tokenizer.*
+ends_with 3 "$cadre" train shared.yaml out=lacking-run data.manifest=lacking/manifest.json
+says 'cannot open lacking/tokenizer'
+echo '{}' >lacking/tokenizer.bytes.json
+ends_with 3 "$cadre" train shared.yaml out=lacking-run data.manifest=lacking/manifest.json
+says 'lacking/tokenizer.bytes.json: SHA-256 .*, expected .* (manifest)'
+[ ! -e lacking-run/metrics.jsonl ] || fail "trained without a tokenizer"
 # SIGUSR1 to the launcher: checkpoint, exit code 75; the same command goes on.
 sed 's/^out: .*/out: long/; s/steps: 30/steps: 1000000/' run.yaml >long.yaml
 "$cadre" launch -n 2 long.yaml >output 2>&1 &

@@ -45,6 +45,17 @@ void require_one_source(const RunConfig& config) {
           "{}: data.manifest is missing; give the manifest.json that `cadre prepare` wrote", config.source);
 }
 
+// A run that cannot save its tokenizer would only notice at its first checkpoint.
+std::filesystem::path checked_tokenizer(const data::Manifest& manifest) {
+  const std::filesystem::path file = manifest.folder / manifest.tokenizer_file;
+  const std::string hash = base::sha256_file(file);
+  require(
+      hash == manifest.tokenizer_sha256, ExitCode::kData,
+      "{}: SHA-256 {}, expected {} (manifest). The file is damaged: copy it again or prepare the data again",
+      file.string(), hash, manifest.tokenizer_sha256);
+  return file;
+}
+
 std::unique_ptr<data::Corpus> selected(const RunConfig& config, std::unique_ptr<data::Corpus> corpus) {
   const auto selector = data::make_selector(kind(config, config.selector, "selector"));
   return data::select_documents(*selector, std::move(corpus), config.seed);
@@ -99,7 +110,7 @@ Dataset open_dataset(const RunConfig& config) {
     set.target = data::open_corpus(target, config.influence.split, verify);
   }
   set.vocab = manifest.vocab_size;
-  set.tokenizer_file = manifest.folder / manifest.tokenizer_file;
+  set.tokenizer_file = checked_tokenizer(manifest);
   if (config.rollout) set.tokenizer = data::load_tokenizer(set.tokenizer_file);
   set.manifest_hash = manifest.hash;
   return set;
