@@ -67,6 +67,10 @@ echo '{}' >lacking/tokenizer.bytes.json
 ends_with 3 "$cadre" train shared.yaml out=lacking-run data.manifest=lacking/manifest.json
 says 'lacking/tokenizer.bytes.json: SHA-256 .*, expected .* (manifest)'
 [ ! -e lacking-run/metrics.jsonl ] || fail "trained without a tokenizer"
+sed 's/^seed: 1/init: run/; s/steps: 30/stepz: 30/' run.yaml >typo.yaml
+ends_with 2 "$cadre" plan typo.yaml
+says "^cadre: typo.yaml:$(grep -n stepz typo.yaml | cut -d: -f1): train.stepz: unknown key"
+
 # SIGUSR1 to the launcher: checkpoint, exit code 75; the same command goes on.
 sed 's/^out: .*/out: long/; s/steps: 30/steps: 1000000/' run.yaml >long.yaml
 "$cadre" launch -n 2 long.yaml >output 2>&1 &

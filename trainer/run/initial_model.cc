@@ -14,18 +14,18 @@ base::Section with_initial_model(base::Section root) {
   // Every rank looks for itself, so files are not hashed here; start_from's caller does that.
   const fs::path path = init.Scalar();
   const fs::path folder = find_index(path);
-  const YAML::Node saved = YAML::Load(read_index(folder).config), given = YAML::Clone(root.node());
-  YAML::Node run = YAML::Clone(root.node());
+  const YAML::Node saved = YAML::Load(read_index(folder).config);
+  YAML::Node run = root.node();  // added to and not copied: a copy would not know its lines
   for (const char* section : {"model", "moe"}) {
-    const YAML::Node mine = given[section];
+    const YAML::Node mine = file[section];
     const bool empty = !mine.IsDefined() || mine.IsNull();
     if (!saved[section].IsDefined() || (!empty && !mine.IsMap())) continue;  // read_run says what is wrong
     for (const auto& entry : saved[section]) {
       const std::string key = entry.first.Scalar();
-      if (empty || !mine[key].IsDefined()) run[section][key] = entry.second;
+      if (empty || !mine[key].IsDefined()) run[section][key] = YAML::Clone(entry.second);
     }
   }
-  return {run, root.source(), root.path()};
+  return root;
 }
 
 RunConfig load_run(const fs::path& file, const std::vector<std::string>& overrides) {
