@@ -8,6 +8,7 @@ export CADRE_TEST_SECRET=correct-horse-$$
 cadre=$1 mpirun=$2
 work=$(mktemp -d)
 . "$(dirname -- "${BASH_SOURCE[0]}")/expect.sh"
+design=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../../docs" && pwd)/design.md
 ranks=
 trap 'kill $ranks 2>/dev/null || true; rm -rf "$work"' EXIT
 cd "$work"
@@ -45,6 +46,12 @@ END
 ends_with 0 "$cadre" launch -n 2 run.yaml
 [ -d run/checkpoints/step-00000030 ] || fail "no checkpoint at the end"
 says 'step 1/30 '
+
+# Every key of a run file stands on the page about it.
+sed -n '/^## The run file/,/^## Files of a run/p' "$design" >page
+sed -n 's/^\(  \)\?\([a-z_]*\):.*/\2/p' run/config.resolved.yaml | sort -u >keys
+[ "$(wc -l <keys)" -gt 60 ] || fail "found only $(wc -l <keys) keys"
+while read -r key; do grep -q "\`$key\`" page || fail "docs/design.md lacks the key $key"; done <keys
 
 # A second process in the same folder waits for the first.
 sed 's/^out: .*/out: shared/; s/ep: 2/ep: 1/; s/steps: 30/steps: 2/' run.yaml >shared.yaml
