@@ -23,6 +23,10 @@ done
 ends_with 2 "$launch/quickstart" --minutes none
 ends_with 2 "$launch/quickstart" --ranks 0 --out "$work/none"
 
+for script in install-packages test quickstart corpus/fetch.sh fuzz; do ends_with 0 "$launch/$script" --help; done
+ends_with 2 "$launch/fuzz" 1 nothing
+grep -q 'no target nothing' "$work/output" || fail "fuzz does not name the target that is not there"
+
 # Without rights a missing package is one clear line. The fakes pretend that libcli11-dev is not there and that we are nobody.
 mkdir "$work/bin"
 printf '#!/bin/sh\nfor last; do :; done\n[ "$last" != libcli11-dev ] && printf installed\n' >"$work/bin/dpkg-query"
