@@ -53,6 +53,9 @@ sed -n 's/^\(  \)\?\([a-z_]*\):.*/\2/p' run/config.resolved.yaml | sort -u >keys
 [ "$(wc -l <keys)" -gt 60 ] || fail "found only $(wc -l <keys) keys"
 while read -r key; do grep -q "\`$key\`" page || fail "docs/design.md lacks the key $key"; done <keys
 
+python3 -c 'import json; i = json.load(open("run/checkpoints/step-00000030/index.json")); print(*i, *i["state"], sep="\n")' >keys
+while read -r key; do grep -q "\`$key\`" "${design%/*}/formats.md" || fail "docs/formats.md lacks $key of the index"; done <keys
+
 # A second process in the same folder waits for the first.
 sed 's/^out: .*/out: shared/; s/ep: 2/ep: 1/; s/steps: 30/steps: 2/' run.yaml >shared.yaml
 mkdir shared
