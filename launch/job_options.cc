@@ -30,6 +30,18 @@ void join_jobs(const JobOptions& options) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
 }
 
+base::Section section_of_verb(base::Section& root, const std::string& verb) {
+  std::string has;
+  for (const char* name : {"study", "swarm", "audit"}) {
+    if (!root.has(name)) continue;
+    root.section(name);
+    has += fmt::format("; it has `{0}`, for `cadre {0}`", name);
+  }
+  require(root.has(verb), ExitCode::kUsage, "{}: no section `{}`, which `cadre {}` reads{}", root.source(),
+          verb, verb, has);
+  return root.section(verb);
+}
+
 int run_jobs(const JobOptions& options, const std::vector<std::string>& arguments) {
   require(
       !started_by_launcher() && std::getenv("CADRE_MASTER") == nullptr, ExitCode::kUsage,

@@ -1,9 +1,11 @@
-// `--jobs N` of the verbs whose processes share the work of one folder.
+// What study, swarm and audit have in common: their section of a study file, and `--jobs N`, whose processes share a folder.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
+
+#include "parallel/base/config.h"
 
 namespace cadre::launch {
 
@@ -13,6 +15,10 @@ struct JobOptions {
   bool is_one_of_several() const { return !job.empty(); }
 };
 void add_job_options(CLI::App* verb, JobOptions& options);
+
+// The section of a study file that `verb` reads, its own name; those of the other verbs are theirs to read. Throws Error(kUsage)
+// for a file that has none of its own.
+base::Section section_of_verb(base::Section& root, const std::string& verb);
 
 // Starts that many processes of this program with these arguments and returns their common exit code. Throws Error(kUsage)
 // under mpirun and srun.

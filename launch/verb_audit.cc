@@ -23,8 +23,7 @@ struct AuditArguments {
 
 audit::AuditConfig read_file(const AuditArguments& arguments) {
   base::Section root = base::parse_run_file(arguments.file, arguments.overrides, study::holds_paths);
-  audit::AuditConfig config = audit::read_audit(root.section("audit"));
-  for (const char* other : {"study", "swarm"}) root.section(other);  // their verbs read them
+  audit::AuditConfig config = audit::read_audit(section_of_verb(root, "audit"));
   root.finish();
   return config;
 }

@@ -27,8 +27,7 @@ struct StudyArguments {
 
 study::StudyConfig read_file(const StudyArguments& arguments) {
   base::Section root = base::parse_run_file(arguments.file, arguments.overrides, study::holds_paths);
-  study::StudyConfig config = study::read_study(root.section("study"));
-  for (const char* other : {"audit", "swarm"}) root.section(other);  // their verbs read them
+  study::StudyConfig config = study::read_study(section_of_verb(root, "study"));
   root.finish();
   return config;
 }

@@ -26,8 +26,7 @@ struct SwarmArguments {
 
 study::SwarmConfig read_file(const SwarmArguments& arguments) {
   base::Section root = base::parse_run_file(arguments.file, arguments.overrides, study::holds_paths);
-  study::SwarmConfig config = study::read_swarm(root.section("swarm"));
-  for (const char* other : {"study", "audit"}) root.section(other);  // their verbs read them
+  study::SwarmConfig config = study::read_swarm(section_of_verb(root, "swarm"));
   root.finish();
   return config;
 }

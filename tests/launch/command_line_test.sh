@@ -35,7 +35,9 @@ refused ".*--steps: found '-1', expected an integer of at least 1" plan run.yaml
 refused ".*--temperature: found 'nan', expected a number from 0 to 100" generate run --temperature nan
 refused ".*--seed: found '-1'" generate run --seed -1
 refused '.*--limit requires --tasks' eval run --limit 3
-touch "$work/run.yaml"
+echo 'audit: {out: there}' >"$work/run.yaml"
+refused '.*run.yaml: no section `study`, which `cadre study` reads; it has `audit`, for `cadre audit`$' study "$work/run.yaml"
+refused '.*run.yaml:1: audit.base: is missing' audit "$work/run.yaml"
 refused '.*run.yaml is none of: shard' inspect "$work/run.yaml"
 
 # A name that no file system takes is answered in one line too.
