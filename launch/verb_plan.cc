@@ -14,6 +14,7 @@
 #include "trainer/run/dataset.h"
 #include "trainer/run/feed_plan.h"
 #include "trainer/run/initial_model.h"
+#include "trainer/run/rollout_setup.h"
 
 namespace cadre::launch {
 namespace {
@@ -71,6 +72,8 @@ int64_t count_documents(const data::BatchPlan& plan) {
 
 PlannedRun plan_run(const trainer::RunConfig& run, int64_t steps) {
   const auto corpus = trainer::open_train_split(run);
+  const auto objective = optim::make_objective<float>(trainer::kind(run, run.objective, "objective"));
+  trainer::check_rollout(run, *corpus, objective->inputs());  // what training refuses is no plan
   const auto pairs = corpus->kind() == data::SetKind::kPreference
                          ? data::make_pair_view(*corpus, run.data.seq_len)
                          : nullptr;

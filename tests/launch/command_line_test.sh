@@ -40,6 +40,16 @@ refused '.*run.yaml: no section `study`, which `cadre study` reads; it has `audi
 refused '.*run.yaml:1: audit.base: is missing' audit "$work/run.yaml"
 refused '.*run.yaml is none of: shard' inspect "$work/run.yaml"
 
+# A plan is of a run that can be trained.
+cat >"$work/alone.yaml" <<'END'
+data: {seq_len: 64}
+tasks: {name: sorting}
+rollout:
+  group: 1
+model: {dim: 8, layers: 1, heads: 1, kv_heads: 1, ffn_width: 8}
+END
+refused '.*alone.yaml:4: rollout.group: advantages are relative' plan "$work/alone.yaml"
+
 # A name that no file system takes is answered in one line too.
 ends_with 3 "$cadre" inspect "$(printf 'n%.0s' {1..300})"
 says '^cadre: n*: File name too long$'
