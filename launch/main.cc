@@ -95,6 +95,9 @@ int printed(int code, const CLI::App& app) {
 }
 
 int run_command_line(int argc, char** argv) {
+  open_standard_streams();
+  survive_file_limits();
+  raise_open_files();
   CLI::App app("Cadre trains Mixture-of-Experts language models.", "cadre");
   app.set_version_flag("--version", "cadre " CADRE_VERSION);
   app.require_subcommand(1);
@@ -115,9 +118,6 @@ int run_command_line(int argc, char** argv) {
 }  // namespace cadre::launch
 
 int main(int argc, char** argv) {
-  cadre::launch::open_standard_streams();
-  cadre::launch::survive_file_limits();
-  cadre::launch::raise_open_files();
   try {
     return cadre::launch::run_command_line(argc, argv);
   } catch (...) {

@@ -262,7 +262,9 @@ void add_slurm_options(CLI::App* verb, LaunchOptions& o) {
 void add_launch(CLI::App& app, Run& run) {
   const auto options = std::make_shared<LaunchOptions>();
   CLI::App* verb = app.add_subcommand("launch", "Start and supervise the ranks of a run");
-  verb->add_option("-n", options->num_ranks, "Number of ranks")->check(CLI::Range(1, 4096));
+  verb->add_option("-n", options->num_ranks,
+                   "Number of ranks (default: as many as --hosts or the Slurm job have slots)")
+      ->check(CLI::Range(1, 4096));
   verb->add_option("run", options->run_file, "The run file")->required();
   verb->add_option("overrides", options->overrides, "key.sub=value ...");
   verb->add_option("--hosts", options->hosts, "Host file: lines of NAME slots=N");

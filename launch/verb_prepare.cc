@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "data/prepare/prepare.h"
+#include "launch/option_checks.h"
 #include "launch/ranks.h"
 #include "launch/verbs.h"
 
@@ -71,7 +72,8 @@ void add_prepare(CLI::App& app, Run& run) {
   verb->add_option("--chat-template", o.chat_template,
                    "Of conversations: plain, tokenizer (the one that came with it), or a file");
   verb->add_option("--max-tokens", o.max_tokens,
-                   "Longer conversations, pairs and prompts are left out; 0: none");
+                   "Longer conversations, pairs and prompts are left out; 0: none")
+      ->check(at_least(0));
   verb->add_option("--text-field", o.text_field, "JSON field of the text");
   verb->add_option("--domain-field", o.domain_field, "JSON field of the domain");
   verb->add_option("--id-field", o.id_field, "JSON field that names a document in reports");
