@@ -141,6 +141,12 @@ const Split& Manifest::split(const std::string& name) const {
 
 Manifest load_manifest(const std::filesystem::path& file) {
   const std::string name = file.string();
+  std::error_code error;
+  require(!std::filesystem::is_directory(file, error), ExitCode::kData,
+          "{} is a folder; give the manifest.json that `cadre prepare` wrote into it", name);
+  require(file.is_absolute() || std::filesystem::exists(file, error), ExitCode::kData,
+          "cannot open {}: no such file from {}, where the command runs", name,
+          std::filesystem::current_path(error).string());
   const std::string text = base::read_file(file, ExitCode::kData, kMaxManifestBytes);
   const json root = parse(text, name);
   const Fields fields(root, name, "manifest");

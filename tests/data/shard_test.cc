@@ -347,6 +347,10 @@ TEST_F(ShardTest, TheManifestComesBackAndItsLiesAreRefused) {
       << "what shows a value calls itself once a level";
   EXPECT_NE(load("{", "").find("not a manifest"), std::string::npos);
   EXPECT_NE(data_error([&] { load_manifest(folder_ / "none.json"); }).find("none.json"), std::string::npos);
+  EXPECT_NE(data_error([&] { load_manifest(folder_); }).find("is a folder; give the manifest.json"),
+            std::string::npos);
+  EXPECT_NE(data_error([&] { load_manifest("none.json"); }).find(std::filesystem::current_path().string()),
+            std::string::npos);
 }
 
 }  // namespace
