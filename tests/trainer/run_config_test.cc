@@ -33,6 +33,7 @@ TEST(RunFile, MistakesAreNamedWithTheirKey) {
       {"mesh.cp=2", "cp"},
       {"log.tensorbord=true", "tensorboard"},
       {"device=gpu", "cuda"},
+      {"train.steps=9223372036854775807", "train.steps x train.global_batch x data.seq_len"},
   };
   for (const auto& [change, named] : mistakes) {
     const std::string message = error_of({change});
@@ -96,6 +97,16 @@ TEST(Vocab, ComesFromTheTokenizerAndMustHoldIt) {
   EXPECT_EQ(padded.model.vocab, 128);
   RunConfig small = testing::tiny_run({"model.vocab=16"});
   EXPECT_THROW(set_vocab(small, 77), Error);
+  // What the file does not say is not said to be its mistake.
+  RunConfig given = testing::tiny_run({"model.vocab=16", "init=there"});
+  try {
+    set_vocab(given, 77);
+    FAIL() << "a tokenizer that is too large was accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("the model of init, there, has a vocabulary of 16"),
+              std::string::npos)
+        << error.what();
+  }
 }
 
 // A checkpoint of a GPU's run must be readable without one, so that only its use is refused.

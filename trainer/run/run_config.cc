@@ -95,6 +95,12 @@ void read_kind(base::Section& root, const std::string& name, YAML::Node& node) {
 // Makes one of each, so that a typo inside a kind's section is found before anything starts. What they need
 // to know of the data and the model is not known yet, so sizes are small made-up ones.
 void validate(const RunConfig& c) {
+  constexpr double kCountable = 9e18;  // int64
+  require(double(c.train.steps) * double(c.train.global_batch) * double(c.data.seq_len) < kCountable,
+          ExitCode::kUsage,
+          "{}: train.steps x train.global_batch x data.seq_len is more tokens than can be counted; make one "
+          "of them smaller",
+          c.source);
   const base::Section objective = kind(c, c.objective, "objective");
   // What has no loop is refused here, and not in the middle of the first step.
   if (optim::make_objective<float>(objective)->inputs().advantage && !c.rollout)
@@ -204,6 +210,10 @@ RunConfig read_run(base::Section root) {
 
 void set_vocab(RunConfig& config, int64_t tokenizer_vocab) {
   if (config.model.vocab == 0) config.model.vocab = tokenizer_vocab;
+  require(config.init.empty() || config.model.vocab >= tokenizer_vocab, ExitCode::kUsage,
+          "{}: the model of init, {}, has a vocabulary of {}, but the tokenizer of the data has {} entries; "
+          "prepare the data with that model's tokenizer",
+          config.source, config.init, config.model.vocab, tokenizer_vocab);
   require(config.model.vocab >= tokenizer_vocab, ExitCode::kUsage,
           "{}: model.vocab is {}, but the tokenizer of the data has {} entries; raise it or leave it out",
           config.source, config.model.vocab, tokenizer_vocab);
