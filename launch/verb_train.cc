@@ -5,6 +5,7 @@
 #include "launch/ranks.h"
 #include "launch/run_folder.h"
 #include "launch/verbs.h"
+#include "parallel/base/files.h"
 #include "trainer/run/initial_model.h"
 #include "trainer/run/loop.h"
 #include "trainer/run/stop.h"
@@ -18,9 +19,26 @@ struct TrainArguments {
   std::string progress = "auto";
 };
 
+// Ranks with other settings or of another program would wait for each other in vain, or train something that neither file says.
+void require_same_run(const trainer::RunConfig& config, comm::World& world) {
+  const std::string hash = base::sha256_text(trainer::resolved_yaml(config) + commit() + CADRE_VERSION);
+  const auto number = double(std::stoull(hash.substr(0, 12), nullptr, 16));
+  const auto ranks = world.split(0, "same run");
+  const double largest = ranks->all_reduce(number, comm::ReduceOp::kMax, "same run");
+  const double smallest = ranks->all_reduce(number, comm::ReduceOp::kMin, "same run");
+  ranks->agree(
+      smallest == largest
+          ? ""
+          : fmt::format("{}: ranks were started with other settings or another build of cadre; give all of "
+                        "them the same command, run file and program",
+                        config.source),
+      ExitCode::kUsage, "same run");
+}
+
 int train_rank(const TrainArguments& arguments, comm::World& world) {
   const auto config = trainer::load_run(arguments.run_file, arguments.overrides);
   trainer::install_stop_signals(!started_by_launcher());
+  require_same_run(config, world);
   open_log(config.out, config.source, world.rank());
   claim_run(config.out, config.source, world);
   open_box(config.out, world);

@@ -69,6 +69,11 @@ touch free
 wait $ranks || fail "did not go on when the folder was free"
 ranks=
 
+# Ranks that were not given the same run end at once.
+ends_with 2 "$mpirun" -np 1 "$cadre" train shared.yaml out=apart : -np 1 "$cadre" train shared.yaml out=apart train.steps=3
+says 'shared.yaml: ranks were started with other settings'
+[ ! -e apart ] || fail "ranks that differ began to train"
+
 # A tokenizer that no checkpoint could be given is found before training, and a mistake in a run file with `init` by its line.
 cp -r data lacking && rm lacking/tokenizer.*
 ends_with 3 "$cadre" train shared.yaml out=lacking-run data.manifest=lacking/manifest.json
