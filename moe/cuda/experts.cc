@@ -82,7 +82,7 @@ struct Experts {
       }
     }
     dgrad(queue, dy, w_down, offsets, false, out);
-    swiglu_gate_backward<T>(stream, weight, gate, up, out, dweight);
+    swiglu_gate_backward<T>(stream, offsets, weight, gate, up, out, dweight);
   }
 
   static void dgrad_pair(Queue& queue, ConstRows b0, Weights w0, ConstRows b1, Weights w1, Offsets offsets,

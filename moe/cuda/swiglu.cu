@@ -48,12 +48,15 @@ __global__ void swiglu_kernel(const N* gate, const N* up, int64_t size, N* act) 
 }
 
 // A warp a row, kCount values of it a lane at a time. silu(x) = x s and silu'(x) = s (1 + x (1 - s)) with s = sigmoid(x).
+// Views are sized by the most rows that may come, of which experts that are split over ranks get half or fewer: `end` says
+// how many did.
 template <class N, int kCount>
-__global__ void __launch_bounds__(kThreads) backward_kernel(const float* weight, int64_t rows, int64_t width,
-                                                            N* gate, N* up, N* out, float* dweight) {
+__global__ void __launch_bounds__(kThreads)
+    backward_kernel(const float* weight, const int64_t* end, int64_t width, N* gate, N* up, N* out,
+                    float* dweight) {
   const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  if (row >= rows) return;
+  if (row >= *end) return;
   N *g = gate + row * width, *u = up + row * width, *o = out + row * width;
   const float w = weight[row];
   float sum = 0;
@@ -99,8 +102,8 @@ void swiglu(cudaStream_t stream, View<const T, 2> gate, View<const T, 2> up, Vie
 }
 
 template <class T>
-void swiglu_gate_backward(cudaStream_t stream, View<const float, 1> weight, View<T, 2> gate, View<T, 2> up,
-                          View<T, 2> out, View<float, 1> dweight) {
+void swiglu_gate_backward(cudaStream_t stream, View<const int64_t, 1> offsets, View<const float, 1> weight,
+                          View<T, 2> gate, View<T, 2> up, View<T, 2> out, View<float, 1> dweight) {
   const int64_t rows = gate.dim(0);
   if (rows == 0) return;
   using N = native_t<T>;
@@ -109,9 +112,9 @@ void swiglu_gate_backward(cudaStream_t stream, View<const float, 1> weight, View
   const bool packs =
       gate.dim(1) % kPack == 0 && aligned(gate.data()) && aligned(up.data()) && aligned(out.data());
   const auto kernel = packs ? backward_kernel<N, kPack> : backward_kernel<N, 1>;
-  kernel<<<blocks_for(rows, kWarps), kThreads, 0, stream>>>(weight.data(), rows, gate.dim(1),
-                                                            native(gate.data()), native(up.data()),
-                                                            native(out.data()), dweight.data());
+  kernel<<<blocks_for(rows, kWarps), kThreads, 0, stream>>>(
+      weight.data(), offsets.data() + offsets.dim(0) - 1, gate.dim(1), native(gate.data()), native(up.data()),
+      native(out.data()), dweight.data());
   check(cudaGetLastError());
 }
 
@@ -125,9 +128,10 @@ void add_partial_dots(cudaStream_t stream, View<const float, 2> partial, View<fl
 template void swiglu(cudaStream_t, View<const float, 2>, View<const float, 2>, View<float, 2>);
 template void swiglu(cudaStream_t, View<const device::bf16, 2>, View<const device::bf16, 2>,
                      View<device::bf16, 2>);
-template void swiglu_gate_backward(cudaStream_t, View<const float, 1>, View<float, 2>, View<float, 2>,
-                                   View<float, 2>, View<float, 1>);
-template void swiglu_gate_backward(cudaStream_t, View<const float, 1>, View<device::bf16, 2>,
-                                   View<device::bf16, 2>, View<device::bf16, 2>, View<float, 1>);
+template void swiglu_gate_backward(cudaStream_t, View<const int64_t, 1>, View<const float, 1>, View<float, 2>,
+                                   View<float, 2>, View<float, 2>, View<float, 1>);
+template void swiglu_gate_backward(cudaStream_t, View<const int64_t, 1>, View<const float, 1>,
+                                   View<device::bf16, 2>, View<device::bf16, 2>, View<device::bf16, 2>,
+                                   View<float, 1>);
 
 }  // namespace cadre::moe::cuda
