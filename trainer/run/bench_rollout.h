@@ -14,7 +14,7 @@ namespace cadre::trainer {
 
 struct RolloutBenchConfig {
   int64_t prompts = 64;  // on each rank
-  int64_t prompt_tokens = 128, new_tokens = 256, repeats = 3;
+  int64_t prompt_tokens = 128, new_tokens = 256, repeats = 5;
   bool trace = false;  // one more repeat, in which kernels are recorded
 };
 
