@@ -1,6 +1,9 @@
 #include "data/batch_rows.h"
 
+#include <algorithm>
 #include <vector>
+
+#include "parallel/base/errors.h"
 
 namespace cadre::data {
 
@@ -17,6 +20,29 @@ Batch empty_batch(int64_t sequences, int64_t seq_len) {
   b.domain.assign(n, 0);
   b.document.assign(n, -1);
   return b;
+}
+
+Batch part_of_rows(Batch batch, int part, int parts) {
+  if (parts == 1) return batch;
+  require(batch.seq_len % parts == 0, ExitCode::kUsage, "rows of {} tokens cannot be shared by {} ranks",
+          batch.seq_len, parts);
+  const auto rows = static_cast<size_t>(batch.num_sequences), whole = static_cast<size_t>(batch.seq_len);
+  const size_t length = whole / static_cast<size_t>(parts), begin = static_cast<size_t>(part) * length;
+  const auto keep = [&](auto& values) {
+    for (size_t row = 0; row < rows; ++row)
+      std::copy_n(values.begin() + long(row * whole + begin), length, values.begin() + long(row * length));
+    values.resize(rows * length);
+  };
+  batch.row_segment = batch.segment;
+  batch.seq_len = static_cast<int64_t>(length);
+  keep(batch.tokens);
+  keep(batch.targets);
+  keep(batch.loss_mask);
+  keep(batch.segment);
+  keep(batch.position);
+  keep(batch.domain);
+  keep(batch.document);
+  return batch;
 }
 
 void write_piece(std::span<const int32_t> tokens, std::span<const uint8_t> counts, const PiecePlace& place,

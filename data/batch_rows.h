@@ -11,6 +11,9 @@ namespace cadre::data {
 // All padding.
 Batch empty_batch(int64_t sequences, int64_t seq_len);
 
+// Part `part` of `parts` of each row: tokens [part * seq_len / parts, (part + 1) * seq_len / parts). parts divides seq_len.
+Batch part_of_rows(Batch batch, int part, int parts);
+
 // Where a piece goes, and what its tokens have in common.
 struct PiecePlace {
   size_t at = 0;         // in the batch, of its first input

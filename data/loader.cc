@@ -101,7 +101,7 @@ LoadedBatch build_batch(const BatchPlan& plan, const Corpus& corpus, const Loade
       if (index >= total) continue;
       write_sequence(plan.sequences[static_cast<size_t>(index)], corpus, config.mask_documents, row, batch);
     }
-    out.micro.push_back(std::move(batch));
+    out.micro.push_back(part_of_rows(std::move(batch), config.part, config.parts));
   }
   return out;
 }

@@ -1,5 +1,6 @@
 // Turns plans into batches for one data rank, ahead of time on a thread of its own. Rank r of R takes sequences r, r + R,
-// r + 2R, ... of the global batch, cut into micro-batches; a sequence is never cut.
+// r + 2R, ... of the global batch, cut into micro-batches. A sequence is cut only where ranks share rows, and then into as
+// many parts as ranks.
 #pragma once
 
 #include <functional>
@@ -19,6 +20,7 @@ struct LoaderConfig {
   bool mask_documents = true;  // attention mask and positions restart at document boundaries
   int prefetch = 2;            // batches read ahead; 0 reads in the step
   int data_rank = 0, data_ranks = 1;
+  int part = 0, parts = 1;  // of each sequence, for this rank of those with its data_rank
 };
 
 // A rank's part of one global batch.

@@ -118,8 +118,8 @@ Elastic read_elastic(const std::string& text) {
   return elastic;
 }
 
-int elastic_ranks(const Elastic& elastic, int slots, int ep) {
-  const int most = std::min(elastic.max, slots) / ep * ep;
+int elastic_ranks(const Elastic& elastic, int slots, int multiple) {
+  const int most = std::min(elastic.max, slots) / multiple * multiple;
   return most >= elastic.min ? most : 0;
 }
 

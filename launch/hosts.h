@@ -27,8 +27,8 @@ struct Elastic {
   int min = 0, max = 0;
 };
 Elastic read_elastic(const std::string& text);  // throws Error(kUsage)
-// The largest number of ranks up to max that fits into the slots and that the expert degree divides; 0 when it would be
-// less than min.
-int elastic_ranks(const Elastic& elastic, int slots, int ep);
+// The largest number of ranks up to max that fits into the slots and is a multiple of `multiple`; 0 when it would be less
+// than min.
+int elastic_ranks(const Elastic& elastic, int slots, int multiple);
 
 }  // namespace cadre::launch

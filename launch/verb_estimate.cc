@@ -21,18 +21,20 @@ int estimate(const EstimateArguments& arguments) {
   const trainer::RunConfig run = trainer::load_run(arguments.run_file, arguments.overrides);
   require(run.model.vocab > 0, ExitCode::kUsage, "{}: an estimate needs model.vocab", arguments.run_file);
   const auto layouts = trainer::estimate_layouts(cluster, run);
-  fmt::print("{} GPUs, {} sequences of {} tokens a GPU and step; times in ms, memory in GiB of {:.0f}\n",
-             cluster.gpus(), run.train.micro_batch, run.data.seq_len, cluster.memory_gib);
-  fmt::print("{:>4} {:>6} {:>4} {:<10} {:>8} {:>8} {:>7} {:>8} {:>9} {:>7} {:>7} {:>12} {:>6} {:>7}\n", "ep",
-             "data", "zero", "recompute", "step", "compute", "update", "experts", "gradients", "values",
-             "beside", "tokens/s", "peak", "memory");
+  const std::string owner = run.mesh.cp > 1 ? fmt::format("a context group of {} GPUs", run.mesh.cp) : "a GPU";
+  fmt::print("{} GPUs, {} sequences of {} tokens {} and step; times in ms, memory in GiB of {:.0f}\n",
+             cluster.gpus(), run.train.micro_batch, run.data.seq_len, owner, cluster.memory_gib);
+  fmt::print("{:>4} {:>6} {:>4} {:<10} {:>8} {:>8} {:>7} {:>7} {:>8} {:>9} {:>7} {:>7} {:>12} {:>6} {:>7}\n",
+             "ep", "data", "zero", "recompute", "step", "compute", "update", "context", "experts",
+             "gradients", "values", "beside", "tokens/s", "peak", "memory");
   for (const trainer::Estimate& e : layouts) {
     fmt::print(
-        "{:>4} {:>6} {:>4} {:<10} {:>8.1f} {:>8.1f} {:>7.1f} {:>8.1f} {:>9.1f} {:>7.1f} {:>7.1f} {:>12.0f} "
+        "{:>4} {:>6} {:>4} {:<10} {:>8.1f} {:>8.1f} {:>7.1f} {:>7.1f} {:>8.1f} {:>9.1f} {:>7.1f} {:>7.1f} "
+        "{:>12.0f} "
         "{:>5.1f}% "
         "{:>7.1f}{}\n",
         e.ep, e.data_ranks, e.zero, trainer::recompute_name(e.recompute), e.step_ms(), e.compute_ms,
-        e.update_ms, e.experts_ms, e.gradients_ms, e.values_ms, e.beside_ms, e.tokens_per_s(),
+        e.update_ms, e.context_ms, e.experts_ms, e.gradients_ms, e.values_ms, e.beside_ms, e.tokens_per_s(),
         100 * e.peak_share, e.memory_gib, e.fits ? "" : "  does not fit");
   }
   const trainer::Estimate& best = layouts.front();

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <numeric>
 
 #include "launch/gpus.h"
 #include "launch/hosts.h"
@@ -75,9 +76,11 @@ StartOptions choose_places(const LaunchOptions& options, const trainer::RunConfi
   if (start.ranks == 0) start.ranks = slots;
   if (!options.elastic.empty()) {
     if (slots == 0) slots = start.cores;
-    start.ranks = elastic_ranks(read_elastic(options.elastic), slots, config.mesh.ep);
-    require(start.ranks > 0, ExitCode::kComm, "{} slots are left, too few for --elastic {} with mesh.ep {}",
-            slots, options.elastic, config.mesh.ep);
+    const comm::MeshConfig& mesh = config.mesh;
+    start.ranks = elastic_ranks(read_elastic(options.elastic), slots, std::lcm(mesh.ep, mesh.cp));
+    require(start.ranks > 0, ExitCode::kComm,
+            "{} slots are left, too few for --elastic {} with mesh.ep {} and mesh.cp {}", slots,
+            options.elastic, mesh.ep, mesh.cp);
   }
   require(start.ranks > 0, ExitCode::kUsage,
           "how many ranks? Give -n, or --hosts, or start inside a Slurm job");

@@ -40,6 +40,7 @@ class BalanceLoss {
   virtual void save(StateDict& state, const std::string& prefix) const { (void)state, (void)prefix; }
   virtual void load(const StateDict& state, const std::string& prefix) { (void)state, (void)prefix; }
   virtual bool split_dependent() const { return false; }
+  virtual bool needs_whole_sequences() const { return false; }  // where ranks share sequences it cannot be
 };
 
 template <class T>

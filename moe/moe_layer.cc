@@ -76,6 +76,10 @@ MoeLayer<T>::Impl::Impl(const MoeConfig& config_in, const MoeContext<T>& context
                                           .max_tokens = tokens,
                                           .queue = context.queue,
                                           .kernels = &kernels});
+  require(context.mesh->context().size() == 1 || !balance->needs_whole_sequences(), ExitCode::kUsage,
+          "mesh.cp is {}: this moe.balance looks at whole sequences, of which a rank then has parts; choose "
+          "another, or set mesh.cp: 1",
+          context.mesh->context().size());
   dispatcher = make_dispatcher<T>(*context.queue, kernels,
                                   {context.mesh->expert_tensors(), context.mesh->expert_peers()},
                                   {.dim = context.dim,

@@ -28,6 +28,7 @@ class SequenceBalance final : public LoadLoss<T> {
                                          sequences, rates);
     this->apply(routing, segment, seq_len, rates, dprobs, loss);
   }
+  bool needs_whole_sequences() const override { return true; }
 };
 
 }  // namespace

@@ -20,6 +20,9 @@ struct Batch {
       position;  // (N) rotary position; restarts at 0 in every segment unless document masks are off
   std::vector<int32_t> domain;    // (N) domain index
   std::vector<int64_t> document;  // (N) global document index in the manifest's order; -1 for padding
+  // Where this is a part of each of a larger micro-batch's rows (mesh.cp): segments of the whole rows,
+  // (num_sequences, length of a whole row). Empty otherwise.
+  std::vector<int32_t> row_segment;
   // Post-training only, empty otherwise. Log-probabilities of the targets, anything where loss_mask is 0: by
   // the engine that sampled them, by the trainer before the first update on them, by the frozen reference.
   // Whole sequences stand in one row, each a segment; a pair is two segments in a row, the chosen one first.

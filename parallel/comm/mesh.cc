@@ -30,9 +30,6 @@ MeshConfig read_mesh(base::Section section) {
   config.ep = int(section.integer("ep", config.ep, {1, kMostRanks}));
   config.cp = int(section.integer("cp", config.cp, {1, kMostRanks}));
   config.zero = int(section.integer("zero", config.zero, {0, 3}));
-  if (config.cp != 1)
-    section.reject("cp",
-                   fmt::format("found {}, expected 1: context parallelism is not built yet", config.cp));
   config.timeout_s = section.number("timeout_s", config.timeout_s, {.above = 0});
   section.finish();
   return config;
@@ -61,16 +58,18 @@ std::unique_ptr<World> make_world(int* argc, char*** argv) {
 }
 
 Mesh::Mesh(World& world, const MeshConfig& config) : world_(world), config_(config) {
-  require(world.size() % config.ep == 0, ExitCode::kUsage,
-          "found {} ranks and mesh.ep = {}: ep must divide the number of ranks; start a multiple of {} "
-          "ranks, or change "
-          "mesh.ep",
-          world.size(), config.ep, config.ep);
+  for (const auto& [key, degree] : {std::pair("ep", config.ep), std::pair("cp", config.cp)}) {
+    require(world.size() % degree == 0, ExitCode::kUsage,
+            "found {} ranks and mesh.{} = {}: {} must divide the number of ranks; start a multiple of {} "
+            "ranks, or change mesh.{}",
+            world.size(), key, degree, key, degree, key);
+  }
   data_ = world.split(0, "data");
   expert_ = world.split(world.rank() / config.ep, "expert");
   replicas_ = world.split(world.rank() % config.ep, "replicas");
+  context_ = world.split(world.rank() / config.cp, "context");
   const std::chrono::milliseconds timeout(int64_t(1e3 * config.timeout_s));
-  for (const auto& group : {&data_, &expert_, &replicas_}) (*group)->set_timeout(timeout);
+  for (const auto& group : {&data_, &expert_, &replicas_, &context_}) (*group)->set_timeout(timeout);
   expert_peers_ = std::make_unique<PeerMemory>(*expert_, world);
 }
 
@@ -78,6 +77,9 @@ Mesh::~Mesh() = default;
 
 void Mesh::connect(device::Queue& queue) {
   if (queue.kind() == device::DeviceKind::kCpu) return;
+  require(config_.cp == 1 || config_.context_on_gpus, ExitCode::kUsage,
+          "mesh.cp is {}: context parallelism has been proved on CPUs only; set mesh.cp: 1, or device: cpu",
+          config_.cp);
   const auto make = [&](const std::unique_ptr<Communicator>& host) {
     // Alone in its group a rank sends nothing.
     return host->size() == 1 ? nullptr : make_device_communicator(*host, queue, world_);
@@ -85,10 +87,11 @@ void Mesh::connect(device::Queue& queue) {
   device_data_ = make(data_);
   device_expert_ = make(expert_);
   if (config_.ep > 1) device_replicas_ = make(replicas_);
+  device_context_ = make(context_);
 }
 
 void Mesh::set_tensor_imitation(bool on) {
-  for (Communicator* group : {&data_tensors(), &expert_tensors(), &replica_tensors()})
+  for (Communicator* group : {&data_tensors(), &expert_tensors(), &replica_tensors(), &context_tensors()})
     group->set_imitation(on);
   expert_peers_->set_imitation(on);
 }

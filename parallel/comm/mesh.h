@@ -1,6 +1,7 @@
-// The mesh of ranks: which rank shares what with whom. World rank r has data rank r (context parallelism, cp,
-// is a seam only: 1). Expert-parallel groups are ep consecutive ranks; rank r holds the experts of expert
-// rank r % ep. Ranks with equal r % ep are replicas of the same experts.
+// The mesh of ranks: which rank shares what with whom. All ranks share the dense parameters. Expert-parallel groups are
+// ep consecutive ranks; rank r holds the experts of expert rank r % ep. Ranks with equal r % ep are replicas of the same
+// experts. Context groups are cp consecutive ranks, whatever ep is: they train on the same rows of a batch, and context
+// rank r % cp takes the r % cp-th part of every row's tokens.
 #pragma once
 
 #include <functional>
@@ -13,11 +14,14 @@ namespace cadre::comm {
 
 struct MeshConfig {
   int ep = 1;  // expert degree; divides the number of ranks
-  int cp = 1;  // context degree; only 1 so far
+  int cp = 1;  // context degree; divides the number of ranks
   // What is sharded over the ranks that share it: 1 optimizer states and masters, 2 gradients too, 3 parameters too.
   int zero = 1;
   // A collective that takes longer ends the run: a rank hangs or was lost.
   double timeout_s = 600;
+  // Lets context groups work on GPUs, which is refused as long as nobody has run it there. For that test alone: no key of
+  // the run file sets it.
+  bool context_on_gpus = false;
 };
 MeshConfig read_mesh(base::Section section);
 
@@ -51,13 +55,17 @@ class Mesh {
   Mesh(World& world, const MeshConfig& config);  // communicators are made in one fixed order
   ~Mesh();
   const MeshConfig& config() const { return config_; }
-  Communicator& data() const { return *data_; }          // all data ranks
+  Communicator& data() const { return *data_; }          // all ranks
   Communicator& expert() const { return *expert_; }      // the ep ranks that together hold all experts
   Communicator& replicas() const { return *replicas_; }  // ranks that hold the same experts
+  Communicator& context() const { return *context_; }    // the cp ranks that share rows
   World& world() const { return world_; }
+  // Which rows of a batch: of row_ranks() context groups this is in the row_rank()-th.
+  int row_rank() const { return data_->rank() / config_.cp; }
+  int row_ranks() const { return data_->size() / config_.cp; }
 
   // Makes communicators for the memory of this queue's device, one an axis; for the CPU's nothing. Collective over
-  // the world. Throws Error(kUsage) when this build has none for the device.
+  // the world. Throws Error(kUsage) when this build has none for the device, or for context groups on GPUs.
   void connect(device::Queue& queue);
   // The same groups for tensors: where connect() made communicators those, else the ones above. In rank order, as
   // those; both may be used at a time, each in one order on all ranks.
@@ -68,6 +76,7 @@ class Mesh {
       return *device_data_;  // the same ranks: one set of channels and streams
     return device_replicas_ ? *device_replicas_ : *replicas_;
   }
+  Communicator& context_tensors() const { return device_context_ ? *device_context_ : *context_; }
   // Memory that the ranks of the expert group read from each other (peer_memory.h).
   PeerMemory& expert_peers() const { return *expert_peers_; }
   // Of all of them; see Communicator::set_imitation.
@@ -76,8 +85,8 @@ class Mesh {
  private:
   World& world_;  // borrowed; outlives the mesh
   MeshConfig config_;
-  std::unique_ptr<Communicator> data_, expert_, replicas_;
-  std::unique_ptr<Communicator> device_data_, device_expert_, device_replicas_;
+  std::unique_ptr<Communicator> data_, expert_, replicas_, context_;
+  std::unique_ptr<Communicator> device_data_, device_expert_, device_replicas_, device_context_;
   std::unique_ptr<PeerMemory> expert_peers_;  // of expert_
 };
 

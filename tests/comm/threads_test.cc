@@ -120,11 +120,11 @@ std::string mesh_error(const std::string& text) {
 }
 
 TEST(ReadMesh, IsStrict) {
-  EXPECT_EQ(mesh_error("mesh: {ep: 4, cp: 1, zero: 0}"), "no error");
+  EXPECT_EQ(mesh_error("mesh: {ep: 4, cp: 2, zero: 0}"), "no error");
   EXPECT_EQ(mesh_error("mesh: {ep: 0}"),
             "run.yaml:1: mesh.ep: found '0', expected an integer from 1 to 1048576");
-  EXPECT_EQ(mesh_error("mesh:\n  cp: 2"),
-            "run.yaml:2: mesh.cp: found 2, expected 1: context parallelism is not built yet");
+  EXPECT_EQ(mesh_error("mesh:\n  cp: 0"),
+            "run.yaml:2: mesh.cp: found '0', expected an integer from 1 to 1048576");
   EXPECT_EQ(mesh_error("mesh: {zero: 4}"),
             "run.yaml:1: mesh.zero: found '4', expected an integer from 0 to 3");
   EXPECT_EQ(mesh_error("mesh: {epp: 2}"), "run.yaml:1: mesh.epp: unknown key, did you mean 'ep'?");
@@ -134,6 +134,8 @@ TEST(Mesh, SaysWhatToChangeWhenTheDegreeDoesNotFit) {
   const std::string error = error_of(3, [](World& world) { Mesh(world, {2, 1, 1}); });
   EXPECT_NE(error.find("found 3 ranks and mesh.ep = 2"), std::string::npos) << error;
   EXPECT_NE(error.find("change mesh.ep"), std::string::npos) << error;
+  const std::string context = error_of(3, [](World& world) { Mesh(world, {1, 2, 1}); });
+  EXPECT_NE(context.find("found 3 ranks and mesh.cp = 2"), std::string::npos) << context;
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <map>
 #include <thread>
 
+#include "data/batch_rows.h"
 #include "parallel/base/errors.h"
 #include "tests/data/feed_fixtures.h"
 
@@ -88,6 +89,38 @@ TEST(BuildBatch, EveryPositionHoldsItsTokenTargetAndIds) {
         EXPECT_EQ(batch.domain_tokens, plan.domain_tokens);
       }
     }
+  }
+}
+
+// The parts of a row side by side are the row, and each knows the whole row's segments.
+TEST(BuildBatch, PartsOfARowAreTheRow) {
+  const auto corpus = numbered_corpus({30, 12}, 40);
+  Planner planner({.seed = 3, .global_batch = 6, .seq_len = 24}, *corpus, kNone);
+  const BatchPlan plan = planner.next({0.6, 0.4});
+  const Batch whole = build_batch(plan, *corpus, {.micro_batch = 6, .seq_len = 24}).micro.at(0);
+  for (const int parts : {2, 3, 4}) {
+    Batch together = empty_batch(6, 24);
+    const auto length = size_t(24 / parts);
+    for (int part = 0; part < parts; ++part) {
+      const Batch own =
+          build_batch(plan, *corpus, {.micro_batch = 6, .seq_len = 24, .part = part, .parts = parts})
+              .micro.at(0);
+      EXPECT_EQ(own.row_segment, whole.segment);
+      ASSERT_EQ(own.num_sequences, 6);
+      ASSERT_EQ(own.tokens.size(), 6 * length);
+      const auto place = [&](const auto& from, auto& into) {
+        for (size_t t = 0; t < from.size(); ++t)
+          into[t / length * 24 + size_t(part) * length + t % length] = from[t];
+      };
+      place(own.tokens, together.tokens);
+      place(own.targets, together.targets);
+      place(own.loss_mask, together.loss_mask);
+      place(own.segment, together.segment);
+      place(own.position, together.position);
+      place(own.domain, together.domain);
+      place(own.document, together.document);
+    }
+    EXPECT_TRUE(same(together, whole)) << parts;
   }
 }
 

@@ -129,6 +129,16 @@ ends_with 0 "$cadre" train long.yaml mesh.ep=1 train.steps=$((last + 2))
 says "resumed from .* at step $last"
 ends_with 2 "$cadre" train long.yaml mesh.ep=1 model.dim=64
 says 'model.dim'
+# Two ranks that share each sequence go on where one rank stopped, and one goes on from theirs; evaluation of that checkpoint
+# is one rank's.
+ends_with 0 "$cadre" launch -n 2 long.yaml mesh.cp=2 train.steps=$((last + 4))
+says "resumed from .* at step $((last + 2))"
+says '2 ranks share each sequence, 32 tokens a rank'
+cp -r long copy
+ends_with 0 "$cadre" eval copy --json
+ends_with 0 "$cadre" train long.yaml mesh.ep=1 train.steps=$((last + 5))
+ends_with 2 "$cadre" launch -n 2 long.yaml mesh.cp=2 data.seq_len=33
+says 'data.seq_len is 33 and mesh.cp 2'
 
 ends_with 0 "$cadre" eval run --baselines
 says '^sums '

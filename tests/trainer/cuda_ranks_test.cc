@@ -25,7 +25,9 @@ const Overrides kFp32 = {"device=cuda", "precision=fp32"}, kBf16 = {"device=cuda
 
 std::vector<StepReport> steps(comm::World& world, const Overrides& overrides, uint64_t until) {
   static const Dataset dataset = testing::tiny_dataset();
-  TrainState state(testing::tiny_run(overrides), dataset, world);
+  RunConfig config = testing::tiny_run(overrides);
+  config.mesh.context_on_gpus = true;  // this test is what would prove them
+  TrainState state(config, dataset, world);
   std::vector<StepReport> reports;
   while (state.progress.step < until) reports.push_back(train_step(state, {}));
   return reports;
@@ -52,6 +54,12 @@ std::vector<Overrides> layouts() {
   }
   all.push_back(with({"mesh.ep=2", "train.micro_batch=4"}, {"moe.dispatch=peer"}));
   all.push_back(with({"mesh.ep=2", "train.micro_batch=2"}, {"moe.dispatch=peer", "moe.num_shared=1"}));
+  // Both GPUs share the sequences: two KV heads, one each; and one that both have.
+  const Overrides context = {"mesh.cp=2", "train.micro_batch=8", "moe.balance={name: previous_batch}"};
+  all.push_back(with(context, {"model.kv_heads=2"}));
+  all.push_back(with(context, {"mesh.ep=2", "model.qk_norm=head", "train.micro_batch=3"}));
+  all.push_back(
+      with(context, {"data.mask_documents=false", "mesh.zero=3", "train.activation_recompute=full"}));
   return all;
 }
 
@@ -59,7 +67,7 @@ class CudaRanks : public ::testing::TestWithParam<Overrides> {};
 
 // What depends on the split is not in the list. Sums over ranks come in another order than sums in one product.
 TEST_P(CudaRanks, Fp32CurvesAreThoseOfOneGpu) {
-  const auto expected = alone(with(with(kFp32, GetParam()), {"mesh.ep=1"}), 12),
+  const auto expected = alone(with(with(kFp32, GetParam()), {"mesh.ep=1", "mesh.cp=1"}), 12),
              got = steps(*g_world, with(kFp32, GetParam()), 12);
   testing::expect_same_curve(losses(got), losses(expected), "loss", 1e-4);
   testing::expect_same_curve(norms(got), norms(expected), "gradient norm", 5e-3);

@@ -56,6 +56,27 @@ TEST(Estimate, CommunicationIsBytesOverTheSlowestLink) {
   EXPECT_NEAR(two.gradients_ms, dense_ms + expert_ms, 1e-6 * dense_ms);
 }
 
+// A layer's queries, keys, values and outputs, 2 x (4 + 4) heads of 16 for each of 256 tokens, forward and as gradients;
+// half of them to the other GPU.
+TEST(Estimate, GpusThatShareSequencesExchangeTheirHeads) {
+  const Cluster slow{.nodes = 1, .gpus_per_node = 2, .memory_gb_s = 1e9, .node_gb_s = 1e-3, .comm_sms = 0};
+  RunConfig run = small_run();
+  const Estimate apart = with_ep(estimate_layouts(slow, run), 1);
+  EXPECT_EQ(apart.context_ms, 0);
+  run.mesh.cp = 2;
+  const auto all = estimate_layouts(slow, run);
+  const Estimate& shared = with_ep(all, 1);
+  EXPECT_EQ(shared.data_ranks, 1);
+  EXPECT_NEAR(shared.context_ms, 1e3 * 2 * 0.5 * 2 * (2 * 8 * 16) * 256 / (1e-3 * 1e9), 1e-6);
+  EXPECT_NEAR(shared.compute_ms, 0.5 * apart.compute_ms, 1e-9);
+  EXPECT_LT(shared.memory_gib, apart.memory_gib);
+  const Estimate& again = *std::find_if(
+      all.begin(), all.end(), [](const Estimate& e) { return e.ep == 1 && e.recompute == Recompute::kFull; });
+  EXPECT_NEAR(again.context_ms, 1.5 * shared.context_ms, 1e-6);
+  run.mesh.cp = 4;
+  EXPECT_THROW(estimate_layouts(slow, run), Error);
+}
+
 // Three buckets of 10 ms forward and 20 ms backward each.
 std::vector<BucketTimes> three(double update, double gradients, double values) {
   return std::vector<BucketTimes>(3, BucketTimes{10, 20, update, gradients, values});

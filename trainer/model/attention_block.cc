@@ -32,17 +32,20 @@ void AttentionBlock<T>::reserve(device::Arena& saved, device::Arena& scratch, de
   const int64_t tokens = context_.max_tokens(), h = config_.head_size(), n = config_.heads,
                 g = config_.kv_heads;
   // What the projections write, and the gradients of it, lie side by side: see forward_together.
-  device::Arena& rotated = normed() ? remade : saved;
+  // After an exchange attention's backward pass looks at whole sequences alone.
+  device::Arena& projected = exchanges() ? scratch : saved;
+  device::Arena& rotated = exchanges() ? scratch : normed() ? remade : saved;
   if (normed()) {
     q_raw_ = saved.take<T, 3>({tokens, n, h});
     k_raw_ = saved.take<T, 3>({tokens, g, h});
-    v_ = saved.take<T, 3>({tokens, g, h});
+    v_ = projected.take<T, 3>({tokens, g, h});
   }
   q_ = rotated.take<T, 3>({tokens, n, h});
   k_ = rotated.take<T, 3>({tokens, g, h});
-  if (!normed()) v_ = saved.take<T, 3>({tokens, g, h});
+  if (!normed()) v_ = projected.take<T, 3>({tokens, g, h});
   out_ = saved.take<T, 3>({tokens, n, h});
-  lse_ = saved.take<W, 2>({tokens, n});
+  lse_ = projected.take<W, 2>({tokens, n});
+  if (exchanges()) reserve_exchange(saved, scratch);
   if (!normed()) dout_ = scratch.take<T, 3>({tokens, n, h});
   dq_ = scratch.take<T, 3>({tokens, n, h});
   dk_ = scratch.take<T, 3>({tokens, g, h});
@@ -53,15 +56,6 @@ void AttentionBlock<T>::reserve(device::Arena& saved, device::Arena& scratch, de
     k_norm_.reserve(saved, tokens * g);
   }
   dv_ = scratch.take<T, 3>({tokens, g, h});
-}
-
-template <class T>
-device::AttentionShape AttentionBlock<T>::shape(const MicroBatch<T>& batch) const {
-  return {.num_sequences = batch.num_sequences,
-          .seq_len = batch.seq_len,
-          .num_heads = config_.heads,
-          .num_kv_heads = config_.kv_heads,
-          .head_dim = config_.head_size()};
 }
 
 template <class T>
@@ -127,7 +121,7 @@ void AttentionBlock<T>::rotate(const MicroBatch<T>& batch, const View<T, 3>& q, 
 
 template <class T>
 void AttentionBlock<T>::remake(const MicroBatch<T>& batch) {
-  if (normed()) norm_and_rotate(batch, projected(batch.num_tokens()));
+  if (normed() && !exchanges()) norm_and_rotate(batch, projected(batch.num_tokens()));
 }
 
 template <class T>
@@ -135,8 +129,7 @@ void AttentionBlock<T>::forward(View<const T, 2> x, const MicroBatch<T>& batch, 
                                 View<T, 2> y) {
   const int64_t tokens = x.dim(0);
   project(x, batch, projected(tokens));
-  context_.kernels->attention(*context_.queue, shape(batch), heads(q_, tokens), heads(k_, tokens),
-                              heads(v_, tokens), batch.mask, heads(out_, tokens), lse_.rows(0, tokens));
+  attend(batch);
   wo_.forward_onto(context_, matrix(out_, tokens), plus, y);
 }
 
@@ -198,12 +191,8 @@ template <class T>
 void AttentionBlock<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> dy,
                                  View<T, 2> dx, device::Tap<T>* tap) {
   const int64_t tokens = x.dim(0);
-  const auto& kernels = *context_.kernels;
-  device::Queue& queue = *context_.queue;
   wo_.backward(context_, matrix(out_, tokens), dy, matrix(dout_, tokens), 0, tap);
-  kernels.attention_backward(queue, shape(batch), heads(dout_, tokens), heads(q_, tokens), heads(k_, tokens),
-                             heads(v_, tokens), batch.mask, heads(out_, tokens), lse_.rows(0, tokens),
-                             heads(dq_, tokens), heads(dk_, tokens), heads(dv_, tokens));
+  attend_backward(batch);
   rotate(batch, heads(dq_, tokens), heads(dk_, tokens), true);
   View<T, 2> dq = matrix(dq_, tokens), dk = matrix(dk_, tokens);
   if (normed()) {

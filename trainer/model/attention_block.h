@@ -43,7 +43,19 @@ class AttentionBlock {
               View<T, 2> y);
 
  private:
+  // What attention reads and writes: this rank's tokens, or whole sequences of its share of the heads.
+  struct Attended {
+    device::AttentionShape shape;
+    View<T, 3> q, k, v, out;
+    View<W, 2> lse;
+  };
+  Attended attended(const MicroBatch<T>& batch) const;
+  void attend(const MicroBatch<T>& batch);
+  // From dout_ to dq_, dk_, dv_.
+  void attend_backward(const MicroBatch<T>& batch);
   device::AttentionShape shape(const MicroBatch<T>& batch) const;
+  bool exchanges() const { return context_.context_ranks() > 1; }
+  void reserve_exchange(device::Arena& saved, device::Arena& scratch);
   // First `tokens` rows of a saved (max tokens, heads, h) view, and the same as a matrix with one row a token
   // or a head.
   View<T, 3> heads(const View<T, 3>& x, int64_t tokens) const { return x.rows(0, tokens); }
@@ -82,6 +94,10 @@ class AttentionBlock {
   View<T, 3> q_, k_, v_, q_raw_, k_raw_, out_;
   View<W, 2> lse_;
   View<T, 3> dq_, dk_, dv_, dout_, dk_raw_;  // scratch; dout_ also takes the gradient of q_raw_
+  // Where ranks share sequences, (R, heads of this rank, h) with R the tokens of whole sequences: the same of those, saved
+  // in place of q_, k_, v_ and lse_, and gradients in scratch.
+  View<T, 3> whole_q_, whole_k_, whole_v_, whole_out_, whole_dq_, whole_dk_, whole_dv_, whole_dout_;
+  View<W, 2> whole_lse_;
 };
 
 }  // namespace cadre::trainer

@@ -29,6 +29,10 @@ void Decoder<T>::Impl::check(const Batch& batch) const {
   require(batch.num_tokens() <= context.max_tokens(), ExitCode::kUsage,
           "a micro-batch of {} tokens does not fit the model's {} (sequences x length)", batch.num_tokens(),
           context.max_tokens());
+  const int64_t ranks = context.context_ranks(), whole = ranks > 1 ? batch.num_tokens() * ranks : 0;
+  require(int64_t(batch.row_segment.size()) == whole, ExitCode::kUsage,
+          "a micro-batch for {} ranks that share sequences has segments of {} tokens of them, expected {}",
+          ranks, batch.row_segment.size(), whole);
   const auto outside = [&](int32_t id) { return id < 0 || id >= config.vocab; };
   for (const std::vector<int32_t>* ids : {&batch.tokens, &batch.targets}) {
     const auto bad = std::find_if(ids->begin(), ids->end(), outside);
@@ -44,7 +48,7 @@ void Decoder<T>::Impl::check(const Batch& batch) const {
 
 template <class T>
 void Decoder<T>::Impl::take_in(std::span<const int32_t> tokens, std::span<const int32_t> segments,
-                               std::span<const int32_t> positions) {
+                               std::span<const int32_t> positions, std::span<const int32_t> row_segments) {
   const int64_t count = int64_t(tokens.size());
   rows_taken_in = count;
   device::upload<int32_t>(*context.queue, tokens, token);
@@ -53,9 +57,18 @@ void Decoder<T>::Impl::take_in(std::span<const int32_t> tokens, std::span<const 
   micro.token = token.rows(0, count);
   micro.segment = segment.rows(0, count);
   micro.position = position.rows(0, count);
-  // One document in every sequence needs no mask, and attention without one is faster.
-  const bool several = std::any_of(segments.begin(), segments.end(), [](int32_t s) { return s != 0; });
-  micro.mask = context.mask_documents && several ? micro.segment : View<const int32_t, 1>();
+  micro.exchange = row_segments.empty() ? nullptr : &*exchange;
+  if (micro.exchange != nullptr) {
+    exchange->start(micro.num_sequences, micro.seq_len);
+    device::upload<int32_t>(*context.queue, row_segments, row_segment);
+  }
+  // One document in every sequence needs no mask, and attention without one is faster. What attention sees decides, so
+  // that ranks which share sequences decide alike.
+  const auto& seen = row_segments.empty() ? segments : row_segments;
+  const bool several = std::any_of(seen.begin(), seen.end(), [](int32_t s) { return s != 0; });
+  micro.mask = !context.mask_documents || !several ? View<const int32_t, 1>()
+               : row_segments.empty()              ? micro.segment
+                                                   : row_segment.rows(0, int64_t(row_segments.size()));
   micro.rope = rope.view();
   micro.num_real = std::count_if(segments.begin(), segments.end(), [](int32_t s) { return s >= 0; });
 }
@@ -140,14 +153,16 @@ void Decoder<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   m.recorded.clear();
   const int64_t tokens = m.context.max_tokens();
   for (View<int32_t, 1>* view : {&m.token, &m.segment, &m.position}) *view = saved.take<int32_t, 1>({tokens});
+  if (m.exchange) m.row_segment = saved.take<int32_t, 1>({m.context.max_sequences * m.context.row_length()});
   for (View<T, 2>* view : {&m.embedded, &m.normed}) *view = saved.take<T, 2>({tokens, m.config.dim});
   for (View<T, 2>* view : {&m.dx, &m.dh}) *view = scratch.take<T, 2>({tokens, m.config.dim});
+  if (m.exchange) m.exchange->reserve(saved, scratch);
   const size_t mark = scratch.mark();
   m.reserve_blocks(saved, scratch);
   m.final_norm.reserve(saved, tokens);
   m.head.reserve(saved, scratch);
   scratch.release(mark);
-  m.rope.cover(m.context.seq_len, *m.context.queue);
+  m.rope.cover(m.context.row_length(), *m.context.queue);
 }
 
 template <class T>

@@ -11,6 +11,7 @@
 #include "trainer/model/block.h"
 #include "trainer/model/decoder.h"
 #include "trainer/model/head.h"
+#include "trainer/model/head_exchange.h"
 #include "trainer/model/recorded_training.h"
 #include "trainer/model/rope_table.h"
 
@@ -24,6 +25,7 @@ struct Decoder<T>::Impl {
         context(shared),
         head(config, context),
         rope(config.rope, config.head_size()) {
+    if (context.context_ranks() > 1) exchange.emplace(config, context);
     for (int i = 0; i < config.layers; ++i) {
       const bool has_experts = moe && config.is_moe(i);
       blocks.push_back(std::make_unique<Block<T>>(config, context, has_experts ? &*moe : nullptr));
@@ -35,7 +37,7 @@ struct Decoder<T>::Impl {
   void reserve_blocks(device::Arena& saved, device::Arena& scratch);
   void check(const Batch& batch) const;
   void take_in(std::span<const int32_t> token, std::span<const int32_t> segment,
-               std::span<const int32_t> position);
+               std::span<const int32_t> position, std::span<const int32_t> row_segment = {});
   void replay(const Batch& batch);
   device::View<T, 2> embed();
   // Of the micro-batch in work; one past the last layer's is the final norm's.
@@ -62,7 +64,9 @@ struct Decoder<T>::Impl {
   Head<T> head;
   RopeTable<W> rope;
 
+  std::optional<HeadExchange<T>> exchange;            // where ranks share sequences
   device::View<int32_t, 1> token, segment, position;  // (T) saved
+  device::View<int32_t, 1> row_segment;               // of whole sequences, where ranks share them; saved
   device::View<T, 2> embedded, normed;     // (T, D) saved: input of the first block, input of the head
   device::View<T, 2> dx, dh;               // (T, D) scratch
   device::ParamStore<T>* store = nullptr;  // bound

@@ -66,11 +66,11 @@ void Decoder<T>::Impl::layers_backward(const BatchCounts& counts, device::Tap<T>
 template <class T>
 void Decoder<T>::start_forward(const Batch& batch, bool training, LogProbs<W>& logp, View<const W, 1> dlogp) {
   Impl& m = *impl_;
-  m.rope.cover(m.context.seq_len, *m.context.queue);  // generation may have covered another length
+  m.rope.cover(m.context.row_length(), *m.context.queue);  // generation may have covered another length
   m.check(batch);
   m.micro.num_sequences = batch.num_sequences;
   m.micro.seq_len = batch.seq_len;
-  m.take_in(batch.tokens, batch.segment, batch.position);
+  m.take_in(batch.tokens, batch.segment, batch.position, batch.row_segment);
   if (!batch.routing.empty()) m.replay(batch);
   const auto before = [this](int bucket) { this->before_bucket(bucket); };
   if (device::Recording* const recording = training ? m.recording(false) : nullptr) {

@@ -145,6 +145,9 @@ RolloutBenchResult bench_rollout(const RunConfig& config, comm::World& world,
           "{}: data.seq_len is {}, prompts of {} tokens and {} new ones need {}", config.source,
           config.data.seq_len, bench.prompt_tokens, bench.new_tokens, length);
   require(config.model.vocab > 1, ExitCode::kUsage, "{}: random prompts need model.vocab", config.source);
+  require(config.mesh.cp == 1, ExitCode::kUsage,
+          "{}: mesh.cp is {}, and a rank samples whole sequences; set mesh.cp: 1", config.source,
+          config.mesh.cp);
   ModelState model(config, world, config.train.micro_batch, false);
   require(!bench.trace || model.queue.kind() != device::DeviceKind::kCpu, ExitCode::kUsage,
           "--trace records the kernels of a GPU, and this run is on the CPU");

@@ -7,6 +7,7 @@
 #include "parallel/comm/mesh.h"
 #include "parallel/device/sharding.h"
 #include "trainer/model/decoder.h"
+#include "trainer/model/head_exchange.h"
 #include "trainer/run/memory_plan.h"
 #include "trainer/run/timeline.h"
 
@@ -43,19 +44,22 @@ class CountedRanks final : public comm::Communicator {
 
 class CountedWorld final : public comm::World {
  public:
-  CountedWorld(int size, int ep) : size_(size), ep_(ep) {}
+  CountedWorld(int size, int ep, int cp) : size_(size), ep_(ep), cp_(cp) {}
   int rank() const override { return 0; }
   int size() const override { return size_; }
   int local_size() const override { return 1; }
   int local_rank() const override { return 0; }
   std::unique_ptr<comm::Communicator> split(int, const std::string& name) override {
-    const int size = name == "expert" ? ep_ : name == "replicas" ? size_ / ep_ : size_;
+    const int size = name == "expert"     ? ep_
+                     : name == "replicas" ? size_ / ep_
+                     : name == "context"  ? cp_
+                                          : size_;
     return std::make_unique<CountedRanks>(name, size);
   }
   void abort(int) override {}
 
  private:
-  int size_, ep_;
+  int size_, ep_, cp_;
 };
 
 struct Sizes {
@@ -87,8 +91,8 @@ std::vector<double> work_of(const RunConfig& run, const device::ParamTable& tabl
 }
 
 Sizes sizes_of(const RunConfig& run, int gpus, int ep, Recompute recompute) {
-  CountedWorld world(gpus, ep);
-  comm::Mesh mesh(world, {.ep = ep});
+  CountedWorld world(gpus, ep, run.mesh.cp);
+  comm::Mesh mesh(world, {.ep = ep, .cp = run.mesh.cp});
   device::CpuQueue queue(1);
   std::optional<moe::MoeConfig> moe = run.moe;
   if (moe) moe->dispatch = moe::DispatchKind::kGather;  // as GPUs do
@@ -97,7 +101,7 @@ Sizes sizes_of(const RunConfig& run, int gpus, int ep, Recompute recompute) {
                                        .kernels = &device::cpu_kernels<float>(),
                                        .mesh = &mesh,
                                        .max_sequences = run.train.micro_batch,
-                                       .seq_len = run.data.seq_len,
+                                       .seq_len = run.data.seq_len / run.mesh.cp,
                                        .recompute = recompute,
                                        .mask_documents = run.data.mask_documents,
                                        .logits_bytes = kGpuLogits};
@@ -188,11 +192,21 @@ double state_bytes(const Sizes& sizes, int gpus, int ep, int zero, bool sums) {
   return bytes;
 }
 
+// Bytes that a GPU packs for its context group, its own part included, for queries, keys, values and outputs of `tokens`
+// of its own, one way: forward, or as gradients.
+double exchanged_bytes(const RunConfig& run, double tokens) {
+  const int cp = run.mesh.cp;
+  if (cp == 1) return 0;
+  const HeadShare share = head_share(run.model, cp);
+  const double numbers = 2.0 * double(cp * (share.heads + share.kv_heads) * run.model.head_size());
+  return 2 * numbers * tokens * run.model.layers;
+}
+
 Estimate estimate(const Cluster& cluster, const RunConfig& run, const Sizes& sizes, int ep, int zero,
                   Recompute recompute) {
-  const int gpus = cluster.gpus();
-  Estimate e{.ep = ep, .data_ranks = gpus, .zero = zero, .recompute = recompute};
-  const double tokens = double(run.train.micro_batch * run.data.seq_len);
+  const int gpus = cluster.gpus(), cp = run.mesh.cp;
+  Estimate e{.ep = ep, .data_ranks = gpus / cp, .zero = zero, .recompute = recompute};
+  const double tokens = double(run.train.micro_batch * run.data.seq_len / cp);
   e.tokens = tokens * gpus;
   const double rate = cluster.peak_tflops * 1e12 * cluster.efficiency;
   const double forward = 1e3 * sizes.flops_per_token / 3 * tokens / rate;
@@ -212,11 +226,15 @@ Estimate estimate(const Cluster& cluster, const RunConfig& run, const Sizes& siz
   e.experts_ms = kExposed * journey_ms;
   // A journey reads what it sends and writes what it receives, own rows too.
   const double row_bytes = ep > 1 ? kJourneys * sizes.moe_layers * 2.0 * ep * tokens * row : 0;
+  // Nothing hides what attention waits for. It is packed, read, written and unpacked: each a pass over memory.
+  const double exchanged = exchanged_bytes(run, tokens) * (recompute == Recompute::kFull ? 3 : 2);
+  constexpr int kPasses = 6;  // three reads and three writes
+  e.context_ms = send_ms(cluster, exchanged * (cp - 1) / cp, cp, 1) + memory_ms(cluster, kPasses * exchanged);
   const double hidden_ms =
       shared.sent_ms - e.gradients_ms - e.values_ms + (kJourneys - kExposed) * journey_ms;
   e.beside_ms = std::max(0.0, hidden_ms) * cluster.comm_sms / cluster.sms +
                 memory_ms(cluster, shared.moved_bytes + row_bytes);
-  const bool sums = sums_gradients(run, gpus, run.train.micro_batch);
+  const bool sums = sums_gradients(run, gpus / cp, run.train.micro_batch);
   constexpr double kWorkspaces = 2.5 * 0x1p30;  // libraries, NCCL and its staging memory
   const double bytes = state_bytes(sizes, gpus, ep, zero, sums) + sizes.activation_bytes + kWorkspaces;
   e.memory_gib = bytes / 0x1p30;
@@ -257,6 +275,8 @@ Cluster read_cluster(const std::filesystem::path& file) {
 }
 
 std::vector<Estimate> estimate_layouts(const Cluster& cluster, const RunConfig& run) {
+  require(cluster.gpus() % run.mesh.cp == 0, ExitCode::kUsage,
+          "mesh.cp is {}, which does not divide the cluster's {} GPUs", run.mesh.cp, cluster.gpus());
   std::vector<Estimate> all;
   const int experts = run.moe ? run.moe->num_experts : 1;
   for (int ep = 1; ep <= std::min(experts, cluster.gpus()); ++ep) {

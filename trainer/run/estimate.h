@@ -33,6 +33,7 @@ struct Estimate {
   double compute_ms = 0, update_ms = 0;
   // Exposed: what of a collective nothing hides.
   double experts_ms = 0, gradients_ms = 0, values_ms = 0;
+  double context_ms = 0;  // tokens for heads and back, around attention
   // By which hidden collectives slow down what hides them: the multiprocessors and the memory's bandwidth they take.
   double beside_ms = 0;
   double memory_gib = 0;
@@ -40,13 +41,13 @@ struct Estimate {
   double peak_share = 0;
   bool fits = false;
   double step_ms() const {
-    return compute_ms + update_ms + experts_ms + gradients_ms + values_ms + beside_ms;
+    return compute_ms + update_ms + context_ms + experts_ms + gradients_ms + values_ms + beside_ms;
   }
   double tokens_per_s() const { return 1e3 * tokens / step_ms(); }
 };
 
 // Every expert degree that divides the experts and the GPUs, with each kind of recomputation and the lowest mesh.zero
-// from 1 on that fits; train.micro_batch sequences a GPU and step. model.vocab must be set. Those that fit first, the fastest of them in front.
+// from 1 on that fits; train.micro_batch sequences a GPU (or context group of mesh.cp) and step. model.vocab must be set. Those that fit first, the fastest of them in front.
 std::vector<Estimate> estimate_layouts(const Cluster& cluster, const RunConfig& run);
 
 }  // namespace cadre::trainer

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numbers>
 
+#include "data/batch_rows.h"
 #include "parallel/base/blackbox.h"
 #include "trainer/run/document_rows.h"
 
@@ -51,17 +52,19 @@ std::vector<DomainScore> evaluate(ModelState& model, const data::Corpus& corpus,
                                   int64_t micro_batch) {
   const int64_t seq_len = model.config.data.seq_len;
   const DocumentRows rows(corpus, set.documents, seq_len, model.config.data.mask_documents);
-  comm::Communicator& data = model.mesh.data();
+  const comm::Mesh& mesh = model.mesh;
   std::vector<double> nats(size_t(corpus.num_domains()), 0.0);
-  for (int64_t i = 0; i < rows.micro_batches(micro_batch, data.size()); ++i) {
+  for (int64_t i = 0; i < rows.micro_batches(micro_batch, mesh.row_ranks()); ++i) {
     base::enter(base::Phase::kEvaluate);  // without experts elsewhere nothing else tells that it goes on
-    const Batch batch = rows.micro_batch(i, micro_batch, data.rank(), data.size());
+    const Batch batch =
+        data::part_of_rows(rows.micro_batch(i, micro_batch, mesh.row_rank(), mesh.row_ranks()),
+                           mesh.context().rank(), mesh.context().size());
     const auto logp = model.decoder.forward(batch, false);
     for (int64_t t = 0; t < batch.num_tokens(); ++t) {
       if (batch.loss_mask[size_t(t)] != 0) nats[size_t(batch.domain[size_t(t)])] -= double(logp[t]);
     }
   }
-  data.all_reduce(std::span<double>(nats), comm::ReduceOp::kSum, "evaluation");
+  mesh.data().all_reduce(std::span<double>(nats), comm::ReduceOp::kSum, "evaluation");
   return score(corpus, set, nats);
 }
 

@@ -18,7 +18,7 @@ int layer_of(const std::string& name) {
 ExpertDomains::ExpertDomains(ModelState& model, int num_domains)
     : model_(model),
       domains_(size_t(num_domains)),
-      max_tokens_(model.config.train.micro_batch * model.config.data.seq_len) {
+      max_tokens_(model.config.train.micro_batch * model.config.data.seq_len / model.config.mesh.cp) {
   if (!model.config.moe) return;
   experts_ = size_t(model.config.moe->num_experts);
   for (const device::ParamRow& row : model.table.rows()) {

@@ -8,6 +8,7 @@
 #include "parallel/comm/shards.h"
 #include "parallel/device/accelerator.h"
 #include "trainer/model/decoder.h"
+#include "trainer/model/head_exchange.h"
 
 namespace cadre::trainer {
 namespace {
@@ -36,10 +37,11 @@ template <class T>
 size_t workspace_bytes(const RunConfig& config, device::Queue& queue, int64_t sequences, bool with_grads) {
   if (queue.kind() == DeviceKind::kCpu) return 0;
   const ModelConfig& m = config.model;
+  const HeadShare share = head_share(m, config.mesh.cp);
   const device::AttentionShape shape = {.num_sequences = sequences,
                                         .seq_len = config.data.seq_len,
-                                        .num_heads = m.heads,
-                                        .num_kv_heads = m.kv_heads,
+                                        .num_heads = share.heads,
+                                        .num_kv_heads = share.kv_heads,
                                         .head_dim = m.head_size()};
   const device::Accelerator& backend = device::accelerator(queue.kind());
   const bool narrow = std::is_same_v<T, device::bf16>;  // attention in fp32 needs next to nothing
@@ -128,7 +130,7 @@ ModelContext<T> model_context(const RunConfig& config, device::Queue& queue, com
           .kernels = &device::device_kernels<T>(queue.kind()),
           .mesh = &mesh,
           .max_sequences = max_sequences,
-          .seq_len = config.data.seq_len,
+          .seq_len = config.data.seq_len / mesh.context().size(),
           .recompute = config.train.activation_recompute,
           .mask_documents = config.data.mask_documents,
           .logits_bytes = queue.kind() == DeviceKind::kCpu ? kCpuLogits : kCudaLogits};
@@ -147,8 +149,8 @@ std::string MemoryPlan::text() const {
   return fmt::format("{}, together {:.2f} GiB", parts, gib(total()));
 }
 
-bool sums_gradients(const RunConfig& config, int ranks, int64_t sequences) {
-  return (config.train.global_batch + ranks - 1) / ranks > sequences;
+bool sums_gradients(const RunConfig& config, int row_ranks, int64_t sequences) {
+  return (config.train.global_batch + row_ranks - 1) / row_ranks > sequences;
 }
 
 device::StoreParts store_parts(const RunConfig& config, const comm::Mesh& mesh,
@@ -156,7 +158,7 @@ device::StoreParts store_parts(const RunConfig& config, const comm::Mesh& mesh,
   const auto plan = [&](device::Group group, const comm::Communicator& ranks) {
     return comm::ShardPlan(layout, group, ranks.size(), config.mesh.zero);
   };
-  const bool sums = sums_gradients(config, mesh.data().size(), sequences);
+  const bool sums = sums_gradients(config, mesh.row_ranks(), sequences);
   return comm::shard_store({.grads = with_grads, .sums = sums}, mesh,
                            plan(device::Group::kDense, mesh.data()),
                            plan(device::Group::kExpert, mesh.replicas()));

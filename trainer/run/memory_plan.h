@@ -30,8 +30,8 @@ template <class T>
 ModelContext<T> model_context(const RunConfig& config, device::Queue& queue, comm::Mesh& mesh,
                               int64_t max_sequences);
 
-// Whether a rank has several micro-batches a step, whose gradients it sums.
-bool sums_gradients(const RunConfig& config, int ranks, int64_t sequences);
+// Whether a rank has several micro-batches a step, whose gradients it sums. row_ranks: see Mesh.
+bool sums_gradients(const RunConfig& config, int row_ranks, int64_t sequences);
 // What a rank's store holds: gradients and their sums for micro-batches of `sequences`, and slices by mesh.zero.
 device::StoreParts store_parts(const RunConfig& config, const comm::Mesh& mesh,
                                const device::ParamLayout& layout, int64_t sequences, bool with_grads);

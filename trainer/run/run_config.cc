@@ -11,6 +11,7 @@
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "trainer/model/rope_scaling.h"
+#include "trainer/run/context_check.h"
 
 namespace cadre::trainer {
 namespace {
@@ -111,6 +112,7 @@ void validate(const RunConfig& c) {
   data::make_curriculum(kind(c, c.curriculum, "curriculum"), nullptr);
   data::make_selector(kind(c, c.selector, "selector"));
   data::make_mixer(kind(c, c.mixer, "mixer"), {{"a", "b"}, {int64_t(1) << 40, int64_t(1) << 40}, 1, 0, true});
+  check_context(c);
 }
 
 YAML::Node kind_node(const YAML::Node& node, const char* fallback) {

@@ -95,6 +95,10 @@ void RunLog::describe(int ranks) const {
     spdlog::info("tokens reach their experts by {}{}: {}", moe::name_of(kind),
                  state_.config().moe->dispatch == kind ? "" : " (auto)", moe::about(kind));
   }
+  if (const int ranks = state_.config().mesh.cp; ranks > 1)
+    spdlog::info(
+        "{} ranks share each sequence, {} tokens a rank; around attention they exchange tokens for heads",
+        ranks, state_.config().data.seq_len / ranks);
   spdlog::info("memory of rank 0 in GiB: {}", model.plan.text());
 }
 

@@ -31,6 +31,7 @@ nlohmann::json run_record(const TrainState& state) {
                            binary = binary_hash();  // once a process: hashing takes a while
   return {{"ranks", state.model.mesh.data().size()},
           {"ep", state.config().mesh.ep},
+          {"cp", state.config().mesh.cp},
           {"zero", state.config().mesh.zero},
           {"micro_batch", state.config().train.micro_batch},
           {"threads", state.model.host.num_threads()},
@@ -41,6 +42,7 @@ nlohmann::json run_record(const TrainState& state) {
 void warn_of_other_bits(const nlohmann::json& now, const nlohmann::json& then) {
   std::vector<std::string> changed;
   for (const auto& [key, value] : now.items()) {
+    if (key == "cp" && !then.contains(key) && value == 1) continue;  // checkpoints older than the key
     if (then.value(key, nlohmann::json()) != value) {
       changed.push_back(
           key == "binary_sha256"

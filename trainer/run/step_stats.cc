@@ -5,8 +5,22 @@
 
 namespace cadre::trainer {
 
-void StepStats::add(const Batch& batch, device::View<const device::wide_t<Real>, 1> logp) {
+// Ranks that share rows count them whole, each: both sums are as many times what they are, and their ratio is the same.
+void StepStats::add_pieces(const Batch& batch) {
+  const std::vector<int32_t>& segment = batch.row_segment.empty() ? batch.segment : batch.row_segment;
+  const size_t length = segment.size() / size_t(std::max<int64_t>(1, batch.num_sequences));
   double run = 0;  // length of the document piece so far; a piece of n tokens adds n^2 = sum of (2 i - 1)
+  for (size_t t = 0; t < segment.size(); ++t) {
+    if (segment[t] < 0) continue;
+    const bool same = t % length != 0 && segment[t] == segment[t - 1];
+    run = same ? run + 1 : 1;
+    segment_squares_ += 2 * run - 1;
+    segment_tokens_ += 1;
+  }
+}
+
+void StepStats::add(const Batch& batch, device::View<const device::wide_t<Real>, 1> logp) {
+  add_pieces(batch);
   for (int64_t i = 0; i < batch.num_tokens(); ++i) {
     const size_t t = size_t(i);
     if (batch.segment[t] < 0) continue;
@@ -14,10 +28,6 @@ void StepStats::add(const Batch& batch, device::View<const device::wide_t<Real>,
       domain_loss_[size_t(batch.domain[t])] -= double(batch.loss_mask[t]) * double(logp[i]);
     if (batch.loss_mask[t] != 0 && !batch.logp_reference.empty())
       domain_excess_[size_t(batch.domain[t])] += std::max(0.0, batch.logp_reference[t] - double(logp[i]));
-    const bool same = i % batch.seq_len != 0 && batch.segment[t] == batch.segment[t - 1];
-    run = same ? run + 1 : 1;
-    segment_squares_ += 2 * run - 1;
-    segment_tokens_ += 1;
   }
 }
 

@@ -21,6 +21,7 @@ class StepStats {
   const std::vector<double>& domain_excess() const { return domain_excess_; }
 
  private:
+  void add_pieces(const Batch& batch);
   std::vector<double> domain_loss_, domain_excess_;  // nats
   double segment_squares_, segment_tokens_;
 };

@@ -80,13 +80,15 @@ void require_enough_text(const RunConfig& config, const Dataset& set) {
   }
 }
 
-data::LoaderConfig loader_config(const RunConfig& config, const comm::Communicator& data) {
+data::LoaderConfig loader_config(const RunConfig& config, const comm::Mesh& mesh) {
   return {.micro_batch = config.train.micro_batch,
           .seq_len = config.data.seq_len,
           .mask_documents = config.data.mask_documents,
           .prefetch = config.data.prefetch,
-          .data_rank = data.rank(),
-          .data_ranks = data.size()};
+          .data_rank = mesh.row_rank(),
+          .data_ranks = mesh.row_ranks(),
+          .part = mesh.context().rank(),
+          .parts = mesh.context().size()};
 }
 
 // The model that a mixer compares losses with.
@@ -152,7 +154,7 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
       peak_lr(optim::read_peak_lr(kind(run, run.optim, "optim"))),
       mixer(data::make_mixer(kind(run, run.mixer, "mixer"), feed_context(run, *set.train))),
       curriculum(feed_curriculum(run, *set.train)),
-      feed(planner_config(run, *mixer, *set.train), loader_config(run, model.mesh.data()), *set.train, *mixer,
+      feed(planner_config(run, *mixer, *set.train), loader_config(run, model.mesh), *set.train, *mixer,
            *curriculum),
       expert_domains(model, set.train->num_domains()),
       rebalance(run),
@@ -177,7 +179,7 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
         "{}: selector.name: this one selects from text that stands, and this run samples its own; leave it "
         "out, or use gumbel with scores of prompts",
         run.source);
-    online = std::make_unique<OnlineSelector>(*selection, set, loader_config(run, model.mesh.data()), model);
+    online = std::make_unique<OnlineSelector>(*selection, set, loader_config(run, model.mesh), model);
   }
   if (mixer->needs() == data::Needs::kReferenceLoss) load_reference(*this, run);
   if (mixer->needs() == data::Needs::kProbeEvaluation) {
