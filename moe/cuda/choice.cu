@@ -5,13 +5,16 @@
 #include "moe/cuda/entries.h"
 #include "moe/cuda/launch.h"
 #include "moe/cuda/values.cuh"
+#include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
 
 using device::Queue;
 using device::View;
-using device::cuda::check;
+using device::cuda::launch_behind_with;
+using device::cuda::let_next_come;
+using device::cuda::wait_for_kernel_before;
 
 constexpr int kWarps = 4;
 
@@ -121,6 +124,8 @@ __global__ void choose_kernel(const float* scores, const float* bias, int64_t to
   extern __shared__ uint32_t marks[];
   const int64_t t = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32, words = (experts + 31) / 32;
+  wait_for_kernel_before();
+  let_next_come();
   if (t >= tokens) return;
   int32_t* to = choice + t * k;
   if (segment[t] < 0) {
@@ -153,11 +158,10 @@ void choose_top_k(Queue& queue, View<const float, 2> scores, View<const float, 1
   const int64_t tokens = scores.dim(0), experts = scores.dim(1);
   check_experts(experts);
   if (tokens == 0) return;
-  const size_t shared = size_t(kWarps) * ((experts + 31) / 32) * sizeof(uint32_t);
-  choose_kernel<<<blocks_for(tokens, kWarps), kWarps * 32, shared, stream_of(queue)>>>(
-      scores.data(), bias.data(), tokens, int(experts), limit.groups, limit.kept, segment.data(),
-      int(choice.dim(1)), choice.data());
-  check(cudaGetLastError());
+  const int shared = kWarps * int((experts + 31) / 32) * int(sizeof(uint32_t));
+  launch_behind_with(shared, stream_of(queue), choose_kernel, blocks_for(tokens, kWarps), kWarps * 32,
+                     scores.data(), bias.data(), tokens, int(experts), limit.groups, limit.kept,
+                     segment.data(), int(choice.dim(1)), choice.data());
 }
 
 }  // namespace

@@ -1,11 +1,13 @@
 #include "moe/cuda/few_slots.h"
 
-#include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
 
-using device::cuda::check;
+using device::cuda::launch_behind_with;
+using device::cuda::let_next_come;
+using device::cuda::wait_for_kernel_before;
 
 constexpr int kThreads = 1024;
 constexpr int64_t kSharedWords = 10 << 10;  // below the 48 KiB that need no asking
@@ -37,6 +39,8 @@ __global__ void __launch_bounds__(kThreads) top_k_kernel(TopKLists l) {
   auto* const first = reinterpret_cast<int32_t*>(marks + chunks * experts);  // (E + 1) slot of each expert
   for (int i = int(threadIdx.x); i < chunks * experts; i += kThreads) marks[i] = 0;
   __syncthreads();
+  wait_for_kernel_before();
+  let_next_come();
   for (int i = int(threadIdx.x); i < choices; i += kThreads) {
     const int32_t e = l.choice[i];
     const int t = i / l.k;
@@ -76,6 +80,8 @@ __global__ void __launch_bounds__(kThreads)
   int32_t* const list = cursors + rows + 1;
   for (int i = int(threadIdx.x); i < rows; i += kThreads) cursors[i] = 0;
   __syncthreads();
+  wait_for_kernel_before();
+  let_next_come();
   for (int a = int(threadIdx.x); a < slots; a += kThreads)
     if (slot_row[a] >= 0) atomicAdd(&cursors[slot_row[a]], 1);
   __syncthreads();
@@ -104,8 +110,7 @@ __global__ void __launch_bounds__(kThreads)
 bool top_k_slots_of_few(cudaStream_t stream, const TopKLists& lists) {
   const int64_t words = (lists.tokens + 31) / 32 * lists.experts + lists.experts + 1;
   if (lists.tokens > kThreads || words > kSharedWords) return false;
-  top_k_kernel<<<1, kThreads, size_t(words) * sizeof(uint32_t), stream>>>(lists);
-  check(cudaGetLastError());
+  launch_behind_with(int(words * sizeof(uint32_t)), stream, top_k_kernel, 1, kThreads, lists);
   return true;
 }
 
@@ -113,9 +118,8 @@ bool slots_by_row_of_few(cudaStream_t stream, const int32_t* slot_row, int64_t s
                          int32_t* row_offsets, int32_t* row_slots) {
   const int64_t words = rows + 1 + slots;
   if (rows > kThreads || words > kSharedWords) return false;
-  by_row_kernel<<<1, kThreads, size_t(words) * sizeof(int32_t), stream>>>(slot_row, int(slots), int(rows),
-                                                                          row_offsets, row_slots);
-  check(cudaGetLastError());
+  launch_behind_with(int(words * sizeof(int32_t)), stream, by_row_kernel, 1, kThreads, slot_row, int(slots),
+                     int(rows), row_offsets, row_slots);
   return true;
 }
 

@@ -6,6 +6,7 @@
 #include "moe/cuda/launch.h"
 #include "moe/cuda/mma_tile.cuh"
 #include "moe/cuda/simple_gemm.cuh"
+#include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
@@ -14,6 +15,9 @@ using device::bf16;
 using device::Queue;
 using device::View;
 using device::cuda::check;
+using device::cuda::launch_behind;
+using device::cuda::let_next_come;
+using device::cuda::wait_for_kernel_before;
 using Bf16 = __nv_bfloat16;
 
 constexpr int64_t kTokensOfPart = 1024;  // of one sum of the weight gradient
@@ -90,6 +94,11 @@ __global__ void __launch_bounds__(32 * kFewWarps)
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = lane / 4, part = lane % 4;
   const int64_t first = int64_t(blockIdx.y) * 16 + row, expert = int64_t(blockIdx.x) * 8 + row;
   float d[4] = {};
+  // The router's values are of no kernel before, and in the cache by the time that the tokens are there.
+  for (int k = (warp * 4 + part) * 8; k < dim && expert < experts; k += kFewWarps * 32)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(w + expert * dim + k));
+  wait_for_kernel_before();
+  let_next_come();
 #pragma unroll 4
   for (int k = (warp * 4 + part) * 8; k < (dim + 31) / 32 * 32; k += kFewWarps * 32) {
     const auto eight = [&](const Bf16* matrix, int64_t r, int64_t rows) {
@@ -176,9 +185,9 @@ void router_linear(Queue& queue, View<const T, 2> x, View<const T, 2> w, View<fl
   if constexpr (std::is_same_v<T, bf16>) {
     if (in_units({x.data(), w.data()}, {dim, experts})) {
       if (tokens <= kFewTokens) {
-        few_linear<<<grid_of(1, (tokens + 15) / 16, experts / 8), 32 * kFewWarps, 0, stream_of(queue)>>>(
-            native(x.data()), native(w.data()), tokens, int(dim), experts, logits.data());
-        return check(cudaGetLastError());
+        return launch_behind(stream_of(queue), few_linear, grid_of(1, (tokens + 15) / 16, experts / 8),
+                             32 * kFewWarps, native(x.data()), native(w.data()), tokens, int(dim), experts,
+                             logits.data());
       }
       with_shared(
           mma_linear)<<<grid_of(kMmaTile, tokens, experts), kMmaThreads, kMmaSharedBytes, stream_of(queue)>>>(

@@ -3,6 +3,7 @@
 #include "moe/cuda/few_slots.h"
 #include "moe/cuda/launch.h"
 #include "moe/cuda/values.cuh"
+#include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
@@ -10,6 +11,9 @@ namespace {
 using device::Queue;
 using device::View;
 using device::cuda::check;
+using device::cuda::launch_behind;
+using device::cuda::let_next_come;
+using device::cuda::wait_for_kernel_before;
 
 constexpr int kThreads = 256;
 
@@ -45,6 +49,8 @@ struct RowUnits {
 
 template <class U>
 __global__ void gather_kernel(const U* x, const int32_t* index, int64_t rows, int units, U* out) {
+  wait_for_kernel_before();
+  let_next_come();
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < rows * units;
        i += int64_t(gridDim.x) * blockDim.x) {
     const int64_t row = i / units;
@@ -59,14 +65,13 @@ void gather_rows(Queue& queue, View<const T, 2> x, View<const int32_t, 1> index,
   if (rows == 0 || bytes == 0) return;
   const cudaStream_t stream = stream_of(queue);
   if (packs(bytes, 16, {x.data(), out.data()})) {
-    gather_kernel<<<blocks_for(rows * (bytes / 16), kThreads * 4), kThreads, 0, stream>>>(
-        reinterpret_cast<const uint4*>(x.data()), index.data(), rows, int(bytes / 16),
-        reinterpret_cast<uint4*>(out.data()));
+    launch_behind(stream, gather_kernel<uint4>, blocks_for(rows * (bytes / 16), kThreads * 4), kThreads,
+                  reinterpret_cast<const uint4*>(x.data()), index.data(), rows, int(bytes / 16),
+                  reinterpret_cast<uint4*>(out.data()));
   } else {
-    gather_kernel<<<blocks_for(rows * out.dim(1), kThreads), kThreads, 0, stream>>>(
-        native(x.data()), index.data(), rows, int(out.dim(1)), native(out.data()));
+    launch_behind(stream, gather_kernel<native_t<T>>, blocks_for(rows * out.dim(1), kThreads), kThreads,
+                  native(x.data()), index.data(), rows, int(out.dim(1)), native(out.data()));
   }
-  check(cudaGetLastError());
 }
 
 template <class N, int kPack>
@@ -74,6 +79,8 @@ __global__ void combine_kernel(const N* rows, const int32_t* offsets, const int3
                                const float* weight, bool accumulate, int64_t count, int width, N* out) {
   using Units = RowUnits<N, kPack>;
   const int units = width / kPack;
+  wait_for_kernel_before();
+  let_next_come();
   for (int64_t n = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; n < count * units;
        n += int64_t(gridDim.x) * blockDim.x) {
     const int64_t i = n / units, column = (n - i * units) * kPack;
@@ -102,16 +109,15 @@ void combine_rows(Queue& queue, View<const T, 2> rows, View<const int32_t, 1> of
   constexpr int kPack = Pack<N>::kCount;
   const cudaStream_t stream = stream_of(queue);
   const auto run = [&](auto kernel, int64_t per_thread) {
-    kernel<<<blocks_for(count * width, kThreads * per_thread), kThreads, 0, stream>>>(
-        native(rows.data()), offsets.data(), index.data(), weight.data(), accumulate, count, int(width),
-        native(out.data()));
+    launch_behind(stream, kernel, blocks_for(count * width, kThreads * per_thread), kThreads,
+                  native(rows.data()), offsets.data(), index.data(), weight.data(), accumulate, count,
+                  int(width), native(out.data()));
   };
   if (packs(width, kPack, {rows.data(), out.data()})) {
     run(combine_kernel<N, kPack>, kPack);
   } else {
     run(combine_kernel<N, 1>, 1);
   }
-  check(cudaGetLastError());
 }
 
 // ---- Slots of each row ----

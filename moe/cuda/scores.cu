@@ -5,6 +5,7 @@
 #include "moe/cuda/entries.h"
 #include "moe/cuda/launch.h"
 #include "moe/cuda/values.cuh"
+#include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
@@ -12,6 +13,9 @@ namespace {
 using device::Queue;
 using device::View;
 using device::cuda::check;
+using device::cuda::launch_behind;
+using device::cuda::let_next_come;
+using device::cuda::wait_for_kernel_before;
 
 constexpr float kShareEpsilon = 1e-20f;
 constexpr int kWarps = 8;
@@ -34,6 +38,8 @@ Rows rows_of(const ScoreViews<T>& v) {
 __global__ void score_kernel(Rows r, bool sigmoid, const int32_t* segment) {
   const int64_t t = token_of_warp();
   const int lane = threadIdx.x % 32;
+  wait_for_kernel_before();
+  let_next_come();
   if (t >= r.tokens) return;
   const float* z = r.logits + t * r.experts;
   float *probs = r.probs + t * r.experts, *scores = r.scores + t * r.experts;
@@ -61,14 +67,15 @@ template <class T>
 void score(Queue& queue, ScoreRule rule, View<const int32_t, 1> segment, const ScoreViews<T>& v) {
   const Rows rows = rows_of(v);
   if (rows.tokens == 0) return;
-  score_kernel<<<blocks_for(rows.tokens, kWarps), kWarps * 32, 0, stream_of(queue)>>>(
-      rows, rule.kind == ScoreRule::kSigmoid, segment.data());
-  check(cudaGetLastError());
+  launch_behind(stream_of(queue), score_kernel, blocks_for(rows.tokens, kWarps), kWarps * 32, rows,
+                rule.kind == ScoreRule::kSigmoid, segment.data());
 }
 
 __global__ void gates_kernel(Rows r, bool share, float scale, const int32_t* choice, int k) {
   const int64_t t = token_of_warp();
   const int lane = threadIdx.x % 32;
+  wait_for_kernel_before();
+  let_next_come();
   if (t >= r.tokens) return;
   const float* scores = r.scores + t * r.experts;
   float* gates = r.gates + t * r.experts;
@@ -89,9 +96,8 @@ template <class T>
 void top_k_gates(Queue& queue, ScoreRule rule, View<const int32_t, 2> choice, const ScoreViews<T>& v) {
   const Rows rows = rows_of(v);
   if (rows.tokens == 0) return;
-  gates_kernel<<<blocks_for(rows.tokens, kWarps), kWarps * 32, 0, stream_of(queue)>>>(
-      rows, rule.share, float(rule.scale), choice.data(), int(choice.dim(1)));
-  check(cudaGetLastError());
+  launch_behind(stream_of(queue), gates_kernel, blocks_for(rows.tokens, kWarps), kWarps * 32, rows,
+                rule.share, float(rule.scale), choice.data(), int(choice.dim(1)));
 }
 
 // dL/dg to its place in dlogits, which is 0 elsewhere.

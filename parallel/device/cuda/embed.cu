@@ -15,6 +15,8 @@ template <class T, int N>
 __global__ void __launch_bounds__(32 * kRows)
     gather_kernel(int64_t rows, int width, const T* __restrict__ table, const int32_t* __restrict__ token,
                   T* __restrict__ y) {
+  wait_for_kernel_before();
+  let_next_come();
   const int64_t row = int64_t(blockIdx.x) * kRows + threadIdx.y;
   if (row >= rows) return;
   const T* from = table + int64_t(token[row]) * width;
@@ -130,9 +132,8 @@ void CudaKernels<T>::embed(Queue& queue, View<const T, 2> table, View<const int3
   constexpr int N = kVec<T>;
   const bool vector = y.dim(1) % N == 0 && all_aligned16(table.data(), y.data());
   const auto kernel = vector ? gather_kernel<native_t<T>, N> : gather_kernel<native_t<T>, 1>;
-  kernel<<<unsigned(ceil_div(y.dim(0), kRows)), dim3(32, kRows), 0, stream(queue)>>>(
-      y.dim(0), int(y.dim(1)), raw(table), token.data(), raw(y));
-  launched();
+  launch_behind(stream(queue), kernel, unsigned(ceil_div(y.dim(0), kRows)), dim3(32, kRows), y.dim(0),
+                int(y.dim(1)), raw(table), token.data(), raw(y));
 }
 
 template <class T>

@@ -31,6 +31,7 @@ __global__ void __launch_bounds__(kThreads)
                 T* __restrict__ y, float* __restrict__ rstd) {
   __shared__ float shared[kThreads / 32];
   wait_for_kernel_before();
+  let_next_come();
   const int64_t row = int64_t(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
   const int lane = threadIdx.x % kGroup;
   uint4 bits[kNum];

@@ -18,6 +18,7 @@ constexpr int kWarps = kPagedWarps, kAhead = 4;
 template <class T>
 __global__ void store_kernel(int width, const T* __restrict__ k, const T* __restrict__ v,
                              const int32_t* __restrict__ place, Pages<T> pages) {
+  wait_for_kernel_before();
   const int64_t row = blockIdx.x;
   const int to = place[row];
   if (to < 0) return;
@@ -81,6 +82,7 @@ __global__ void __launch_bounds__(32 * kWarps)
                            const int32_t* __restrict__ page_table, const int32_t* __restrict__ owner,
                            const int32_t* __restrict__ length, float scale, T* __restrict__ out) {
   __shared__ float shared_out[kWarps][32 * E], shared_largest[kWarps], shared_sum[kWarps];
+  wait_for_kernel_before();
   const int64_t row = blockIdx.x;
   const int head = int(blockIdx.y), heads = int(gridDim.y), h = pages.head_dim;
   const int warp = int(threadIdx.y), lane = int(threadIdx.x);
@@ -130,9 +132,8 @@ void CudaKernels<T>::store_kv(Queue& queue, View<const T, 3> k, View<const T, 3>
   if (place.size() == 0) return;
   using N = native_t<T>;
   const int width = int(k.dim(1) * k.dim(2));
-  store_kernel<N><<<unsigned(place.dim(0)), 128, 0, stream(queue)>>>(width, raw(k), raw(v), place.data(),
-                                                                     device_pages<N>(pages));
-  launched();
+  launch_behind(stream(queue), store_kernel<N>, unsigned(place.dim(0)), 128, width, raw(k), raw(v),
+                place.data(), device_pages<N>(pages));
 }
 
 template <class T>
@@ -154,10 +155,9 @@ void CudaKernels<T>::paged_attention(Queue& queue, View<const T, 3> q, KvPages<T
                       : h <= 128              ? paged_attention_kernel<N, 4>
                       : h <= 256              ? paged_attention_kernel<N, 8>
                                               : paged_attention_kernel<N, 16>;
-  kernel<<<dim3(unsigned(q.dim(0)), unsigned(q.dim(1))), dim3(32, kWarps), 0, stream(queue)>>>(
-      raw(q), device_pages<const N>(pages), int(page_table.dim(1)), page_table.data(), owner.data(),
-      length.data(), 1 / std::sqrt(float(h)), raw(out));
-  launched();
+  launch_behind(stream(queue), kernel, dim3(unsigned(q.dim(0)), unsigned(q.dim(1))), dim3(32, kWarps), raw(q),
+                device_pages<const N>(pages), int(page_table.dim(1)), page_table.data(), owner.data(),
+                length.data(), 1 / std::sqrt(float(h)), raw(out));
 }
 
 template struct CudaKernels<float>;  // the members defined above

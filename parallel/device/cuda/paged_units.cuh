@@ -53,6 +53,7 @@ __global__ void __launch_bounds__(32 * kPagedWarps)
   constexpr int N = kVec<T>, kLanes = 8, kGroups = 32 / kLanes, kHead = kLanes * kUnits * N;
   constexpr int kAhead = kUnits <= 2 ? 4 : 2, kStep = kGroups * kAhead;  // keys of a warp at a time
   __shared__ float shared_out[kPagedWarps][kHead], shared_largest[kPagedWarps], shared_sum[kPagedWarps];
+  wait_for_kernel_before();
   const int64_t row = blockIdx.x;
   const int head = int(blockIdx.y), heads = int(gridDim.y), count = length[row];
   const int warp = int(threadIdx.y), lane = int(threadIdx.x), group = lane / kLanes, c = lane % kLanes;

@@ -45,6 +45,8 @@ __global__ void __launch_bounds__(kThreads)
                        const int32_t* __restrict__ place) {
   extern __shared__ float scale[];  // by head
   __shared__ float shared[kThreads / 32];
+  wait_for_kernel_before();
+  let_next_come();
   const int64_t row = blockIdx.x;
   const int lane = int(threadIdx.x), to = place[row], kv_width = k.count * h;
   if (blockIdx.y > 0 && to < 0) return;  // padding
@@ -116,10 +118,9 @@ void CudaKernels<T>::place_heads(Queue& queue, const NewHeads<T>& n) {
   const bool vector = h % (2 * kVec<T>) == 0 && n.pages.page_stride % kVec<T> == 0 &&
                       all_aligned16(q.in, q.weight, q.out, k.in, k.weight, raw(n.v), pages.k, pages.v);
   const auto kernel = vector ? place_heads_kernel<X, kVec<T>> : place_heads_kernel<X, 1>;
-  const size_t shared = size_t(std::max(heads, kv_heads)) * sizeof(float);
-  kernel<<<dim3(unsigned(n.q.dim(0)), 3), kThreads, shared, stream(queue)>>>(
-      q, k, raw(n.v), pages, h, float(n.eps), n.position.data(), n.table.data(), n.place.data());
-  launched();
+  const int shared = std::max(heads, kv_heads) * int(sizeof(float));
+  launch_behind_with(shared, stream(queue), kernel, dim3(unsigned(n.q.dim(0)), 3), kThreads, q, k, raw(n.v),
+                     pages, h, float(n.eps), n.position.data(), n.table.data(), n.place.data());
 }
 
 template struct CudaKernels<float>;  // the members defined above

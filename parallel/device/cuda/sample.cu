@@ -135,6 +135,7 @@ __global__ void __launch_bounds__(kThreads)
                   const double* __restrict__ uniform, int32_t* __restrict__ token, float* __restrict__ logp) {
   __shared__ double stretch_sum[kMostStretches], weights[kStretch], left_there;
   __shared__ int stretch;
+  wait_for_kernel_before();
   Row<T> row{logits + int64_t(blockIdx.x) * width, width, 0, temperature};
   const int first = find_largest(row), warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   if (temperature == 0) {
@@ -201,10 +202,9 @@ void CudaKernels<T>::sample(Queue& queue, View<const T, 2> logits, SampleShape s
   const int64_t width = logits.dim(1);
   if (width > kStretch * kMostStretches)
     throw std::invalid_argument("sampling on CUDA takes at most 2^20 tokens of vocabulary");
-  sample_kernel<native_t<T>><<<unsigned(logits.dim(0)), kThreads, 0, stream(queue)>>>(
-      int(width), raw(logits), shape.temperature, int(std::min(shape.top_k, width)), shape.top_p,
-      uniform.data(), token.data(), logp.data());
-  launched();
+  launch_behind(stream(queue), sample_kernel<native_t<T>>, unsigned(logits.dim(0)), kThreads, int(width),
+                raw(logits), shape.temperature, int(std::min(shape.top_k, width)), shape.top_p,
+                uniform.data(), token.data(), logp.data());
 }
 
 template struct CudaKernels<float>;  // the members defined above
