@@ -42,6 +42,7 @@ void launch_ragged(GemmParams& p, int64_t rows, Offsets offsets, cudaStream_t st
   p.offsets = offsets.data();
   p.groups = offsets.empty() ? 1 : int(offsets.dim(0) - 1);
   p.rows = rows;
+  p.small_groups = !offsets.empty() && rows <= int64_t(p.groups) * kTileM / 2;
   launch_hopper<kForm, 1>(p, block_count((rows / kTileM + p.groups) * p.n_tiles), stream);
 }
 

@@ -34,6 +34,7 @@ struct GemmParams {
   int term_end[2];  // kDgradSum: k blocks of the first term, and of the first two
   int64_t m, n;     // kWgrad: matrix sizes; else n columns of the outputs
   bool accumulate;
+  bool small_groups;  // kForward, kSwiglu: most groups are one tile of rows
   __nv_bfloat16 *out, *gate, *up;
   const float* weight;
   float* partial;  // (n_tiles, rows) of kSwigluBackward
