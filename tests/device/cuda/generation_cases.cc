@@ -148,6 +148,9 @@ std::vector<KernelCase<T>> generation_cases() {
     sample<T>(cases, 5, 50304, shape, 3);
   }
   sample<T>(cases, 3, 1, {}, 1);
+  sample<T>(cases, 129, 5000, {},
+            2);  // so many rows that a block takes one; fewer, with as many ids, are shared out
+  sample<T>(cases, 128, 5000, {}, 2);
   return cases;
 }
 
