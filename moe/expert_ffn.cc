@@ -52,6 +52,12 @@ void ExpertFfn<T>::reserve(device::Arena& saved, device::Arena& scratch) {
 }
 
 template <class T>
+void ExpertFfn<T>::expect(int64_t slots) {
+  if (kernels_.expect_swiglu != nullptr && shape_.hint_width == 0)
+    kernels_.expect_swiglu(queue_, slots, w_gate_, w_up_);
+}
+
+template <class T>
 device::View<const T, 2> ExpertFfn<T>::forward(const ExpertSlots<T>& slots) {
   const int64_t n = slots.num_slots();
   const auto y = y_.rows(0, n);

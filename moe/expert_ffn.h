@@ -29,6 +29,8 @@ class ExpertFfn {
   void bind(device::ParamStore<T>& store);
   void reserve(device::Arena& saved, device::Arena& scratch);
 
+  // Of a forward to come, before its slots are known: at most so many.
+  void expect(int64_t slots);
   // (A, D), not yet multiplied by the gates; in scratch until the next call.
   device::View<const T, 2> forward(const ExpertSlots<T>& slots);
   // Makes again what forward saved, where something else took its place: the same slots and rows.

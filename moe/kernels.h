@@ -194,6 +194,9 @@ struct MoeKernels {
   // gate = x w_gate^T, up = x w_up^T, act = silu(gate) * up.
   void (*grouped_swiglu)(Queue&, View<const T, 2> x, View<const T, 3> w_gate, View<const T, 3> w_up,
                          View<const int64_t, 1> offsets, View<T, 2> gate, View<T, 2> up, View<T, 2> act);
+  // Ahead of a grouped_swiglu of at most `rows` rows, few enough that it waits for its weights: the first ones begin to
+  // come into the device's cache, beside what is queued meanwhile. Null where that gains nothing.
+  void (*expect_swiglu)(Queue&, int64_t rows, View<const T, 3> w_gate, View<const T, 3> w_up);
   // Back through the last matrix, the gate factor and the activation a = silu(gate) * up. With o = dy w_down,
   // which is dL/d(weight * a): dweight[i] = <o[i], a[i]> (so the experts' outputs need not be kept), gate and
   // up become their gradients, and out becomes weight * a, the factor of w_down's gradient.

@@ -122,6 +122,7 @@ void MoeLayer<T>::Impl::forward(device::View<const T, 2> x, device::View<const i
                                 int64_t num_real, device::View<T, 2> y, bool training, int64_t seq_len_in) {
   seq_len = seq_len_in > 0 ? seq_len_in : context.seq_len;
   dispatcher->start_tokens(x);
+  if (!training) experts->expect(num_real * config.top_k);
   routing = &router->forward(*context.queue, x, segment, num_real, training);
   if (config.capacity_factor > 0) {
     kernels.limit_capacity(*context.queue, expert_capacity(config, num_real), config.drop, drop_order,

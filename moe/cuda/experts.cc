@@ -65,6 +65,13 @@ struct Experts {
     cuda::swiglu<T>(stream_of(queue), gate, up, act);
   }
 
+  static void expect_swiglu(Queue& queue, int64_t rows, Weights w_gate, Weights w_up) {
+    if constexpr (kTensorCores) {
+      if (fast() && in_units({w_gate.data(), w_up.data()}, {w_gate.dim(2), w_gate.dim(1)}))
+        hopper_expect_swiglu(stream_of(queue), rows, w_gate, w_up);
+    }
+  }
+
   static void swiglu_backward(Queue& queue, ConstRows dy, Weights w_down, Offsets offsets,
                               View<const float, 1> weight, Rows gate, Rows up, Rows out,
                               View<float, 1> dweight) {
@@ -116,6 +123,7 @@ void add_expert_entries(MoeKernels<T>& table) {
   table.grouped_dgrad = E::dgrad;
   table.grouped_wgrad = E::wgrad;
   table.grouped_swiglu = E::swiglu_forward;
+  table.expect_swiglu = E::kTensorCores ? E::expect_swiglu : nullptr;
   table.grouped_swiglu_backward = E::swiglu_backward;
   table.grouped_dgrad_pair = E::dgrad_pair;
 }

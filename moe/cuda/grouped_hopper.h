@@ -15,6 +15,8 @@ using Offsets = device::View<const int64_t, 1>;
 
 void hopper_swiglu(cudaStream_t, ConstRows x, Weights w_gate, Weights w_up, Offsets, Rows gate, Rows up,
                    Rows act);
+// Of a hopper_swiglu to come, see MoeKernels::expect_swiglu.
+void hopper_expect_swiglu(cudaStream_t, int64_t rows, Weights w_gate, Weights w_up);
 struct HopperTerm {
   ConstRows b;
   Weights w;

@@ -42,6 +42,8 @@ struct GemmParams {
 };
 
 inline constexpr int kTileM = 128, kTileN = 256, kTileK = 64;
+// Of a block's first tile, what weights may come into the cache before it runs: together 25 MB of an H200's 50.
+inline constexpr int kBlocksAhead = 6;
 
 // Blocks of a cluster share the b tile, each loading half of it.
 template <Form kForm, int kCluster>

@@ -52,6 +52,8 @@ TYPED_TEST(PassOfGeneration, KernelsOfAPassWaitForTheOneBefore) {
       if (way == Way::kWaits) s.queue.wait();
     };
     const auto pass = [&] {
+      if (s.table.expect_swiglu != nullptr) s.table.expect_swiglu(s.queue, kMost, w_gate, w_up);
+      then();
       s.table.router_linear(s.queue, x, w, logits);
       then();
       s.table.score(s.queue, {}, segment_view, v);
