@@ -5,7 +5,7 @@
 #include "moe/cuda/entries.h"
 #include "moe/cuda/launch.h"
 #include "moe/cuda/values.cuh"
-#include "parallel/device/cuda/vec.cuh"
+#include "parallel/device/cuda/launch_behind.cuh"
 
 namespace cadre::moe::cuda {
 namespace {

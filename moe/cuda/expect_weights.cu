@@ -5,7 +5,7 @@
 #include "moe/cuda/grouped_hopper.h"
 #include "moe/cuda/hopper_gemm.h"
 #include "moe/cuda/launch.h"
-#include "parallel/device/cuda/vec.cuh"
+#include "parallel/device/cuda/launch_behind.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
@@ -17,16 +17,11 @@ constexpr int kRows = kTileN / 2;  // of each matrix in a tile
 __global__ void __launch_bounds__(2 * kRows)
     expect_kernel(const __nv_bfloat16* gate, const __nv_bfloat16* up, int width, int dim, int tiles) {
   device::cuda::let_next_come();
-#if __CUDA_ARCH__ >= 900
   const int group = int(blockIdx.x) / tiles, tile = int(blockIdx.x) - group * tiles;
   const int row = tile * kRows + int(threadIdx.x) % kRows;
-  if (row < width) {
-    const __nv_bfloat16* const from =
-        (int(threadIdx.x) < kRows ? gate : up) + (int64_t(group) * width + row) * dim;
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from),
-                 "r"(2 * min(dim, kBlocksAhead * kTileK)));
-  }
-#endif
+  const __nv_bfloat16* const from =
+      (int(threadIdx.x) < kRows ? gate : up) + (int64_t(group) * width + row) * dim;
+  if (row < width) device::cuda::prefetch_bytes(from, uint32_t(2 * min(dim, kBlocksAhead * kTileK)));
   device::cuda::wait_for_kernel_before();
 }
 

@@ -1,6 +1,6 @@
 #include "moe/cuda/few_slots.h"
 
-#include "parallel/device/cuda/vec.cuh"
+#include "parallel/device/cuda/launch_behind.cuh"
 
 namespace cadre::moe::cuda {
 namespace {

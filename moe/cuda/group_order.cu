@@ -1,6 +1,7 @@
 #include "moe/cuda/group_order.h"
 
 #include "moe/cuda/launch.h"
+#include "parallel/device/cuda/launch_behind.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
@@ -25,8 +26,8 @@ __global__ void order_kernel(const int64_t* offsets, int groups, int32_t* next_a
 }  // namespace
 
 void order_groups(cudaStream_t stream, const int64_t* offsets, int groups, int32_t* next_and_order) {
-  order_kernel<<<blocks_for(groups, kThreads), kThreads, 0, stream>>>(offsets, groups, next_and_order);
-  device::cuda::check(cudaGetLastError());
+  device::cuda::launch(stream, order_kernel, blocks_for(groups, kThreads), kThreads, offsets, groups,
+                       next_and_order);
 }
 
 }  // namespace cadre::moe::cuda

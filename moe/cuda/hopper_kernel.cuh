@@ -11,7 +11,7 @@
 #include "moe/cuda/hopper_gemm.h"
 #include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/hopper_ptx.h"
-#include "parallel/device/cuda/vec.cuh"
+#include "parallel/device/cuda/launch_behind.cuh"
 
 namespace cadre::moe::cuda {
 
@@ -405,22 +405,21 @@ void launch_hopper(const GemmParams& params, int blocks, cudaStream_t stream) {
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   constexpr bool kBehind = Block<kForm, kCluster>::kBehind;
   static_assert(!kBehind || kCluster == 1);
-  cudaLaunchAttribute attribute{};
-  if constexpr (kBehind) {
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+  if constexpr (kCluster == 1) {
+    device::cuda::launch_with(kSharedBytes, kBehind, stream, kernel, unsigned(blocks), kThreads, params);
   } else {
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {kCluster, 1, 1};
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {kCluster, 1, 1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(unsigned(blocks / kCluster * kCluster));
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = kSharedBytes;
+    config.stream = stream;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    device::cuda::check(cudaLaunchKernelEx(&config, kernel, params));
   }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks / kCluster * kCluster);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = kBehind || kCluster > 1;
-  device::cuda::check(cudaLaunchKernelEx(&config, kernel, params));
 }
 
 }  // namespace cadre::moe::cuda

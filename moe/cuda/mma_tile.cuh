@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "moe/cuda/mma.cuh"
 #include "moe/cuda/values.cuh"
 
 namespace cadre::moe::cuda {
@@ -62,14 +63,6 @@ struct Operand {
     }
   }
 };
-
-__device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 // Of bf16 or float values.
 template <class C>

@@ -2,11 +2,11 @@
 // tensor cores; there a gradient of the logits, which is fp32, goes in as the sum of two bf16 values, so that
 // 16 of its bits count and not 8.
 #include "moe/cuda/entries.h"
+#include "moe/cuda/few_logits.h"
 #include "moe/cuda/grouped_products.h"
 #include "moe/cuda/launch.h"
 #include "moe/cuda/mma_tile.cuh"
 #include "moe/cuda/simple_gemm.cuh"
-#include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
@@ -15,9 +15,6 @@ using device::bf16;
 using device::Queue;
 using device::View;
 using device::cuda::check;
-using device::cuda::launch_behind;
-using device::cuda::let_next_come;
-using device::cuda::wait_for_kernel_before;
 using Bf16 = __nv_bfloat16;
 
 constexpr int64_t kTokensOfPart = 1024;  // of one sum of the weight gradient
@@ -82,46 +79,6 @@ __global__ void __launch_bounds__(kMmaThreads)
                              int64_t(blockIdx.y) * kMmaTile, int64_t(blockIdx.x) * kMmaTile, dim);
 }
 
-// For few tokens, of which tiles of 128 would keep one multiprocessor busy: a block makes 16 tokens by 8 experts, its
-// warps share out the contraction in pieces of 32 and their sums are added in order. A lane takes 8 values next to each
-// other along the contraction, as both operands may be permuted along it alike. So the sum of a logit does not
-// depend on how many tokens there are.
-constexpr int kFewTokens = 1024, kFewWarps = 8;
-
-__global__ void __launch_bounds__(32 * kFewWarps)
-    few_linear(const Bf16* x, const Bf16* w, int64_t tokens, int dim, int64_t experts, float* logits) {
-  __shared__ float sums[kFewWarps][16 * 8];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = lane / 4, part = lane % 4;
-  const int64_t first = int64_t(blockIdx.y) * 16 + row, expert = int64_t(blockIdx.x) * 8 + row;
-  float d[4] = {};
-  // The router's values are of no kernel before, and in the cache by the time that the tokens are there.
-  for (int k = (warp * 4 + part) * 8; k < dim && expert < experts; k += kFewWarps * 32)
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(w + expert * dim + k));
-  wait_for_kernel_before();
-  let_next_come();
-#pragma unroll 4
-  for (int k = (warp * 4 + part) * 8; k < (dim + 31) / 32 * 32; k += kFewWarps * 32) {
-    const auto eight = [&](const Bf16* matrix, int64_t r, int64_t rows) {
-      return r < rows && k < dim ? *reinterpret_cast<const uint4*>(matrix + r * dim + k) : uint4{};
-    };
-    const uint4 low = eight(x, first, tokens), high = eight(x, first + 8, tokens),
-                b = eight(w, expert, experts);
-    multiply_add(d, {low.x, high.x, low.y, high.y}, b.x, b.y);
-    multiply_add(d, {low.z, high.z, low.w, high.w}, b.z, b.w);
-  }
-  float* own = sums[warp];
-  own[row * 8 + part * 2] = d[0];
-  own[row * 8 + part * 2 + 1] = d[1];
-  own[(row + 8) * 8 + part * 2] = d[2];
-  own[(row + 8) * 8 + part * 2 + 1] = d[3];
-  __syncthreads();
-  const int64_t token = int64_t(blockIdx.y) * 16 + threadIdx.x / 8;
-  if (threadIdx.x >= 16 * 8 || token >= tokens) return;
-  float sum = 0;
-  for (int i = 0; i < kFewWarps; ++i) sum += sums[i][threadIdx.x];
-  logits[token * experts + blockIdx.x * 8 + threadIdx.x % 8] = sum;
-}
-
 // halves (T, 2 E): the upper bf16 of dlogits, then what is left of it. offsets: one group of all tokens.
 __global__ void split_gradient(const float* dlogits, int64_t tokens, int64_t experts, Bf16* halves,
                                int64_t* offsets) {
@@ -184,11 +141,9 @@ void router_linear(Queue& queue, View<const T, 2> x, View<const T, 2> w, View<fl
   if (tokens == 0) return;
   if constexpr (std::is_same_v<T, bf16>) {
     if (in_units({x.data(), w.data()}, {dim, experts})) {
-      if (tokens <= kFewTokens) {
-        return launch_behind(stream_of(queue), few_linear, grid_of(1, (tokens + 15) / 16, experts / 8),
-                             32 * kFewWarps, native(x.data()), native(w.data()), tokens, int(dim), experts,
-                             logits.data());
-      }
+      if (logits_of_few(stream_of(queue), native(x.data()), native(w.data()), tokens, int(dim), experts,
+                        logits.data()))
+        return;
       with_shared(
           mma_linear)<<<grid_of(kMmaTile, tokens, experts), kMmaThreads, kMmaSharedBytes, stream_of(queue)>>>(
           native(x.data()), native(w.data()), tokens, dim, experts, logits.data());

@@ -3,7 +3,7 @@
 #include "moe/cuda/few_slots.h"
 #include "moe/cuda/launch.h"
 #include "moe/cuda/values.cuh"
-#include "parallel/device/cuda/vec.cuh"
+#include "parallel/device/cuda/launch_behind.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
@@ -11,6 +11,7 @@ namespace {
 using device::Queue;
 using device::View;
 using device::cuda::check;
+using device::cuda::launch;
 using device::cuda::launch_behind;
 using device::cuda::let_next_come;
 using device::cuda::wait_for_kernel_before;
@@ -188,15 +189,11 @@ void slots_by_row(Queue& queue, View<const int32_t, 1> slot_row, View<int32_t, 1
   if (slots_by_row_of_few(stream, slot_row.data(), slots, rows, row_offsets.data(), row_slots.data())) return;
   auto* counts = reinterpret_cast<int32_t*>(scratch_of(queue, size_t(rows + 1) * sizeof(int32_t)));
   check(cudaMemsetAsync(counts, 0, size_t(rows + 1) * sizeof(int32_t), stream));
-  count_rows<<<blocks_for(slots, kThreads), kThreads, 0, stream>>>(slot_row.data(), slots, counts);
-  check(cudaGetLastError());
-  scan_rows<<<1, kScanThreads, 0, stream>>>(counts, rows, row_offsets.data());
-  check(cudaGetLastError());
-  place_rows<<<blocks_for(slots, kThreads), kThreads, 0, stream>>>(slot_row.data(), slots, counts,
-                                                                   row_slots.data());
-  check(cudaGetLastError());
-  sort_rows<<<blocks_for(rows, kThreads), kThreads, 0, stream>>>(row_offsets.data(), rows, row_slots.data());
-  check(cudaGetLastError());
+  launch(stream, count_rows, blocks_for(slots, kThreads), kThreads, slot_row.data(), slots, counts);
+  launch(stream, scan_rows, 1, kScanThreads, counts, rows, row_offsets.data());
+  launch(stream, place_rows, blocks_for(slots, kThreads), kThreads, slot_row.data(), slots, counts,
+         row_slots.data());
+  launch(stream, sort_rows, blocks_for(rows, kThreads), kThreads, row_offsets.data(), rows, row_slots.data());
 }
 
 }  // namespace

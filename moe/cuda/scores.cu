@@ -5,7 +5,7 @@
 #include "moe/cuda/entries.h"
 #include "moe/cuda/launch.h"
 #include "moe/cuda/values.cuh"
-#include "parallel/device/cuda/vec.cuh"
+#include "parallel/device/cuda/launch_behind.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
@@ -13,6 +13,7 @@ namespace {
 using device::Queue;
 using device::View;
 using device::cuda::check;
+using device::cuda::launch;
 using device::cuda::launch_behind;
 using device::cuda::let_next_come;
 using device::cuda::wait_for_kernel_before;
@@ -156,14 +157,12 @@ void score_backward(Queue& queue, ScoreRule rule, const Routing<T>& routing, con
   if (rows.tokens == 0) return;
   const cudaStream_t stream = stream_of(queue);
   check(cudaMemsetAsync(dlogits.data(), 0, size_t(dlogits.size()) * sizeof(float), stream));
-  scatter_gate_gradients<<<blocks_for(routing.num_slots, 256), 256, 0, stream>>>(
-      routing.expert_offsets.data(), rows.experts, routing.slot_token.data(), grad.slot_gate.data(),
-      dlogits.data());
-  check(cudaGetLastError());
+  launch(stream, scatter_gate_gradients, blocks_for(routing.num_slots, 256), 256,
+         routing.expert_offsets.data(), rows.experts, routing.slot_token.data(), grad.slot_gate.data(),
+         dlogits.data());
   const BackwardRule back{rule.share, rule.kind == ScoreRule::kSigmoid, float(rule.scale), grad.z_scale};
-  score_backward_kernel<<<blocks_for(rows.tokens, kWarps), kWarps * 32, 0, stream>>>(
-      rows, back, grad.probs.empty() ? nullptr : grad.probs.data(), dlogits.data());
-  check(cudaGetLastError());
+  launch(stream, score_backward_kernel, blocks_for(rows.tokens, kWarps), kWarps * 32, rows, back,
+         grad.probs.empty() ? nullptr : grad.probs.data(), dlogits.data());
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "moe/cuda/few_slots.h"
 #include "moe/cuda/launch.h"
 #include "moe/cuda/values.cuh"
+#include "parallel/device/cuda/launch_behind.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
@@ -13,6 +14,8 @@ namespace {
 using device::Queue;
 using device::View;
 using device::cuda::check;
+using device::cuda::launch;
+using device::cuda::launch_with;
 
 constexpr int kChunk = 32;  // tokens of a warp: a bit each
 constexpr int kScanThreads = 1024;
@@ -139,21 +142,16 @@ void top_k_slots(Queue& queue, View<const int32_t, 2> choice, View<const float, 
                                   routing.slot_token.data(), routing.slot_gate.data()}))
     return;
   auto* counts = reinterpret_cast<int32_t*>(scratch_of(queue, size_t(chunks * experts) * sizeof(int32_t)));
-  const size_t shared = size_t(experts) * sizeof(uint32_t);
+  const int shared = int(experts) * int(sizeof(uint32_t));
   int64_t* offsets = routing.expert_offsets.data();
-  count_choices<<<unsigned(chunks), 32, shared, stream>>>(choice.data(), tokens, k, int(experts), counts);
-  check(cudaGetLastError());
-  scan_counts<<<unsigned(experts), 256, 0, stream>>>(counts, chunks, int(experts), routing.tally.data());
-  check(cudaGetLastError());
-  offsets_of_tally<<<1, 32, 0, stream>>>(routing.tally.data(), int(experts), offsets);
-  check(cudaGetLastError());
-  place_choices<<<unsigned(chunks), 32, shared, stream>>>(
-      choice.data(), gates.data(), tokens, k, int(experts), counts, offsets, routing.slot_token.data(),
-      routing.slot_gate.data());
-  check(cudaGetLastError());
-  clear_rest<<<16, 256, 0, stream>>>(offsets, int(experts), routing.num_slots, routing.slot_token.data(),
-                                     routing.slot_gate.data());
-  check(cudaGetLastError());
+  launch_with(shared, false, stream, count_choices, unsigned(chunks), 32, choice.data(), tokens, k,
+              int(experts), counts);
+  launch(stream, scan_counts, unsigned(experts), 256, counts, chunks, int(experts), routing.tally.data());
+  launch(stream, offsets_of_tally, 1, 32, routing.tally.data(), int(experts), offsets);
+  launch_with(shared, false, stream, place_choices, unsigned(chunks), 32, choice.data(), gates.data(), tokens,
+              k, int(experts), counts, offsets, routing.slot_token.data(), routing.slot_gate.data());
+  launch(stream, clear_rest, 16, 256, offsets, int(experts), routing.num_slots, routing.slot_token.data(),
+         routing.slot_gate.data());
 }
 
 // ---- The best of a list, for expert choice and capacity ----
@@ -252,11 +250,9 @@ void expert_choice_slots(Queue& queue, int64_t capacity, View<const int32_t, 1> 
   const cudaStream_t stream = stream_of(queue);
   if (!v.gates.empty())
     check(cudaMemsetAsync(v.gates.data(), 0, size_t(v.gates.size()) * sizeof(float), stream));
-  expert_choice_kernel<<<unsigned(routing.num_experts), kSelectThreads, 0, stream>>>(
-      v.probs.data(), segment.data(), segment.dim(0), int(routing.num_experts), take,
-      routing.slot_token.data(), routing.slot_gate.data(), v.gates.data(), routing.tally.data(),
-      routing.expert_offsets.data());
-  check(cudaGetLastError());
+  launch(stream, expert_choice_kernel, unsigned(routing.num_experts), kSelectThreads, v.probs.data(),
+         segment.data(), segment.dim(0), int(routing.num_experts), take, routing.slot_token.data(),
+         routing.slot_gate.data(), v.gates.data(), routing.tally.data(), routing.expert_offsets.data());
 }
 
 // ---- Capacity ----
@@ -322,17 +318,12 @@ void limit_capacity(Queue& queue, int64_t capacity, DropPolicy policy, View<int3
   auto* token = reinterpret_cast<int32_t*>(kept + experts);
   auto* gate = reinterpret_cast<float*>(token + slots);
   int64_t* offsets = routing.expert_offsets.data();
-  keep_best<<<unsigned(experts), kSelectThreads, 0, stream>>>(routing.probs.data(), int(experts), offsets,
-                                                              routing.slot_token.data(), capacity,
-                                                              policy == DropPolicy::kPosition, order.data());
-  check(cudaGetLastError());
-  limit_offsets<<<1, kScanThreads, 0, stream>>>(offsets, int(experts), capacity, old_offsets, kept,
-                                                routing.tally.data());
-  check(cudaGetLastError());
-  move_slots<<<blocks_for(slots, 256), 256, 0, stream>>>(offsets, old_offsets, int(experts), slots,
-                                                         order.data(), routing.slot_token.data(),
-                                                         routing.slot_gate.data(), token, gate);
-  check(cudaGetLastError());
+  launch(stream, keep_best, unsigned(experts), kSelectThreads, routing.probs.data(), int(experts), offsets,
+         routing.slot_token.data(), capacity, policy == DropPolicy::kPosition, order.data());
+  launch(stream, limit_offsets, 1, kScanThreads, offsets, int(experts), capacity, old_offsets, kept,
+         routing.tally.data());
+  launch(stream, move_slots, blocks_for(slots, 256), 256, offsets, old_offsets, int(experts), slots,
+         order.data(), routing.slot_token.data(), routing.slot_gate.data(), token, gate);
   check(
       cudaMemcpyAsync(routing.slot_token.data(), token, size_t(slots) * 4, cudaMemcpyDeviceToDevice, stream));
   check(cudaMemcpyAsync(routing.slot_gate.data(), gate, size_t(slots) * 4, cudaMemcpyDeviceToDevice, stream));

@@ -3,6 +3,7 @@
 // over the groups of a block, then over the blocks, each in a fixed order.
 #include <algorithm>
 
+#include "parallel/device/cuda/copy_async.cuh"
 #include "parallel/device/cuda/kernels_cuda.h"
 #include "parallel/device/cuda/vec.cuh"
 

@@ -11,6 +11,7 @@
 #include "parallel/device/bf16.h"
 #include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/kernel_state.h"
+#include "parallel/device/cuda/launch_behind.cuh"
 #include "parallel/device/cuda/queue_cuda.h"
 #include "parallel/device/view.h"
 
@@ -129,30 +130,6 @@ __device__ inline void store_any(T* p, const float (&in)[N]) {
   }
 }
 
-// 16 bytes from global to shared memory, beside what the thread does next. The thread itself sees those of all but the last
-// kLeft groups after wait_for_copies<kLeft>(); others need a barrier then.
-__device__ inline void copy_async(uint4* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
-               "l"(from)
-               : "memory");
-}
-__device__ inline void end_copy_group() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kLeft>
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
-}
-// What was copied, at once: of parts of it the compiler makes reads of two bytes.
-__device__ inline uint4 read_copied(const uint4* from) {
-  uint4 bits;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
-               : "r"(uint32_t(__cvta_generic_to_shared(from)))
-               : "memory");
-  return bits;
-}
-
 // Over kWidth neighbouring lanes, all of which get the result. Every lane of the warp must take part.
 template <int kWidth = 32>
 __device__ inline float warp_sum(float x) {
@@ -172,52 +149,6 @@ __device__ inline float block_sum(float x, float* shared) {
 #pragma unroll
   for (int i = 0; i < kThreads / 32; ++i) sum += shared[i];
   return sum;
-}
-
-// Programmatic dependent launch (compute capability 9.0): blocks of a kernel come onto multiprocessors while the last ones
-// of the kernel before it in the stream end, which hides what a launch costs, most of which short kernels feel. Such a
-// kernel begins with wait_for_kernel_before() in every thread, before it touches any memory: what came before is done and
-// visible then, also for whatever follows it.
-__device__ inline void wait_for_kernel_before() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-// In a kernel of few blocks: the next one's may come from now on, if it is launched this way, and wait for the end of this.
-__device__ inline void let_next_come() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-inline bool launches_overlap() {
-  static const bool kDo = [] {
-    int device = 0, major = 0;
-    check(cudaGetDevice(&device));
-    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major >= 9;
-  }();
-  return kDo;
-}
-// shared_bytes: dynamic ones.
-template <class... Params, class... Args>
-void launch_behind_with(int shared_bytes, cudaStream_t stream, void (*kernel)(Params...), dim3 blocks,
-                        dim3 threads, const Args&... args) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = blocks;
-  config.blockDim = threads;
-  config.dynamicSmemBytes = size_t(shared_bytes);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = launches_overlap() ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kernel, args...));
-}
-template <class... Params, class... Args>
-void launch_behind(cudaStream_t stream, void (*kernel)(Params...), dim3 blocks, dim3 threads,
-                   const Args&... args) {
-  launch_behind_with(0, stream, kernel, blocks, threads, args...);
 }
 
 inline constexpr int kMapThreads = 256;

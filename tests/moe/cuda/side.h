@@ -26,7 +26,10 @@ class Side {
  public:
   using Number = X;
   using W = device::wide_t<X>;
-  Side(device::Queue& queue, const MoeKernels<X>& table) : queue(queue), table(table) {}
+  using Take = std::byte* (*)(size_t bytes);
+  // take: of memory that somebody else frees; null for the device's.
+  Side(device::Queue& queue, const MoeKernels<X>& table, Take take = nullptr)
+      : queue(queue), table(table), take_(take) {}
 
   // Values of type U with this content.
   template <class U, int N>
@@ -34,9 +37,9 @@ class Side {
     std::vector<U> host(values.size());
     for (size_t i = 0; i < values.size(); ++i) host[i] = U(values[i]);
     // Never empty: a view of nothing would have no memory to be told apart from a missing one.
-    memory_.emplace_back(queue.kind(), std::max<size_t>(16, host.size() * sizeof(U)));
-    queue.upload(host.data(), memory_.back().data(), host.size() * sizeof(U));
-    return {reinterpret_cast<U*>(memory_.back().data()), shape};
+    std::byte* const data = memory(std::max<size_t>(16, host.size() * sizeof(U)));
+    queue.upload(host.data(), data, host.size() * sizeof(U));
+    return {reinterpret_cast<U*>(data), shape};
   }
   // For what is only written: every element is NaN, or -7 for integers.
   template <class U, int N>
@@ -56,6 +59,11 @@ class Side {
   const MoeKernels<X>& table;
 
  private:
+  std::byte* memory(size_t bytes) {
+    if (take_ != nullptr) return take_(bytes);
+    return memory_.emplace_back(queue.kind(), bytes).data();
+  }
+  Take take_;
   std::deque<device::Buffer> memory_;
 };
 

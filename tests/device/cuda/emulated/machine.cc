@@ -9,45 +9,110 @@ namespace cadre::emulated {
 
 Machine* machine = nullptr;
 
+namespace {
+
+// Of fibers, for one block after the other.
+char* stack_of(size_t thread, size_t bytes) {
+  static std::vector<std::unique_ptr<char[]>> stacks;
+  while (stacks.size() <= thread) stacks.emplace_back(new char[bytes]);
+  return stacks[thread].get();
+}
+
+}  // namespace
+
 void Machine::enter() {
   Machine& m = *machine;
-  m.body_(m.current_);
-  m.threads_[size_t(m.current_)]->done = true;
-  swapcontext(&m.threads_[size_t(m.current_)]->context, &m.main_);
+  try {
+    m.body_(m.current_);
+  } catch (...) {
+    if (!m.error_) m.error_ = std::current_exception();
+  }
+  m.end_thread();
+  m.yield();
 }
 
 void Machine::run(int threads, const std::function<void(int)>& body) {
+  constexpr size_t kStack = 64 << 10;
   machine = this;
   body_ = body;
+  live_ = threads;
   warps_.resize(size_t(threads + 31) / 32);
   for (int i = 0; i < threads; ++i) {
     threads_.push_back(std::make_unique<Thread>());
     Thread& t = *threads_.back();
-    t.stack.resize(64 << 10);
     getcontext(&t.context);
-    t.context.uc_stack.ss_sp = t.stack.data();
-    t.context.uc_stack.ss_size = t.stack.size();
+    t.context.uc_stack.ss_sp = stack_of(size_t(i), kStack);
+    t.context.uc_stack.ss_size = kStack;
     t.context.uc_link = &main_;
     makecontext(&t.context, &Machine::enter, 0);
   }
-  for (size_t live = threads_.size(); live > 0;) {
-    const int warp = int(random_() % warps_.size());
-    for (int i = warp * 32; i < std::min(warp * 32 + 32, threads); ++i) {
-      Thread& t = *threads_[size_t(i)];
-      if (t.done) continue;
-      current_ = i;
-      swapcontext(&main_, &t.context);
-      live -= t.done;
-    }
+  while (live_ > 0 && !error_) {
+    turn(int(random_() % warps_.size()));
     ++time_;
     finish_copies();
     if (++idle_ > 200000) throw std::runtime_error("no thread of the block can go on");
   }
+  if (error_) std::rethrow_exception(error_);
   if (!copies_.empty()) throw std::runtime_error("the block ended before its copies");
+}
+
+void Machine::turn(int warp) {
+  for (int i = warp * 32; i < std::min(warp * 32 + 32, int(threads_.size())); ++i) {
+    Thread& t = *threads_[size_t(i)];
+    if (t.done || (t.watched != nullptr && *t.watched == t.value)) continue;
+    current_ = i;
+    idle_ = 0;
+    swapcontext(&main_, &t.context);
+  }
+}
+
+// Those that wait for all threads have one less to wait for.
+void Machine::end_thread() {
+  Thread& t = *threads_[size_t(current_)];
+  t.done = true;
+  all_waited_ = all_waited_ && t.waited;
+  --live_;
+  for (Meeting* const meeting : {&sync_, &before_}) {
+    if (meeting->arrived == 0 || meeting->arrived < live_) continue;
+    meeting->arrived = 0;
+    ++meeting->round;
+  }
 }
 
 void Machine::yield() {
   swapcontext(&threads_[size_t(current_)]->context, &main_);
+}
+void Machine::wait_while(const uint32_t& watched, uint32_t value) {
+  Thread& t = *threads_[size_t(current_)];
+  t.watched = &watched;
+  t.value = value;
+  while (watched == value) yield();
+  t.watched = nullptr;
+}
+
+uint8_t* Machine::at(uint32_t address) {
+  if (address >= kSharedBytes) throw std::runtime_error("an address is outside the block's shared memory");
+  return memory_ + address;
+}
+uint32_t Machine::place_shared(const void* memory) {
+  memory_ = static_cast<uint8_t*>(const_cast<void*>(memory));
+  return 0;
+}
+
+// True for the thread that is the last of `expected` to come; the others come back when it has come.
+bool Machine::last_at(Meeting& meeting, int expected) {
+  const uint32_t round = meeting.round;
+  if (++meeting.arrived < expected) return wait_while(meeting.round, round), false;
+  meeting.arrived = 0;
+  ++meeting.round;
+  return true;
+}
+void Machine::sync_block() {
+  last_at(sync_, live_);
+}
+void Machine::wait_for_kernel_before(const std::function<void()>& begin) {
+  threads_[size_t(current_)]->waited = true;
+  if (last_at(before_, live_)) begin();
 }
 
 void Machine::barrier_init(uint32_t address, int arrivals) {
@@ -58,7 +123,6 @@ void Machine::end_phase(Barrier& b) {
   if (b.pending != 0 || b.bytes != 0) return;
   b.pending = b.arrivals;
   b.phase ^= 1;
-  idle_ = 0;
 }
 void Machine::arrive(uint32_t address, int64_t bytes) {
   Barrier& b = barriers_.at(address);
@@ -67,15 +131,14 @@ void Machine::arrive(uint32_t address, int64_t bytes) {
   end_phase(b);
 }
 void Machine::wait(uint32_t address, uint32_t parity) {
-  const Barrier& b = barriers_.at(address);
-  while (b.phase == parity) yield();
+  wait_while(barriers_.at(address).phase, parity);
 }
 
 // The place is lost when the copy begins, and there when it ends.
 void Machine::copy(uint32_t barrier, uint32_t to, std::vector<uint8_t> bytes) {
   if (to % 16 != 0) throw std::runtime_error("a copy is not aligned");
-  std::memset(at(to), 0xff, bytes.size());
   at(to + uint32_t(bytes.size()) - 1);
+  std::memset(at(to), 0xff, bytes.size());
   // From at once to longer than a tile takes to be multiplied.
   copies_.push_back(
       {barrier, to, std::move(bytes), time_ + int64_t(random_() % (random_() % 2 == 0 ? 20 : 2000))});
@@ -96,19 +159,12 @@ void Machine::finish_copies() {
 }
 
 const Deposit* Machine::meet(const Deposit& own) {
-  const int warp = current_ / 32;
-  Thread& t = *threads_[size_t(current_)];
-  auto& deposits = warps_[size_t(warp)].deposits[size_t(t.meetings % 2)];
+  Warp& warp = warps_[size_t(current_ / 32)];
+  auto& deposits = warp.deposits[warp.meeting.round % 2];
   deposits[size_t(current_ % 32)] = own;
-  ++t.meetings;
-  for (bool all = false; !all;) {
-    all = true;
-    for (int i = warp * 32; i < warp * 32 + 32; ++i) all = all && threads_[size_t(i)]->meetings >= t.meetings;
-    if (!all) yield();
-  }
+  last_at(warp.meeting, 32);
   for (const Deposit& d : deposits)
     if (d.what != own.what) throw std::runtime_error("the lanes of a warp are at different instructions");
-  idle_ = 0;
   return deposits.data();
 }
 
@@ -155,7 +211,7 @@ void Machine::run_product(const Product& p) {
         const uint32_t pair = p.quad[size_t(k % 8 / 2)][size_t(k / 8 * 2 + h)];
         a[h][k] = std::bit_cast<float>(k % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
       } else {
-        a[h][k] = shared_value(p.a, first + 8 * h, k, false);
+        a[h][k] = shared_value(p.a, first + 8 * h, k, p.a_across);
       }
     }
   }
@@ -164,7 +220,7 @@ void Machine::run_product(const Product& p) {
       const int column = j * 8 + lane % 4 * 2 + e;
       float sum[2] = {0, 0};
       for (int k = 0; k < 16; ++k) {
-        const float b = shared_value(p.b, column, k, p.from_registers);
+        const float b = shared_value(p.b, column, k, p.b_across);
         for (int h = 0; h < 2; ++h) sum[h] += a[h][k] * b;
       }
       for (int h = 0; h < 2; ++h) {

@@ -1,14 +1,17 @@
-// One block of an sm_90a kernel on the host: its threads as fibers that take turns at random, warp by warp, mbarriers, the
-// copy engine and asynchronous products as the PTX ISA describes them, each as late (or as early) as it may be. What a
-// kernel forgets to wait for shows as NaN, what waits for ever as an error. Speed is not a concern.
+// One block of a kernel on the host: its threads as fibers that take turns at random, warp by warp, and meet at warp
+// instructions and barriers; mbarriers, the copy engine and asynchronous products of sm_90a as the PTX ISA describes
+// them, each as late (or as early) as it may be. What a kernel forgets to wait for shows as NaN, what waits for ever as
+// an error. Speed is not a concern.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include <ucontext.h>
@@ -26,19 +29,27 @@ struct Product {
   float* d;
   int columns;
   bool keep, from_registers;
+  bool a_across, b_across;  // lies with its first dimension contiguous
   uint64_t a, b;
   std::array<std::array<uint32_t, 4>, 4> quad;  // the left operand of the four lanes of a row
 };
 
 class Machine {
  public:
-  explicit Machine(unsigned seed) : random_(seed), memory_(232448, 0xff) {}
-  // Runs body(thread) for all threads to their end. Throws std::runtime_error when none can go on.
+  static constexpr size_t kSharedBytes = 232448;  // that a block may have
+  explicit Machine(unsigned seed) : random_(seed), own_memory_(kSharedBytes, 0xff) {}
+  // Runs body(thread) for all threads to their end. Throws std::runtime_error when none can go on, and what a body throws.
   void run(int threads, const std::function<void(int)>& body);
 
   int thread() const { return current_; }
-  uint8_t* at(uint32_t address) { return &memory_.at(address); }
-  void yield();
+  uint8_t* at(uint32_t address);
+  // Shared memory is kSharedBytes here from now on, instead of the machine's own; its address, 0.
+  uint32_t place_shared(const void* memory);
+
+  void sync_block();  // of all threads that have not ended, like the next
+  // begin: called when all have come, before any goes on.
+  void wait_for_kernel_before(const std::function<void()>& begin);
+  bool all_waited() const { return all_waited_; }  // of those that ended
 
   void barrier_init(uint32_t address, int arrivals);
   void arrive(uint32_t address, int64_t bytes);
@@ -53,11 +64,15 @@ class Machine {
  private:
   struct Thread {
     ucontext_t context;
-    std::vector<char> stack;
-    bool done = false;
-    int64_t meetings = 0;
+    bool done = false, waited = false;
+    const uint32_t* watched = nullptr;  // not to be woken while this is `value`
+    uint32_t value = 0;
     std::vector<Product> open;
     std::vector<std::vector<Product>> groups;
+  };
+  struct Meeting {
+    int arrived = 0;
+    uint32_t round = 0;
   };
   struct Barrier {
     int arrivals = 0, pending = 0;
@@ -65,6 +80,7 @@ class Machine {
     uint32_t phase = 0;
   };
   struct Warp {
+    Meeting meeting;
     std::array<std::array<Deposit, 32>, 2> deposits;
   };
   struct Copy {
@@ -73,20 +89,29 @@ class Machine {
     int64_t ends;
   };
   static void enter();
+  void turn(int warp);
+  void end_thread();
+  void yield();
+  void wait_while(const uint32_t& watched, uint32_t value);
+  bool last_at(Meeting& meeting, int expected);
   void finish_copies();
   void end_phase(Barrier& barrier);
   void run_product(const Product& product);
   float shared_value(uint64_t descriptor, int row, int k, bool rows_contiguous);
 
   std::mt19937 random_;
-  std::vector<uint8_t> memory_;
+  std::vector<uint8_t> own_memory_;
+  uint8_t* memory_ = own_memory_.data();
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;
+  Meeting sync_, before_;
   std::map<uint32_t, Barrier> barriers_;
   std::vector<Copy> copies_;
   std::function<void(int)> body_;
+  std::exception_ptr error_;
   ucontext_t main_;
-  int current_ = -1;
+  int current_ = -1, live_ = 0;
+  bool all_waited_ = true;
   int64_t idle_ = 0, time_ = 0;  // in turns of a warp
 };
 

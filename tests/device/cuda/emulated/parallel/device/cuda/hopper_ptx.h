@@ -4,42 +4,16 @@
 
 #include <cuda.h>
 #include <cuda_bf16.h>
-#include <cuda_runtime_api.h>
-
-#include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-
-#include "tests/device/cuda/emulated/machine.h"
-
-#define __launch_bounds__(...)
-
-using std::max;
-using std::min;
-
-inline float __shfl_xor_sync(unsigned, float x, int offset) {
-  auto& m = *cadre::emulated::machine;
-  const auto* all = m.meet({1, {std::bit_cast<uint32_t>(x)}});
-  return std::bit_cast<float>(all[m.thread() % 32 ^ offset].words[0]);
-}
-inline void __syncwarp() {
-  cadre::emulated::machine->meet({2, {}});
-}
-inline float __uint_as_float(uint32_t bits) {
-  return std::bit_cast<float>(bits);
-}
-inline int32_t atomicAdd(int32_t* to, int32_t add) {
-  const int32_t old = *to;
-  *to += add;
-  return old;
-}
+#include <cuda_runtime.h>
 
 namespace cadre::device::cuda::ptx {
 
 inline emulated::Machine& machine() {
   return *emulated::machine;
+}
+
+inline uint32_t shared_address(const void* memory) {
+  return machine().place_shared(memory);
 }
 
 // What a CUtensorMap holds here: bf16 (z, y, x), boxes of 64 by box_y.
@@ -61,6 +35,24 @@ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
 inline void barrier_wait(uint32_t barrier, uint32_t parity) {
   machine().wait(barrier, parity);
 }
+inline void fence_barrier_init() {}
+inline void fence_async_proxy() {}
+// A cluster is one block.
+inline uint32_t block_in_cluster() {
+  return 0;
+}
+inline void cluster_sync() {
+  machine().sync_block();
+}
+inline void barrier_arrive_at(uint32_t barrier, uint32_t) {
+  barrier_arrive(barrier);
+}
+inline void barrier_release_at(uint32_t barrier, uint32_t) {
+  barrier_arrive(barrier);
+}
+inline void barrier_acquire(uint32_t barrier, uint32_t parity) {
+  barrier_wait(barrier, parity);
+}
 inline void copy_box(const CUtensorMap* map, uint32_t barrier, uint32_t to, int32_t x, int32_t y, int32_t z) {
   TensorMap m;
   std::memcpy(&m, map, sizeof(m));
@@ -72,6 +64,15 @@ inline void copy_box(const CUtensorMap* map, uint32_t barrier, uint32_t to, int3
     }
   }
   machine().copy(barrier, to, std::move(box));
+}
+inline void copy_box_to_cluster(const CUtensorMap* map, uint32_t barrier, uint32_t to, int32_t x, int32_t y,
+                                int32_t z, uint16_t) {
+  copy_box(map, barrier, to, x, y, z);
+}
+inline void prefetch_box(const CUtensorMap* map, int32_t x, int32_t y, int32_t z) {
+  TensorMap m;
+  std::memcpy(&m, map, sizeof(m));
+  if (x < 0 || y < 0 || z < 0 || z >= m.z) throw std::runtime_error("a prefetch is outside its tensor");
 }
 inline void copy_bytes(const void* from, uint32_t barrier, uint32_t to, uint32_t bytes) {
   const auto* p = static_cast<const uint8_t*>(from);
@@ -90,10 +91,14 @@ template <int kCount>
 inline void wgmma_pin(float (&)[kCount]) {}
 template <int kCount>
 inline void wgmma_pin(uint32_t (&)[kCount]) {}
-template <int kCount>
+template <int kAcrossA, int kAcrossB, int kCount>
 inline void wgmma(float (&d)[kCount], uint64_t a, uint64_t b, int32_t keep) {
   machine().meet({3, {}});
-  machine().issue({d, kCount * 2, keep != 0, false, a, b, {}});
+  machine().issue({d, kCount * 2, keep != 0, false, kAcrossA != 0, kAcrossB != 0, a, b, {}});
+}
+template <int kCount>
+inline void wgmma(float (&d)[kCount], uint64_t a, uint64_t b, int32_t keep) {
+  wgmma<0, 0>(d, a, b, keep);
 }
 template <int kCount>
 inline void wgmma_first(float (&d)[kCount], uint64_t a, uint64_t b) {
@@ -104,7 +109,7 @@ template <int kCount>
 inline void wgmma(float (&d)[kCount], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b,
                   int32_t keep) {
   const auto* all = machine().meet({4, {a0, a1, a2, a3}});
-  emulated::Product product{d, kCount * 2, keep != 0, true, 0, b, {}};
+  emulated::Product product{d, kCount * 2, keep != 0, true, false, true, 0, b, {}};
   const int first = machine().thread() % 32 / 4 * 4;
   for (int i = 0; i < 4; ++i) product.quad[size_t(i)] = all[first + i].words;
   machine().issue(product);
@@ -116,6 +121,18 @@ inline void store_matrices(uint32_t to, const uint32_t (&r)[4]) {
   for (int i = 0; i < 4; ++i)
     std::memcpy(machine().at(all[8 * i + lane / 4].words[0] + uint32_t(lane % 4 * 4)), &r[i], 4);
 }
+inline void load_matrices(uint32_t from, uint32_t (&r)[4]) {
+  const auto* all = machine().meet({6, {from}});
+  const int lane = machine().thread() % 32;
+  for (int i = 0; i < 4; ++i)
+    std::memcpy(&r[i], machine().at(all[8 * i + lane / 4].words[0] + uint32_t(lane % 4 * 4)), 4);
+}
+inline void copy_unit(uint32_t to, const void* from, bool live) {
+  live ? std::memcpy(machine().at(to), from, 16) : std::memset(machine().at(to), 0, 16);
+}
+inline void commit_units() {}
+template <int kPending>
+inline void wait_for_units() {}
 inline uint4 load_shared(uint32_t from) {
   uint4 v;
   std::memcpy(&v, machine().at(from), 16);
@@ -123,6 +140,9 @@ inline uint4 load_shared(uint32_t from) {
 }
 inline void store_shared(uint32_t to, const uint4& v) {
   std::memcpy(machine().at(to), &v, 16);
+}
+inline void store_shared_at(uint32_t to, uint32_t, const uint4& v) {
+  store_shared(to, v);
 }
 template <int kRegisters>
 inline void take_registers() {}

@@ -1,0 +1,111 @@
+// The kernels of a layer of experts in a pass of generation, compiled for the host and run on emulated blocks
+// (tests/device/cuda/emulated), against the CPU's in double. Needs no GPU, only CUDA's headers.
+#include <cuda_runtime.h>
+
+#include "moe/cuda/few_logits.h"
+#include "moe/cuda/grouped_hopper.h"
+#include "moe/cuda/launch.h"
+#include "parallel/device/cuda/queue_cuda.h"
+#include "tests/moe/cuda/pass_case.h"
+#include "tests/moe/cuda/router_cases.h"
+
+namespace cadre::moe {
+
+namespace cuda {
+
+cudaStream_t stream_of(device::Queue&) {
+  return nullptr;
+}
+std::byte* scratch_of(device::Queue&, size_t bytes) {
+  return emulated::take_memory(bytes);
+}
+int multiprocessors() {
+  return 5;  // fewer than there are tiles
+}
+void check_experts(int64_t) {}
+
+}  // namespace cuda
+
+namespace {
+
+using device::bf16;
+using device::Queue;
+using device::View;
+
+template <class T>
+MoeKernels<T> emulated_kernels() {
+  MoeKernels<T> table{};
+  cuda::add_choice_entries(table);
+  cuda::add_score_entries(table);
+  cuda::add_slot_entries(table);
+  cuda::add_row_entries(table);
+  if constexpr (std::is_same_v<T, bf16>) {
+    table.router_linear = [](Queue&, View<const T, 2> x, View<const T, 2> w, View<float, 2> logits) {
+      EXPECT_TRUE(cuda::logits_of_few(nullptr, cuda::native(x.data()), cuda::native(w.data()), x.dim(0),
+                                      int(x.dim(1)), w.dim(0), logits.data()));
+    };
+    table.expect_swiglu = [](Queue&, int64_t rows, View<const T, 3> w_gate, View<const T, 3> w_up) {
+      cuda::hopper_expect_swiglu(nullptr, rows, w_gate, w_up);
+    };
+    table.grouped_swiglu = [](Queue&, View<const T, 2> x, View<const T, 3> w_gate, View<const T, 3> w_up,
+                              View<const int64_t, 1> offsets, View<T, 2> gate, View<T, 2> up,
+                              View<T, 2> act) {
+      cuda::hopper_swiglu(nullptr, x, w_gate, w_up, offsets, gate, up, act);
+    };
+    table.grouped_gemm = [](Queue&, View<const T, 2> a, View<const T, 3> w, View<const int64_t, 1> offsets,
+                            View<T, 2> y) { cuda::hopper_products().gemm(nullptr, a, w, offsets, y); };
+  }
+  return table;
+}
+
+template <class T>
+class RoutersEmulated : public testing::Test {
+ protected:
+  void TearDown() override { emulated::free_memory(); }
+
+ public:
+  template <class Body>
+  Results on_cpu(const Body& body) {
+    Side<double> side(cpu_queue_, cpu_moe_kernels<double>());
+    return body(side);
+  }
+  template <class Body>
+  Results on_gpu(const Body& body) {
+    emulated::free_memory();
+    static const MoeKernels<T> kTable = emulated_kernels<T>();
+    Side<T> side(queue_, kTable, emulated::take_memory);
+    return body(side);
+  }
+
+ private:
+  device::CpuQueue cpu_queue_{1};
+  emulated::EmulatedQueue queue_;
+};
+TYPED_TEST_SUITE(RoutersEmulated, Storages);
+
+TYPED_TEST(RoutersEmulated, TopKRoutersChooseAndDifferentiateAsOnTheCpu) {
+  expect_top_k_routers_match(*this, {30});
+}
+TYPED_TEST(RoutersEmulated, SlotsOfFewAndOfManyTokens) {
+  expect_slots_match(*this, {1, 31, 64, 1024, 1025});
+}
+TYPED_TEST(RoutersEmulated, RowsAreGatheredAndSummed) {
+  expect_rows_match<TypeParam>(*this);
+}
+
+class PassEmulated : public RoutersEmulated<bf16> {};
+
+TEST_F(PassEmulated, ALayerEqualsTheCpus) {
+  const auto body = [](auto& side) {
+    return rounds_of_a_layer<bf16>(
+        side, 1, [] {}, [](const auto& pass) { pass(); });
+  };
+  const Results emulated = on_gpu(body), cpu = on_cpu(body);
+  ASSERT_EQ(emulated.size(), cpu.size());
+  for (size_t i = 0; i < cpu.size(); ++i)
+    expect_close(emulated[i], cpu[i], i % 2 == 0 ? 3 * product_bound<bf16>(136) : 0,
+                 fmt::format("result {}", i));
+}
+
+}  // namespace
+}  // namespace cadre::moe
