@@ -28,10 +28,13 @@ class LocalDispatcher final : public Dispatcher<T> {
     slots_.offsets = routing.expert_offsets;
     slots_.slot_row = slots_.slot_token = routing.slot_token.rows(0, routing.num_slots);
     slots_.slot_gate = routing.slot_gate.rows(0, routing.num_slots);
+    slots_.row_offsets = routing.row_offsets;
+    slots_.row_slots = routing.row_slots;
     slots_.slot_hint = {};
     if (shape_.hint_width > 0) slots_.slot_hint = routing.slot_hint.rows(0, routing.num_slots);
   }
   const ExpertSlots<T>& receive_tokens() override {
+    if (!slots_.row_offsets.empty()) return slots_;
     const auto offsets = row_offsets_.rows(0, slots_.rows.dim(0) + 1);
     kernels_.slots_by_row(queue_, slots_.slot_row, offsets, row_slots_);
     slots_.row_offsets = offsets;
@@ -42,6 +45,13 @@ class LocalDispatcher final : public Dispatcher<T> {
   void combine(device::View<const T, 2> slot_output, bool accumulate, device::View<T, 2> y) override {
     kernels_.combine_rows(queue_, slot_output, slots_.row_offsets, slots_.row_slots, slots_.slot_gate,
                           accumulate, y);
+  }
+  bool combine_onto(device::View<const T, 2> slot_output, bool accumulate, device::View<const T, 2> plus,
+                    device::View<T, 2> y) override {
+    if (kernels_.combine_rows_onto == nullptr) return false;
+    kernels_.combine_rows_onto(queue_, slot_output, slots_.row_offsets, slots_.row_slots, slots_.slot_gate,
+                               accumulate, plus, y);
+    return true;
   }
   void send_grad(device::View<const T, 2> dy) override { dy_ = dy; }
   device::View<const T, 2> receive_grad() override { return dy_; }

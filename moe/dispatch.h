@@ -61,6 +61,12 @@ class Dispatcher {
   // y[t] = (accumulate ? y[t] : 0) + sum of gate * output over the slots of token t: first those of one rank,
   // by rising expert, then the ranks in order.
   virtual void combine(device::View<const T, 2> slot_output, bool accumulate, device::View<T, 2> y) = 0;
+  // The same and then y += plus; false, and nothing is done, where that is not one step.
+  virtual bool combine_onto(device::View<const T, 2> slot_output, bool accumulate,
+                            device::View<const T, 2> plus, device::View<T, 2> y) {
+    (void)slot_output, (void)accumulate, (void)plus, (void)y;
+    return false;
+  }
 
   virtual void send_grad(device::View<const T, 2> dy) = 0;
   virtual device::View<const T, 2> receive_grad() = 0;  // (R, D), dy of each row

@@ -100,9 +100,18 @@ struct MoeKernels {
   void (*choose_top_k)(Queue&, View<const W, 2> scores, View<const W, 1> bias, GroupLimit,
                        View<const int32_t, 1> segment, View<int32_t, 2> choice);
   void (*top_k_gates)(Queue&, ScoreRule, View<const int32_t, 2> choice, const ScoreViews<T>&);
+  // What score, choose_top_k and top_k_gates do one after the other, with the same bits. False, and nothing is done, where it
+  // cannot. Null: never.
+  bool (*route_top_k)(Queue&, ScoreRule, View<const W, 1> bias, GroupLimit, View<const int32_t, 1> segment,
+                      const ScoreViews<T>&, View<int32_t, 2> choice);
   // Slots by expert and token from choice and gates; fills expert_offsets, slot_token, slot_gate and tally
   // (nothing dropped). num_slots is set already.
   void (*top_k_slots)(Queue&, View<const int32_t, 2> choice, View<const W, 2> gates, Routing<T>&);
+  // top_k_slots, and what slots_by_row would make of its slot_token: routing.row_offsets and row_slots, which are set. For rows
+  // of choice that are all -1 or experts in rising order, at most kFewTokens of them. False, and nothing is done, where it cannot.
+  // Null: never.
+  static constexpr int64_t kFewTokens = 1024;
+  bool (*top_k_slots_by_row)(Queue&, View<const int32_t, 2> choice, View<const W, 2> gates, Routing<T>&);
   // Expert choice: every expert takes its `capacity` best tokens of probs, at most all real ones, g = p; ties
   // to the lower token. order: (E, T) scratch. Fills gates and the same parts of the routing.
   void (*expert_choice_slots)(Queue&, int64_t capacity, View<const int32_t, 1> segment,
@@ -148,6 +157,12 @@ struct MoeKernels {
   void (*combine_rows)(Queue&, View<const T, 2> rows, View<const int32_t, 1> offsets,
                        View<const int32_t, 1> index, View<const W, 1> weight, bool accumulate,
                        View<T, 2> out);
+
+  // The same, rounded to T, and then plus[i] added: what combine_rows and DeviceKernels::add do, with the same bits. Null: not
+  // there.
+  void (*combine_rows_onto)(Queue&, View<const T, 2> rows, View<const int32_t, 1> offsets,
+                            View<const int32_t, 1> index, View<const W, 1> weight, bool accumulate,
+                            View<const T, 2> plus, View<T, 2> out);
 
   // The inverse of slot_row, entries of -1 left out: slots of row i, rising, are row_slots[row_offsets[i] .. row_offsets[i + 1]).
   void (*slots_by_row)(Queue&, View<const int32_t, 1> slot_row, View<int32_t, 1> row_offsets,

@@ -37,7 +37,7 @@ struct MoeLayer<T>::Impl {
   Impl(const MoeConfig& config, const MoeContext<T>& context);
   void reserve(device::Arena& saved, device::Arena& scratch, device::Arena& hidden);
   void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, int64_t num_real,
-               device::View<T, 2> y, bool training, int64_t seq_len);
+               device::View<T, 2> y, bool training, int64_t seq_len, device::View<const T, 2> plus);
   void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                 device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,
                 device::Tap<T>* tap);
@@ -119,7 +119,8 @@ void MoeLayer<T>::Impl::reserve(device::Arena& saved, device::Arena& scratch, de
 
 template <class T>
 void MoeLayer<T>::Impl::forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
-                                int64_t num_real, device::View<T, 2> y, bool training, int64_t seq_len_in) {
+                                int64_t num_real, device::View<T, 2> y, bool training, int64_t seq_len_in,
+                                device::View<const T, 2> plus) {
   seq_len = seq_len_in > 0 ? seq_len_in : context.seq_len;
   dispatcher->start_tokens(x);
   if (!training) experts->expect(num_real * config.top_k);
@@ -127,13 +128,19 @@ void MoeLayer<T>::Impl::forward(device::View<const T, 2> x, device::View<const i
   if (config.capacity_factor > 0) {
     kernels.limit_capacity(*context.queue, expert_capacity(config, num_real), config.drop, drop_order,
                            *routing);
+    routing->row_offsets = routing->row_slots = {};  // they had those that are dropped
   }
   if (training && balance->active())
     balance->observe(*routing, segment, seq_len, context.mesh->data_tensors());
   dispatcher->send_tokens(x, *routing);
   if (shared) shared->forward(x, y);
   const auto& slots = dispatcher->receive_tokens();
-  dispatcher->combine(experts->forward(slots), shared.has_value(), y);
+  const auto out = experts->forward(slots);
+  if (!plus.empty() && dispatcher->combine_onto(out, shared.has_value(), plus, y)) return;
+  dispatcher->combine(out, shared.has_value(), y);
+  if (!plus.empty())
+    context.kernels->add(*context.queue, plus.template reshape<1>({plus.size()}),
+                         y.template reshape<1>({y.size()}));
 }
 
 template <class T>
@@ -205,8 +212,9 @@ void MoeLayer<T>::begin_step() {
 
 template <class T>
 void MoeLayer<T>::forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
-                          int64_t num_real, device::View<T, 2> y, bool training, int64_t seq_len) {
-  impl_->forward(x, segment, num_real, y, training, seq_len);
+                          int64_t num_real, device::View<T, 2> y, bool training, int64_t seq_len,
+                          device::View<const T, 2> plus) {
+  impl_->forward(x, segment, num_real, y, training, seq_len, plus);
 }
 
 template <class T>

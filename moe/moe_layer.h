@@ -52,9 +52,10 @@ class MoeLayer {
   void begin_step();
   // num_real tokens are not padding. y (T, D) is overwritten. x must stay unchanged until backward. Collective over the expert group (a rank
   // without tokens takes part), and in training over the data group when the balance loss needs it. Sequences
-  // are runs of seq_len tokens, 0 for the context's; only the sequence balance loss looks at them.
+  // are runs of seq_len tokens, 0 for the context's; only the sequence balance loss looks at them. plus (T, D) is added to the
+  // rounded y, unless it is empty.
   void forward(device::View<const T, 2> x, device::View<const int32_t, 1> segment, int64_t num_real,
-               device::View<T, 2> y, bool training, int64_t seq_len = 0);
+               device::View<T, 2> y, bool training, int64_t seq_len = 0, device::View<const T, 2> plus = {});
   // Between forward and backward, with the forward's x: makes the hidden activations again. Sends nothing.
   void remake(device::View<const T, 2> x);
   // Once after a forward in training, whose saved activations it consumes. dx (T, D) is overwritten.

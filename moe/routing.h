@@ -31,6 +31,8 @@ struct Routing {
   device::View<int64_t, 1> chosen() const { return tally.rows(0, num_experts); }
   // (T, K) experts by token, before capacity; -1 for padding; empty for expert choice.
   device::View<int32_t, 2> choice;
+  // Slots of each token, rising: (T + 1) and (A max), see MoeKernels::slots_by_row. Empty where the router makes none.
+  device::View<int32_t, 1> row_offsets, row_slots;
   // Optional first activation of each slot, computed by the router (Autonomy of Experts): (A max, r); empty
   // otherwise.
   device::View<T, 2> slot_hint;

@@ -85,12 +85,6 @@ __device__ inline void mark_best(const TokenScores& row, int k, uint32_t* chosen
   __syncwarp();
 }
 
-// Rises with the value, above 0; both zeros are one number.
-__device__ inline uint32_t key_of(float v) {
-  const uint32_t bits = __float_as_uint(v + 0.f);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
 // The same for up to 32 kEach experts, whose scores are read once.
 template <int kEach>
 __device__ inline void mark_best_of_few(const TokenScores& row, int k, uint32_t* chosen, int lane) {
@@ -99,7 +93,7 @@ __device__ inline void mark_best_of_few(const TokenScores& row, int k, uint32_t*
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int e = lane + 32 * i;
-    key[i] = e < row.experts && (kept >> (e / row.group_size) & 1) ? key_of(row.at(e)) : 0;
+    key[i] = e < row.experts && (kept >> (e / row.group_size) & 1) ? rising_key(row.at(e)) : 0;
   }
   for (int j = 0; j < k; ++j) {
     uint32_t best = 0;

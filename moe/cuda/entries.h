@@ -20,6 +20,8 @@ void add_score_entries(MoeKernels<T>& table);  // scores.cu
 template <class T>
 void add_choice_entries(MoeKernels<T>& table);  // choice.cu
 template <class T>
+void add_route_entries(MoeKernels<T>& table);  // route.cu
+template <class T>
 void add_slot_entries(MoeKernels<T>& table);  // slots.cu
 template <class T>
 void add_hint_entries(MoeKernels<T>& table);  // hints.cu

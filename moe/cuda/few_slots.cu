@@ -32,9 +32,37 @@ __device__ inline void sums_before(int32_t* counts, int n) {
   if (threadIdx.x == 0) counts[n] = before;
 }
 
+// Slots of each token: as many as it chose experts, all or none, and in their order, which rises.
+struct ByRow {
+  const TopKLists& l;
+  uint32_t* real;   // (chunks) a bit for each token that has slots
+  int32_t* before;  // (chunks) such tokens in the chunks before
+
+  // Two calls with a barrier between them, and one behind.
+  __device__ void mark() const {
+    const int t = int(threadIdx.x);
+    const uint32_t bits = __ballot_sync(~0u, t < l.tokens && l.choice[int64_t(t) * l.k] >= 0);
+    if (t % 32 == 0) real[t / 32] = bits;
+  }
+  __device__ void count() const {
+    const int t = int(threadIdx.x);
+    if (t >= 32) return;
+    const int32_t own = __popc(real[t]), sum = prefix_of_warp(own);
+    before[t] = sum - own;
+    if (t == 31) l.row_offsets[l.tokens] = sum * l.k;
+  }
+  __device__ int32_t first_of(int t) const {
+    return (before[t / 32] + __popc(real[t / 32] & ((1u << (t % 32)) - 1))) * l.k;
+  }
+};
+
 // marks (chunks, E): a bit for each of a chunk's 32 tokens that chose the expert.
 __global__ void __launch_bounds__(kThreads) top_k_kernel(TopKLists l) {
   extern __shared__ uint32_t marks[];
+  __shared__ uint32_t real[kThreads / 32];
+  __shared__ int32_t before[kThreads / 32];
+  const ByRow by_row{l, real, before};
+  const bool rows = l.row_slots != nullptr;
   const int chunks = int((l.tokens + 31) / 32), choices = int(l.tokens) * l.k, experts = l.experts;
   auto* const first = reinterpret_cast<int32_t*>(marks + chunks * experts);  // (E + 1) slot of each expert
   for (int i = int(threadIdx.x); i < chunks * experts; i += kThreads) marks[i] = 0;
@@ -46,6 +74,7 @@ __global__ void __launch_bounds__(kThreads) top_k_kernel(TopKLists l) {
     const int t = i / l.k;
     if (e >= 0) atomicOr(&marks[t / 32 * experts + e], 1u << (t % 32));
   }
+  if (rows) by_row.mark();
   __syncthreads();
   for (int e = int(threadIdx.x); e < experts; e += kThreads) {
     int32_t count = 0;
@@ -55,7 +84,9 @@ __global__ void __launch_bounds__(kThreads) top_k_kernel(TopKLists l) {
   }
   __syncthreads();
   if (threadIdx.x < 32) sums_before(first, experts);
+  if (rows) by_row.count();
   __syncthreads();
+  if (rows && threadIdx.x < l.tokens) l.row_offsets[threadIdx.x] = by_row.first_of(int(threadIdx.x));
   for (int e = int(threadIdx.x); e <= experts; e += kThreads) l.offsets[e] = first[e];
   if (threadIdx.x == 0) l.tally[experts] = 0;  // nothing dropped
   for (int i = int(threadIdx.x); i < choices; i += kThreads) {
@@ -66,6 +97,7 @@ __global__ void __launch_bounds__(kThreads) top_k_kernel(TopKLists l) {
     for (int c = 0; c < chunk; ++c) slot += __popc(marks[c * experts + e]);
     l.slot_token[slot] = t;
     l.slot_gate[slot] = l.gates[int64_t(t) * experts + e];
+    if (rows) l.row_slots[by_row.first_of(t) + i - t * l.k] = slot;
   }
   for (int64_t a = first[experts] + int(threadIdx.x); a < l.slots; a += kThreads) {
     l.slot_token[a] = -1;

@@ -16,6 +16,7 @@ struct TopKLists {
   int64_t *tally, *offsets;
   int32_t* slot_token;
   float* slot_gate;
+  int32_t *row_offsets, *row_slots;  // slots of each token, see slots_by_row; null: not made
 };
 
 // As MoeKernels::top_k_slots; false, and nothing is done, where it does not fit one block.

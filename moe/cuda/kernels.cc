@@ -10,6 +10,7 @@ const MoeKernels<T>& cuda_moe_kernels() {
     cuda::add_router_entries(table);
     cuda::add_score_entries(table);
     cuda::add_choice_entries(table);
+    cuda::add_route_entries(table);
     cuda::add_slot_entries(table);
     cuda::add_hint_entries(table);
     cuda::add_balance_entries(table);

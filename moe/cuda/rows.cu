@@ -77,7 +77,8 @@ void gather_rows(Queue& queue, View<const T, 2> x, View<const int32_t, 1> index,
 
 template <class N, int kPack>
 __global__ void combine_kernel(const N* rows, const int32_t* offsets, const int32_t* index,
-                               const float* weight, bool accumulate, int64_t count, int width, N* out) {
+                               const float* weight, bool accumulate, const N* plus, int64_t count, int width,
+                               N* out) {
   using Units = RowUnits<N, kPack>;
   const int units = width / kPack;
   wait_for_kernel_before();
@@ -96,14 +97,19 @@ __global__ void combine_kernel(const N* rows, const int32_t* offsets, const int3
 #pragma unroll
       for (int c = 0; c < kPack; ++c) sum[c] += w * v[c];
     }
+    if (plus != nullptr) {
+      Units::load(plus + i * width + column, v);
+#pragma unroll
+      for (int c = 0; c < kPack; ++c) sum[c] = to_float(N(sum[c])) + v[c];
+    }
     Units::store(out + i * width + column, sum);
   }
 }
 
 template <class T>
-void combine_rows(Queue& queue, View<const T, 2> rows, View<const int32_t, 1> offsets,
-                  View<const int32_t, 1> index, View<const float, 1> weight, bool accumulate,
-                  View<T, 2> out) {
+void combine_rows_onto(Queue& queue, View<const T, 2> rows, View<const int32_t, 1> offsets,
+                       View<const int32_t, 1> index, View<const float, 1> weight, bool accumulate,
+                       View<const T, 2> plus, View<T, 2> out) {
   using N = native_t<T>;
   const int64_t count = out.dim(0), width = out.dim(1);
   if (count == 0 || width == 0) return;
@@ -111,14 +117,21 @@ void combine_rows(Queue& queue, View<const T, 2> rows, View<const int32_t, 1> of
   const cudaStream_t stream = stream_of(queue);
   const auto run = [&](auto kernel, int64_t per_thread) {
     launch_behind(stream, kernel, blocks_for(count * width, kThreads * per_thread), kThreads,
-                  native(rows.data()), offsets.data(), index.data(), weight.data(), accumulate, count,
-                  int(width), native(out.data()));
+                  native(rows.data()), offsets.data(), index.data(), weight.data(), accumulate,
+                  native(plus.data()), count, int(width), native(out.data()));
   };
-  if (packs(width, kPack, {rows.data(), out.data()})) {
+  if (packs(width, kPack, {rows.data(), plus.data(), out.data()})) {
     run(combine_kernel<N, kPack>, kPack);
   } else {
     run(combine_kernel<N, 1>, 1);
   }
+}
+
+template <class T>
+void combine_rows(Queue& queue, View<const T, 2> rows, View<const int32_t, 1> offsets,
+                  View<const int32_t, 1> index, View<const float, 1> weight, bool accumulate,
+                  View<T, 2> out) {
+  combine_rows_onto<T>(queue, rows, offsets, index, weight, accumulate, {}, out);
 }
 
 // ---- Slots of each row ----
@@ -202,6 +215,7 @@ template <class T>
 void add_row_entries(MoeKernels<T>& table) {
   table.gather_rows = gather_rows<T>;
   table.combine_rows = combine_rows<T>;
+  table.combine_rows_onto = combine_rows_onto<T>;
   table.slots_by_row = slots_by_row;
 }
 template void add_row_entries(MoeKernels<float>&);

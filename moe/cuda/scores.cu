@@ -18,7 +18,6 @@ using device::cuda::launch_behind;
 using device::cuda::let_next_come;
 using device::cuda::wait_for_kernel_before;
 
-constexpr float kShareEpsilon = 1e-20f;
 constexpr int kWarps = 8;
 
 __device__ inline int64_t token_of_warp() {

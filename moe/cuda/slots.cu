@@ -131,16 +131,40 @@ __global__ void clear_rest(const int64_t* offsets, int experts, int64_t slots, i
 }
 
 template <class T>
+TopKLists lists_of(View<const int32_t, 2> choice, View<const float, 2> gates, Routing<T>& routing) {
+  return {.choice = choice.data(),
+          .gates = gates.data(),
+          .tokens = choice.dim(0),
+          .k = int(choice.dim(1)),
+          .experts = int(routing.num_experts),
+          .slots = routing.num_slots,
+          .tally = routing.tally.data(),
+          .offsets = routing.expert_offsets.data(),
+          .slot_token = routing.slot_token.data(),
+          .slot_gate = routing.slot_gate.data(),
+          .row_offsets = nullptr,
+          .row_slots = nullptr};
+}
+
+template <class T>
+bool top_k_slots_by_row(Queue& queue, View<const int32_t, 2> choice, View<const float, 2> gates,
+                        Routing<T>& routing) {
+  TopKLists lists = lists_of(choice, gates, routing);
+  check_experts(lists.experts);
+  if (lists.tokens > MoeKernels<T>::kFewTokens) return false;
+  lists.row_offsets = routing.row_offsets.data();
+  lists.row_slots = routing.row_slots.data();
+  return top_k_slots_of_few(stream_of(queue), lists);
+}
+
+template <class T>
 void top_k_slots(Queue& queue, View<const int32_t, 2> choice, View<const float, 2> gates,
                  Routing<T>& routing) {
   const int64_t tokens = choice.dim(0), experts = routing.num_experts, chunks = blocks_for(tokens, kChunk);
   const int k = int(choice.dim(1));
   check_experts(experts);
   const cudaStream_t stream = stream_of(queue);
-  if (top_k_slots_of_few(stream, {choice.data(), gates.data(), tokens, k, int(experts), routing.num_slots,
-                                  routing.tally.data(), routing.expert_offsets.data(),
-                                  routing.slot_token.data(), routing.slot_gate.data()}))
-    return;
+  if (top_k_slots_of_few(stream, lists_of(choice, gates, routing))) return;
   auto* counts = reinterpret_cast<int32_t*>(scratch_of(queue, size_t(chunks * experts) * sizeof(int32_t)));
   const int shared = int(experts) * int(sizeof(uint32_t));
   int64_t* offsets = routing.expert_offsets.data();
@@ -334,6 +358,7 @@ void limit_capacity(Queue& queue, int64_t capacity, DropPolicy policy, View<int3
 template <class T>
 void add_slot_entries(MoeKernels<T>& table) {
   table.top_k_slots = top_k_slots<T>;
+  table.top_k_slots_by_row = top_k_slots_by_row<T>;
   table.expert_choice_slots = expert_choice_slots<T>;
   table.limit_capacity = limit_capacity<T>;
 }

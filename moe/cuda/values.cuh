@@ -30,9 +30,17 @@ __device__ inline float warp_max(float v) {
   return v;
 }
 
+inline constexpr float kShareEpsilon = 1e-20f;  // see ScoreRule::share
+
 // Not-a-number counts as -infinity, as in the CPU entries.
 __device__ inline float ordered(float v) {
   return v == v ? v : -INFINITY;
+}
+
+// Rises with the value, above 0; both zeros are one number.
+__device__ inline uint32_t rising_key(float v) {
+  const uint32_t bits = __float_as_uint(v + 0.f);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
 // 16 bytes of values at a time.

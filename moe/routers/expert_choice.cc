@@ -32,6 +32,7 @@ class ExpertChoice final : public LinearRouter<T> {
               Routing<T>& routing) override {
     const int64_t most = capacity(routing.num_real);
     routing.num_slots = routing.num_experts * std::min(most, routing.num_real);
+    this->kernels().score(queue, this->rule_, segment, views);
     this->kernels().expert_choice_slots(queue, most, segment, order_, views, routing);
   }
 

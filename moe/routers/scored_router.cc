@@ -1,5 +1,7 @@
 #include "moe/routers/scored_router.h"
 
+#include <algorithm>
+
 #include "parallel/base/batch.h"
 #include "parallel/base/errors.h"
 #include "parallel/device/transfer.h"
@@ -20,6 +22,10 @@ void ScoredRouter<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   routing_.tally = saved.take<int64_t, 1>({experts + 1});
   routing_.slot_token = saved.take<int32_t, 1>({this->max_slots()});
   routing_.slot_gate = saved.take<W, 1>({this->max_slots()});
+  if (kernels().top_k_slots_by_row == nullptr) return;
+  const int64_t few = std::min(tokens, MoeKernels<T>::kFewTokens);
+  row_offsets_ = saved.take<int32_t, 1>({few + 1});
+  row_slots_ = saved.take<int32_t, 1>({few * shape_.top_k});
 }
 
 template <class T>
@@ -35,8 +41,8 @@ Routing<T>& ScoredRouter<T>::forward(device::Queue& queue, device::View<const T,
   routing_.num_real = num_real;
   routing_.num_experts = shape_.num_experts;
   routing_.probs = views_.probs;
+  routing_.row_offsets = routing_.row_slots = {};
   write_logits(queue, x, segment, views_.logits);
-  kernels().score(queue, rule_, segment, views_);
   choose(queue, segment, views_, routing_);
   return routing_;
 }
@@ -53,13 +59,30 @@ void ScoredRouter<T>::choose_top_k(device::Queue& queue, device::View<const int3
                                    GroupLimit limit, Routing<T>& routing) {
   routing.choice = choice_.rows(0, routing.num_tokens);
   routing.num_slots = routing.num_real * shape_.top_k;
-  if (replay_.empty()) {
-    kernels().choose_top_k(queue, views.scores, bias, limit, segment, routing.choice);
-  } else {
-    upload_replay(queue, routing.choice);
+  const auto route = kernels().route_top_k;
+  const bool chosen = replay_.empty();
+  if (route == nullptr || !chosen || !route(queue, rule_, bias, limit, segment, views, routing.choice)) {
+    kernels().score(queue, rule_, segment, views);
+    if (chosen) {
+      kernels().choose_top_k(queue, views.scores, bias, limit, segment, routing.choice);
+    } else {
+      upload_replay(queue, routing.choice);
+    }
+    kernels().top_k_gates(queue, rule_, routing.choice, views);
   }
-  kernels().top_k_gates(queue, rule_, routing.choice, views);
+  if (chosen && lists_by_row(queue, views, routing)) return;
   kernels().top_k_slots(queue, routing.choice, views.gates, routing);
+}
+
+template <class T>
+bool ScoredRouter<T>::lists_by_row(device::Queue& queue, const ScoreViews<T>& views, Routing<T>& routing) {
+  const auto list = kernels().top_k_slots_by_row;
+  if (list == nullptr || routing.num_tokens > MoeKernels<T>::kFewTokens) return false;
+  routing.row_offsets = row_offsets_.rows(0, routing.num_tokens + 1);
+  routing.row_slots = row_slots_.rows(0, routing.num_slots);
+  if (list(queue, routing.choice, views.gates, routing)) return true;
+  routing.row_offsets = routing.row_slots = {};
+  return false;
 }
 
 template <class T>

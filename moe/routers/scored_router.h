@@ -34,7 +34,7 @@ class ScoredRouter : public Router<T> {
   virtual void logits_backward(device::Queue& queue, device::View<const T, 2> x,
                                device::View<const W, 2> dlogits, const RoutingGrad<T>& grad,
                                device::View<T, 2> dx, device::Tap<T>* tap) = 0;
-  // Fills views.gates and the slots; routing.num_real and num_tokens are set. Here: top-k of scores + bias.
+  // Fills the views but their logits, and the slots; routing.num_real and num_tokens are set. Here: top-k of scores + bias.
   virtual void choose(device::Queue& queue, device::View<const int32_t, 1> segment,
                       const ScoreViews<T>& views, Routing<T>& routing);
   void choose_top_k(device::Queue& queue, device::View<const int32_t, 1> segment, const ScoreViews<T>& views,
@@ -48,10 +48,13 @@ class ScoredRouter : public Router<T> {
 
  private:
   void upload_replay(device::Queue& queue, device::View<int32_t, 2> choice);
+  // The slots, also by token, of few tokens; false where that is not done.
+  bool lists_by_row(device::Queue& queue, const ScoreViews<T>& views, Routing<T>& routing);
   ScoreViews<T> worst_;  // reserved, max_tokens rows
   ScoreViews<T> views_;  // of this micro-batch
   device::View<int32_t, 2> choice_;
   device::View<W, 2> dlogits_;
+  device::View<int32_t, 1> row_offsets_, row_slots_;  // of few tokens
   Routing<T> routing_;
   std::vector<uint8_t> replay_;  // for the next forward; empty: choose
 };

@@ -6,11 +6,6 @@ namespace cadre::trainer {
 
 namespace {
 template <class T>
-device::View<T, 1> flat(device::View<T, 2> x) {
-  return x.template reshape<1>({x.size()});
-}
-
-template <class T>
 moe::MoeContext<T> moe_context(const ModelConfig& config, const ModelContext<T>& context) {
   return {.queue = context.queue,
           .kernels = context.kernels,
@@ -83,8 +78,7 @@ device::View<T, 2> Block<T>::feed_forward(const MicroBatch<T>& batch, bool train
   const View<T, 2> middle = middle_.rows(0, tokens), in = ffn_in_.rows(0, tokens), out = out_.rows(0, tokens);
   ffn_norm_.forward(context_, middle, in);
   if (moe_) {
-    moe_->forward(in, batch.segment, batch.num_real, out, training, batch.seq_len);
-    context_.kernels->add(*context_.queue, flat(middle), flat(out));
+    moe_->forward(in, batch.segment, batch.num_real, out, training, batch.seq_len, middle);
   } else {
     dense_->forward(in, middle, out);
   }

@@ -37,6 +37,7 @@ MoeKernels<T> emulated_kernels() {
   MoeKernels<T> table{};
   cuda::add_choice_entries(table);
   cuda::add_score_entries(table);
+  cuda::add_route_entries(table);
   cuda::add_slot_entries(table);
   cuda::add_row_entries(table);
   if constexpr (std::is_same_v<T, bf16>) {
@@ -85,6 +86,9 @@ TYPED_TEST_SUITE(RoutersEmulated, Storages);
 
 TYPED_TEST(RoutersEmulated, TopKRoutersChooseAndDifferentiateAsOnTheCpu) {
   expect_top_k_routers_match(*this, {30});
+}
+TYPED_TEST(RoutersEmulated, RoutesHaveTheBitsOfTheirSteps) {
+  expect_routes_have_the_bits_of_their_steps(*this);
 }
 TYPED_TEST(RoutersEmulated, SlotsOfFewAndOfManyTokens) {
   expect_slots_match(*this, {1, 31, 64, 1024, 1025});

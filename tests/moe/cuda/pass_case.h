@@ -46,15 +46,22 @@ Results rounds_of_a_layer(Side<X>& s, int64_t rounds, const Then& then, const Ru
     then();
     s.table.router_linear(s.queue, x, w, logits);
     then();
-    s.table.score(s.queue, {}, segment_view, v);
+    if (s.table.route_top_k != nullptr) {
+      s.table.route_top_k(s.queue, {}, {}, {}, segment_view, v, r.choice);
+    } else {
+      s.table.score(s.queue, {}, segment_view, v);
+      s.table.choose_top_k(s.queue, v.scores, {}, {}, segment_view, r.choice);
+      s.table.top_k_gates(s.queue, {}, r.choice, v);
+    }
     then();
-    s.table.choose_top_k(s.queue, v.scores, {}, {}, segment_view, r.choice);
-    then();
-    s.table.top_k_gates(s.queue, {}, r.choice, v);
-    then();
-    s.table.top_k_slots(s.queue, r.choice, gates, r);
-    then();
-    s.table.slots_by_row(s.queue, r.slot_token, offsets, slots);
+    if (s.table.top_k_slots_by_row != nullptr) {
+      r.row_offsets = offsets;
+      r.row_slots = slots;
+      s.table.top_k_slots_by_row(s.queue, r.choice, gates, r);
+    } else {
+      s.table.top_k_slots(s.queue, r.choice, gates, r);
+      s.table.slots_by_row(s.queue, r.slot_token, offsets, slots);
+    }
     then();
     s.table.gather_rows(s.queue, x, r.slot_token, gathered);
     then();

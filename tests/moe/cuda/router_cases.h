@@ -107,6 +107,31 @@ Results top_k_pipeline(Side<X>& s, const RuleCase& c, int64_t capacity, DropPoli
   return out;
 }
 
+// One launch has the bits of three.
+template <class Sides>
+void expect_routes_have_the_bits_of_their_steps(Sides& sides) {
+  for (const RuleCase& c : kRules) {
+    const auto steps = [&]<class X>(Side<X>& s, bool together) {
+      using W = device::wide_t<X>;
+      RouterState<X> state(s, c.rule.kind == ScoreRule::kSoftmax);
+      View<const W, 1> bias;
+      if (c.bias) bias = s.template put<W, 1>(numbers<float>(kExperts, 8, 0.1), {kExperts});
+      auto& v = state.v;
+      if (together) {
+        EXPECT_TRUE(s.table.route_top_k(s.queue, c.rule, bias, {}, state.segment, v, state.r.choice));
+      } else {
+        s.table.score(s.queue, c.rule, state.segment, v);
+        s.table.choose_top_k(s.queue, v.scores, bias, {}, state.segment, state.r.choice);
+        s.table.top_k_gates(s.queue, c.rule, state.r.choice, v);
+      }
+      return Results{s.get(state.r.choice), s.get(v.scores), s.get(v.probs), s.get(v.gates), s.get(v.lse)};
+    };
+    SCOPED_TRACE(c.name);
+    expect_same(sides.on_gpu([&](auto& s) { return steps(s, true); }),
+                sides.on_gpu([&](auto& s) { return steps(s, false); }));
+  }
+}
+
 template <class Sides>
 void expect_top_k_routers_match(Sides& sides, std::initializer_list<int64_t> capacities) {
   for (const RuleCase& c : kRules) {
@@ -135,9 +160,11 @@ void expect_slots_match(Sides& sides, std::initializer_list<int64_t> counts) {
     const auto body = [&]<class X>(Side<X>& s) {
       using W = device::wide_t<X>;
       std::vector<double> chosen;
-      for (int64_t t = 0; t < tokens; ++t)
+      for (int64_t t = 0; t < tokens; ++t) {
         for (int64_t j = 0; j < kTopK; ++j)
           chosen.push_back(t % 13 == 12 ? -1 : double((t * t + 5 * j) % kExperts));
+        std::sort(chosen.end() - kTopK, chosen.end());
+      }
       const int64_t most = tokens * kTopK, there = most - std::count(chosen.begin(), chosen.end(), -1.0);
       const bool gpu = s.queue.kind() != device::DeviceKind::kCpu;
       Routing<X> r;
@@ -153,8 +180,14 @@ void expect_slots_match(Sides& sides, std::initializer_list<int64_t> counts) {
           s.template put<W, 2>(numbers<float>(size_t(tokens * kExperts), 5), {tokens, kExperts});
       const auto offsets = s.template poison<int32_t, 1>({tokens + 1});
       const auto slots = s.template poison<int32_t, 1>({most});
-      s.table.top_k_slots(s.queue, choice, gates, r);
-      s.table.slots_by_row(s.queue, r.slot_token.rows(0, r.num_slots), offsets, slots);
+      r.row_offsets = offsets;
+      r.row_slots = slots;
+      const bool by_row = s.table.top_k_slots_by_row && s.table.top_k_slots_by_row(s.queue, choice, gates, r);
+      EXPECT_EQ(by_row, gpu && tokens <= MoeKernels<X>::kFewTokens);
+      if (!by_row) {
+        s.table.top_k_slots(s.queue, choice, gates, r);
+        s.table.slots_by_row(s.queue, r.slot_token.rows(0, r.num_slots), offsets, slots);
+      }
       for (const double token : s.get(r.slot_token.rows(there, r.num_slots - there))) EXPECT_EQ(token, -1);
       for (const double gate : s.get(r.slot_gate.rows(there, r.num_slots - there))) EXPECT_EQ(gate, 0);
       return Results{s.get(r.expert_offsets),           s.get(r.tally), s.get(r.slot_token.rows(0, there)),
@@ -187,7 +220,16 @@ void expect_rows_match(Sides& sides) {
       s.table.gather_rows(s.queue, x, slot_row, out);
       s.table.combine_rows(s.queue, out, offsets, slots, weight, false, sums);
       s.table.combine_rows(s.queue, out, offsets, slots, {}, true, added);
-      return Results{s.get(offsets), s.get(slots), s.get(out), s.get(sums), s.get(added)};
+      const Results results = {s.get(offsets), s.get(slots), s.get(out), s.get(sums), s.get(added)};
+      if (s.table.combine_rows_onto != nullptr) {
+        const auto plus = s.template put<X, 2>(numbers<T>(size_t(kRows * width), 4), {kRows, width});
+        s.table.combine_rows_onto(s.queue, out, offsets, slots, weight, false, plus, sums);
+        std::vector<double> expected = s.get(plus);
+        for (size_t i = 0; i < expected.size(); ++i)
+          expected[i] = double(float(X(float(results[3][i]) + float(expected[i]))));
+        expect_same({s.get(sums)}, {expected});
+      }
+      return results;
     };
     const Results gpu = sides.on_gpu(body), cpu = sides.on_cpu(body);
     for (size_t i = 0; i < gpu.size(); ++i)

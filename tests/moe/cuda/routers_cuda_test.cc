@@ -58,6 +58,9 @@ TYPED_TEST(RouterEntries, RouterMatrixMultipliesForwardsAndBackwards) {
   }
 }
 
+TYPED_TEST(RouterEntries, RoutesHaveTheBitsOfTheirSteps) {
+  expect_routes_have_the_bits_of_their_steps(*this);
+}
 TYPED_TEST(RouterEntries, SlotsOfFewAndOfManyTokens) {
   expect_slots_match(*this, {1, 31, 64, 1024, 1025, 3000});
 }

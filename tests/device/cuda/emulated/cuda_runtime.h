@@ -97,6 +97,9 @@ inline uint32_t __float_as_uint(float v) {
 inline int __popc(uint32_t v) {
   return std::popcount(v);
 }
+inline int __ffs(int v) {
+  return v == 0 ? 0 : std::countr_zero(uint32_t(v)) + 1;
+}
 inline int __clz(int v) {
   return std::countl_zero(uint32_t(v));
 }
