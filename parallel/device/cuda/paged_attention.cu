@@ -1,7 +1,8 @@
 // Keys and values in pages, and attention of single queries over them. A block takes one query and one of its heads; its
 // warps share out the keys, keep a softmax of their own with a running maximum, and merge at the end
 // in a fixed order. What bounds it is memory: each key and value is read once for every query head that sees it. The usual
-// heads go by units of 16 bytes (paged_units.cuh); here, any others: a warp takes four keys one after the other.
+// heads go by units of 16 bytes (paged_units.cuh), and read page_table, owner and length, which only the host may write,
+// before they wait; here, any others: a warp takes four keys one after the other.
 #include <cfloat>
 #include <cmath>
 #include <stdexcept>

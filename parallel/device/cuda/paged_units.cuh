@@ -53,12 +53,24 @@ __global__ void __launch_bounds__(32 * kPagedWarps)
   constexpr int N = kVec<T>, kLanes = 8, kGroups = 32 / kLanes, kHead = kLanes * kUnits * N;
   constexpr int kAhead = kUnits <= 2 ? 4 : 2, kStep = kGroups * kAhead;  // keys of a warp at a time
   __shared__ float shared_out[kPagedWarps][kHead], shared_largest[kPagedWarps], shared_sum[kPagedWarps];
-  wait_for_kernel_before();
   const int64_t row = blockIdx.x;
   const int head = int(blockIdx.y), heads = int(gridDim.y), count = length[row];
   const int warp = int(threadIdx.y), lane = int(threadIdx.x), group = lane / kLanes, c = lane % kLanes;
   const int kv_head = head / (heads / pages.kv_heads);
   const int32_t* table = page_table + int64_t(count > 0 ? owner[row] : 0) * pages_per_row;
+  const auto place = [&](int t) {
+    return pages.at(table[t / pages.page_size], t % pages.page_size) + kv_head * kHead;
+  };
+  // What the host gives is of no kernel before: while that ends, a warp's first keys and values come to the cache, of which
+  // it writes the newest at most.
+#pragma unroll
+  for (int j = 0; j < kAhead; ++j) {
+    const int t = warp * kStep + j * kGroups + group;
+    if (t >= count || c >= kUnits) continue;
+    prefetch(pages.k + place(t) + c * kLanes * N);
+    prefetch(pages.v + place(t) + c * kLanes * N);
+  }
+  wait_for_kernel_before();
   float query[kUnits][N], total[kUnits][N] = {}, largest = -FLT_MAX, sum = 0;
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
@@ -73,7 +85,7 @@ __global__ void __launch_bounds__(32 * kPagedWarps)
     for (int j = 0; j < kAhead; ++j) {
       const int t =
           min(begin + j * kGroups + group, count - 1);  // the last one again where there is no other
-      const int64_t at = pages.at(table[t / pages.page_size], t % pages.page_size) + kv_head * kHead + c * N;
+      const int64_t at = place(t) + c * N;
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
         key[j][u] = *reinterpret_cast<const uint4*>(pages.k + at + u * kLanes * N);

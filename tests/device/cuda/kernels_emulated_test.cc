@@ -61,9 +61,10 @@ class KernelsEmulated : public testing::Test {
     c.reference(cpu_kernels<double>(), cpu_queue, reference);
     const auto host = host_arrays<T, T>(c.arrays);
     Arrays<T> arrays;
-    for (const auto& memory : host) {
-      arrays.data.push_back(emulated::take_memory(memory.size()));
-      std::memcpy(arrays.data.back(), memory.data(), memory.size());
+    for (size_t i = 0; i < host.size(); ++i) {
+      const bool lists = c.entry == "paged_attention" && c.arrays[i].kind == Kind::kInt;
+      arrays.data.push_back(emulated::take_memory(host[i].size(), lists));
+      std::memcpy(arrays.data.back(), host[i].data(), host[i].size());
     }
     c.call(emulated_kernels<T>(), queue_, arrays);
     for (size_t i = 0; i < host.size(); ++i) {

@@ -25,6 +25,7 @@ constexpr size_t kPage = 4096;
 struct Range {
   std::byte* data;
   size_t bytes;
+  bool of_host = false;
 };
 std::vector<Range>& pages() {
   static std::vector<Range> all;
@@ -39,7 +40,8 @@ volatile std::sig_atomic_t closed = 0, touched = 0;
 
 void set_closed(bool to) {
   if (bool(closed) == to) return;
-  for (const Range& r : pages()) mprotect(r.data, r.bytes, to ? PROT_NONE : PROT_READ | PROT_WRITE);
+  for (const Range& r : pages())
+    mprotect(r.data, r.bytes, !to ? PROT_READ | PROT_WRITE : r.of_host ? PROT_READ : PROT_NONE);
   closed = to;
 }
 
@@ -112,12 +114,12 @@ DynamicShared::DynamicShared(void* data, size_t bytes) {
   shared_arrays().push_back({static_cast<std::byte*>(data), bytes});
 }
 
-std::byte* take_memory(size_t bytes) {
+std::byte* take_memory(size_t bytes, bool of_host) {
   constexpr size_t kAlignment = 16;
   const size_t size = (bytes + kPage - 1) / kPage * kPage;
   void* const base = mmap(nullptr, size + kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) throw std::runtime_error("no memory");
-  pages().push_back({static_cast<std::byte*>(base), size});
+  pages().push_back({static_cast<std::byte*>(base), size, of_host});
   mprotect(base, size, PROT_READ | PROT_WRITE);
   std::memset(base, 0xff, size);
   return static_cast<std::byte*>(base) + size - (bytes + kAlignment - 1) / kAlignment * kAlignment;

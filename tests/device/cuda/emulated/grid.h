@@ -31,8 +31,12 @@ class DynamicShared {
   DynamicShared(void* data, size_t bytes);
 };
 
-// Device memory, filled with 0xff, with pages behind it that nothing may touch.
-std::byte* take_memory(size_t bytes);
+// Device memory, filled with 0xff, with pages behind it that nothing may touch. of_host: no kernel writes it, so that one may
+// read it before it waits.
+std::byte* take_memory(size_t bytes, bool of_host);
+inline std::byte* take_memory(size_t bytes) {
+  return take_memory(bytes, false);
+}
 void expect_memory(const void* data, size_t bytes);  // throws where these are not all inside an array
 void free_memory();                                  // all of it
 
