@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every folder includes only what docs/design.md allows it. Linking would catch most of it, but not headers without code. And no
-# program is started through a shell.
+# program is started through a shell, and no kernel that comes early reads through the cache that knows nothing of its wait.
 #   layers_test.sh ROOT
 set -euo pipefail
 root=$1
@@ -47,6 +47,16 @@ shells() {
     parallel moe optim data trainer launch) || true
 }
 
+# Prints the kernels that wait for the one before (parallel/device/cuda/vec.cuh) and have const __restrict__ parameters.
+early_reads() {
+  (cd "$1" && find parallel moe optim trainer -type f \( -name '*.cu' -o -name '*.cuh' \) -exec awk '
+    /__global__/ { head = ""; line = FNR; signature = 1 }
+    signature { head = head " " $0 }
+    signature && /[{;] *$/ { signature = 0; reads = head ~ /const [^,]*\* *__restrict__/ }
+    !signature && reads && /wait_for_kernel_before\(/ { print FILENAME ":" line ": comes early and has a const __restrict__ parameter"; reads = 0 }
+    /^}/ { reads = 0 }' {} +)
+}
+
 # The check itself is checked on a tree with one wrong include of each kind.
 trial=$(mktemp -d)
 trap 'rm -rf "$trial"' EXIT
@@ -64,6 +74,24 @@ echo 'void f(const char* x) { std::system(x); execlp("sh", "sh", "-c", x, nullpt
 echo 'auto now = std::chrono::system_clock::now();' >"$trial/launch/clock.cc"
 [ "$(shells "$trial" | wc -l)" = 1 ] || { echo "layers_test: the planted shell was not found" >&2; exit 1; }
 
-wrong=$(wrong_includes "$root"; shells "$root")
+cat >"$trial/moe/early.cu" <<'KERNELS'
+__global__ void late(const int* __restrict__ x, int* y) {
+  *y = *x;
+}
+template <class T>
+__global__ void __launch_bounds__(32)
+    early(int n, const T* __restrict__ x,
+          T* y) {
+  wait_for_kernel_before();
+  *y = *x;
+}
+__global__ void fine(const int* x, int* __restrict__ y) {
+  wait_for_kernel_before();
+}
+KERNELS
+[ "$(early_reads "$trial" | cut -d: -f1,2)" = moe/early.cu:5 ] ||
+  { echo "layers_test: of three planted kernels found: $(early_reads "$trial")" >&2; exit 1; }
+
+wrong=$(wrong_includes "$root"; shells "$root"; early_reads "$root")
 [ -z "$wrong" ] || { echo "$wrong" >&2; exit 1; }
-echo "layers_test: all includes go down, and nothing starts a shell"
+echo "layers_test: all includes go down, nothing starts a shell, and early kernels read what the one before wrote"

@@ -31,9 +31,8 @@ __global__ void __launch_bounds__(32 * kHeads)
 }
 
 // to (sequences, heads, length) from (sequences, length, heads), or back when inverse.
-__global__ void __launch_bounds__(256)
-    transpose_kernel(int64_t n, int heads, int length, bool inverse, const float* __restrict__ from,
-                     float* __restrict__ to) {
+__global__ void __launch_bounds__(256) transpose_kernel(int64_t n, int heads, int length, bool inverse,
+                                                        const float* from, float* __restrict__ to) {
   wait_for_kernel_before();
   const int64_t by_token = int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (by_token >= n) return;

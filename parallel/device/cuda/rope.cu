@@ -75,8 +75,8 @@ __device__ void rotate(T* first, int stride, int half, const float* angles, floa
 // while the token before is rotated: its angles would wait for it. kHeads > 1: a block has a thread for every part.
 template <class T, int N, int kHeads>
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    rope_kernel(int64_t positions, int stride, int half, T* __restrict__ x,
-                const int32_t* __restrict__ position, const float* __restrict__ table, float sign) {
+    rope_kernel(int64_t positions, int stride, int half, T* x, const int32_t* position, const float* table,
+                float sign) {
   wait_for_kernel_before();
   const int64_t step = int64_t(gridDim.x) * blockDim.z, width = int64_t(stride) * kHeads * 2 * half;
   int64_t token = int64_t(blockIdx.x) * blockDim.z + threadIdx.z;
