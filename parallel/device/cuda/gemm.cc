@@ -50,6 +50,9 @@ double work_of(const GemmKey& key) {
   return double(key.batch) * double(key.m) * double(key.n) * double(key.k);
 }
 
+// Operands that say nothing about the order of sums are looked at again after so much more work.
+constexpr double kLookAgain = 16 * kOftenUsed;
+
 // Milliseconds on the device.
 class Timer {
  public:
@@ -82,6 +85,10 @@ struct Trial {
   cublasLtMatmulHeuristicResult_t with;
   double alone, in_a_row;
 };
+
+size_t bytes_of(int type) {
+  return type == int(CUDA_R_32F) ? sizeof(float) : sizeof(bf16);
+}
 
 template <class T>
 constexpr int kType = std::is_same_v<T, float> ? int(CUDA_R_32F) : int(CUDA_R_16BF);
@@ -122,6 +129,7 @@ struct GemmPlan {
   std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle, const GemmKey& key,
                                                           int most, size_t workspace) const;
   void choose(cublasLtHandle_t handle, const GemmKey& key, const GemmCall& call);
+  static bool tells_orders_apart(const GemmKey& key, const GemmCall& call);
 
   std::vector<cublasLtMatmulHeuristicResult_t> untried_;  // the first is in use
   double done_ = 0;                                       // multiply-adds so far, while there are some
@@ -174,8 +182,23 @@ void GemmPlan::count_use(cublasLtHandle_t handle, const GemmKey& key, const Gemm
   cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(call.stream, &recording));
   if (recording != cudaStreamCaptureStatusNone) return;
+  if (!tells_orders_apart(key, call)) {
+    uses_ = 0;
+    done_ = kOftenUsed - kLookAgain;
+    return;
+  }
   choose(handle, key, call);
   untried_.clear();
+}
+
+// Of operands that are nearly all 0, as gradients are when all samples of a batch were rewarded alike, every order of adding
+// up gives the same bits. A choice by time among all algorithms would then differ from run to run, and later bits with it.
+bool GemmPlan::tells_orders_apart(const GemmKey& key, const GemmCall& call) {
+  const auto bytes = [&](int64_t side, bool shared) {
+    return size_t(shared ? 1 : key.batch) * size_t(side) * size_t(key.k) * bytes_of(key.type_in);
+  };
+  return has_many_values(call.stream, call.a, bytes(key.m, key.shared_a)) &&
+         has_many_values(call.stream, call.b, bytes(key.n, key.shared_b));
 }
 
 // Best first, by the library's own estimate.
@@ -209,8 +232,7 @@ void GemmPlan::choose(cublasLtHandle_t handle, const GemmKey& key, const GemmCal
   // Those that need no workspace need no clearing of it either, which is a launch of its own.
   for (const cublasLtMatmulHeuristicResult_t& more : candidates(handle, key, kCandidates / 2, 0))
     all.push_back(more);
-  const size_t bytes = size_t(key.batch) * size_t(key.m) * size_t(key.n) *
-                       (key.type_out == int(CUDA_R_32F) ? sizeof(float) : sizeof(bf16));
+  const size_t bytes = size_t(key.batch) * size_t(key.m) * size_t(key.n) * bytes_of(key.type_out);
   const auto memory = [](size_t n) {
     void* p = nullptr;
     if (cudaMalloc(&p, n) != cudaSuccess) cudaGetLastError();  // too full to try: the first choice serves

@@ -3,7 +3,9 @@
 // Programmatic dependent launch (compute capability 9.0): blocks of a kernel come onto multiprocessors while the last ones
 // of the kernel before it in the stream end, which hides what a launch costs, most of which short kernels feel. Such a
 // kernel begins with wait_for_kernel_before() in every thread, before it touches any memory: what came before is done and
-// visible then, also for whatever follows it.
+// visible then, also for whatever follows it. What it reads is no __restrict__ parameter: a const one is read through a
+// cache that the wait does not touch (ld.global.nc), and any may be read before the wait, as it promises that nothing else
+// changes what it points to while the kernel runs.
 #pragma once
 
 #include <cuda_runtime.h>
