@@ -26,15 +26,15 @@ std::string reason(cudaError_t status) {
   return why_no_gpu(facts);
 }
 
-// Adds the device to the report; true when it can be used.
+// Adds the device to the report; true when it can be used. Takes no context: other ranks probe the same devices.
 bool usable(int device, std::string& report) {
   cudaDeviceProp properties;
-  if (cudaSetDevice(device) != cudaSuccess || cudaGetDeviceProperties(&properties, device) != cudaSuccess) {
+  if (cudaGetDeviceProperties(&properties, device) != cudaSuccess) {
     (void)cudaGetLastError();
     report += fmt::format("GPU {} does not answer. ", device);
     return false;
   }
-  const bool code = has_code_for_current_device();
+  const bool code = has_code_for(properties.major, properties.minor);
   report += describe_gpu(device, properties.name, properties.major, properties.minor,
                          double(properties.totalGlobalMem) / 0x1p30, code) +
             ". ";
@@ -53,15 +53,12 @@ Probe probe() {
     result.report = reason(status);
     return result;
   }
-  int previous = 0;
-  cudaGetDevice(&previous);
   // Devices are numbered from 0: those behind one that cannot be used are not offered.
   bool all = true;
   for (int device = 0; device < count; ++device) {
     all = usable(device, result.report) && all;
     if (all) ++result.num_devices;
   }
-  cudaSetDevice(previous);
   result.report.pop_back();
   return result;
 }

@@ -1,19 +1,20 @@
 #include "parallel/device/cuda/image.h"
 
-#include <cuda_runtime.h>
+#include <algorithm>
+#include <iterator>
 
 namespace cadre::device::cuda {
 namespace {
 
-__global__ void no_work() {}
+// As in __CUDA_ARCH__: 800 for sm_80.
+constexpr int kTargets[] = {__CUDA_ARCH_LIST__};
 
 }  // namespace
 
-bool has_code_for_current_device() {
-  cudaFuncAttributes attributes;
-  const bool found = cudaFuncGetAttributes(&attributes, no_work) == cudaSuccess;
-  (void)cudaGetLastError();  // a missing image is an answer here, not an error for the next call to find
-  return found;
+// Machine code runs on its own target and on later ones of the same major version.
+bool has_code_for(int major, int minor) {
+  return std::any_of(std::begin(kTargets), std::end(kTargets),
+                     [=](int target) { return target / 100 == major && target / 10 % 10 <= minor; });
 }
 
 }  // namespace cadre::device::cuda

@@ -21,7 +21,12 @@ CudaQueue::CudaQueue(int device) {
   const Probe probe = accelerator_cuda().probe();
   require(device >= 0 && device < probe.num_devices, ExitCode::kUsage, "device: cuda cannot use GPU {}: {}",
           device, probe.report);
-  check(cudaSetDevice(device));
+  const cudaError_t status =
+      cudaSetDevice(device);  // takes a context: a device that does not work says so here
+  (void)cudaGetLastError();
+  require(status == cudaSuccess, ExitCode::kUsage,
+          "device: cuda cannot use GPU {}: {} ({}); look at nvidia-smi, or set device: cpu", device,
+          cudaGetErrorString(status), cudaGetErrorName(status));
   // Not the default stream, whose implicit waits would serialise work that is meant to overlap.
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   state_ = std::make_unique<KernelState>();

@@ -14,6 +14,7 @@
 #include "parallel/base/errors.h"
 #include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/driver.h"
+#include "parallel/device/cuda/image.h"
 #include "parallel/device/cuda/queue_cuda.h"
 #include "parallel/device/delivery.h"
 #include "parallel/device/kernels.h"
@@ -72,6 +73,12 @@ TEST(CudaProbe, SaysThatAGpuIsTooOld) {
   EXPECT_NE(describe_gpu(0, "A newer one", 12, 0, 16, false).find("no code in this build"),
             std::string::npos);
   EXPECT_EQ(describe_gpu(1, "NVIDIA H100", 9, 0, 79.6, true), "GPU 1: NVIDIA H100, sm_90, 80 GiB");
+}
+
+// sm_80 and sm_90a (CadreCuda.cmake); machine code goes no further than its major version.
+TEST(CudaProbe, CodeRunsOnTheTargetsOfTheBuildAndOnLaterMinorVersions) {
+  for (const int target : {80, 86, 89, 90}) EXPECT_TRUE(has_code_for(target / 10, target % 10)) << target;
+  for (const int target : {70, 75, 100, 120}) EXPECT_FALSE(has_code_for(target / 10, target % 10)) << target;
 }
 
 TEST_F(CudaDevice, ProbeLeavesNoErrorForTheNextCallToFind) {
