@@ -202,5 +202,9 @@ __device__ inline int next_visible(const uint8_t* visible, int tile, int tiles) 
 inline int64_t visible_bytes(int64_t rows) {
   return (rows + kOther - 1) / kOther;
 }
+// Of the backward pass, with keys of `rows` tokens; the forward pass takes less.
+inline int64_t shared_bytes(int64_t head, int64_t rows) {
+  return (2 * kOwn + 4 * kOther) * (head + 8) * 2 + 4 * kOther * 4 + visible_bytes(rows);
+}
 
 }  // namespace cadre::device::cuda::flash

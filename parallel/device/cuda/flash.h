@@ -9,6 +9,7 @@
 
 namespace cadre::device::cuda {
 
+// On the current device, which must have the shared memory.
 bool flash_supports(const AttentionShape&);
 
 // ranges: scratch of flash_ranges(shape) elements, int2 each; not touched without segments.

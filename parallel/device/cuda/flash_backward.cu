@@ -13,10 +13,6 @@ namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-template <int kHead>
-constexpr size_t kSharedBytes = size_t(2 * kOwn + 4 * kOther) * kStride<kHead> * sizeof(__nv_bfloat16) +
-                                4 * kOther * sizeof(float);
-
 // weights and their gradient (in `grads`, before the scale) from scores and from the gradient of the weights.
 __device__ void differentiate(Scores& scores, Scores& grads, int n, int e, float scale, float lse,
                               float delta, bool seen) {
@@ -175,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, 1) dkv_kernel(Params p) {
 template <int kHead>
 struct Backward {
   static void launch(Queue& queue, const AttentionShape& s, const Params& p) {
-    const size_t bytes = kSharedBytes<kHead> + size_t(visible_bytes(s.seq_len));
+    const auto bytes = size_t(shared_bytes(kHead, s.seq_len));
     const auto tiles = unsigned(ceil_div(s.seq_len, kOwn)), sequences = unsigned(s.num_sequences);
     launch_with_shared(dkv_kernel<kHead>, dim3(tiles, unsigned(s.num_kv_heads), sequences), bytes, queue, p);
     launch_with_shared(dq_kernel<kHead>, dim3(tiles, unsigned(s.num_heads), sequences), bytes, queue, p);

@@ -134,8 +134,16 @@ struct Forward {
 }  // namespace
 }  // namespace flash
 
+// sm_86 and sm_89, which run sm_80's code, have shared memory for heads of 32 and 64 alone.
 bool flash_supports(const AttentionShape& s) {
-  return s.head_dim == 32 || s.head_dim == 64 || s.head_dim == 96 || s.head_dim == 128;
+  static const int kLimit = [] {
+    int device = 0, most = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return most;
+  }();
+  return (s.head_dim == 32 || s.head_dim == 64 || s.head_dim == 96 || s.head_dim == 128) &&
+         flash::shared_bytes(s.head_dim, s.num_past + s.seq_len) <= kLimit;
 }
 
 int64_t flash_ranges(const AttentionShape& s) {

@@ -122,7 +122,8 @@ __global__ void __launch_bounds__(kThreads)
   row_gradient<T, N>(width, kept, row, target[at], result, dlogp[at]);
 }
 
-// Shared memory that a block of the kernel may ask for on this GPU, beside what it has anyway; allows it.
+// Shared memory that a block of the kernel may ask for on this GPU, beside what it has anyway; allows it, which holds for the
+// current device alone.
 template <class Kernel>
 int shared_limit(Kernel kernel) {
   static const int limit = [kernel] {
@@ -131,10 +132,9 @@ int shared_limit(Kernel kernel) {
     check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     cudaFuncAttributes own;
     check(cudaFuncGetAttributes(&own, kernel));
-    most -= int(own.sharedSizeBytes);
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
-    return most;
+    return most - int(own.sharedSizeBytes);
   }();
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit));
   return limit;
 }
 
