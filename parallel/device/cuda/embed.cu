@@ -13,8 +13,7 @@ constexpr int kRows = 8;  // a block, one warp each
 
 template <class T, int N>
 __global__ void __launch_bounds__(32 * kRows)
-    gather_kernel(int64_t rows, int width, const T* __restrict__ table, const int32_t* __restrict__ token,
-                  T* __restrict__ y) {
+    gather_kernel(int64_t rows, int width, const T* table, const int32_t* token, T* __restrict__ y) {
   wait_for_kernel_before();
   let_next_come();
   const int64_t row = int64_t(blockIdx.x) * kRows + threadIdx.y;

@@ -4,8 +4,8 @@
 namespace cadre::device::cuda {
 namespace {
 
-__global__ void follow_drawn_kernel(int rows, const int32_t* __restrict__ drawn,
-                                    const int32_t* __restrict__ follows, int32_t* __restrict__ token) {
+__global__ void follow_drawn_kernel(int rows, const int32_t* drawn, const int32_t* follows,
+                                    int32_t* __restrict__ token) {
   const int row = int(blockIdx.x * blockDim.x + threadIdx.x);
   wait_for_kernel_before();
   let_next_come();

@@ -17,8 +17,7 @@ namespace {
 constexpr int kWarps = kPagedWarps, kAhead = 4;
 
 template <class T>
-__global__ void store_kernel(int width, const T* __restrict__ k, const T* __restrict__ v,
-                             const int32_t* __restrict__ place, Pages<T> pages) {
+__global__ void store_kernel(int width, const T* k, const T* v, const int32_t* place, Pages<T> pages) {
   wait_for_kernel_before();
   const int64_t row = blockIdx.x;
   const int to = place[row];
@@ -79,9 +78,8 @@ struct Softmax {
 
 template <class T, int E>
 __global__ void __launch_bounds__(32 * kWarps)
-    paged_attention_kernel(const T* __restrict__ q, Pages<const T> pages, int pages_per_row,
-                           const int32_t* __restrict__ page_table, const int32_t* __restrict__ owner,
-                           const int32_t* __restrict__ length, float scale, T* __restrict__ out) {
+    paged_attention_kernel(const T* q, Pages<const T> pages, int pages_per_row, const int32_t* page_table,
+                           const int32_t* owner, const int32_t* length, float scale, T* __restrict__ out) {
   __shared__ float shared_out[kWarps][32 * E], shared_largest[kWarps], shared_sum[kWarps];
   wait_for_kernel_before();
   const int64_t row = blockIdx.x;

@@ -47,9 +47,8 @@ __device__ void merge_warps(const float (&outs)[kPagedWarps][kWidth], const floa
 // kUnits: of a head that a lane holds; unit c of the 8 lanes, then c + 8, ...
 template <class T, int kUnits>
 __global__ void __launch_bounds__(32 * kPagedWarps)
-    paged_units_kernel(const T* __restrict__ q, Pages<const T> pages, int pages_per_row,
-                       const int32_t* __restrict__ page_table, const int32_t* __restrict__ owner,
-                       const int32_t* __restrict__ length, float scale, T* __restrict__ out) {
+    paged_units_kernel(const T* q, Pages<const T> pages, int pages_per_row, const int32_t* page_table,
+                       const int32_t* owner, const int32_t* length, float scale, T* __restrict__ out) {
   constexpr int N = kVec<T>, kLanes = 8, kGroups = 32 / kLanes, kHead = kLanes * kUnits * N;
   constexpr int kAhead = kUnits <= 2 ? 4 : 2, kStep = kGroups * kAhead;  // keys of a warp at a time
   __shared__ float shared_out[kPagedWarps][kHead], shared_largest[kPagedWarps], shared_sum[kPagedWarps];

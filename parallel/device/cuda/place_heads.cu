@@ -40,9 +40,8 @@ __device__ float squares(const T* x, int width, int lane, int lanes) {
 
 template <class T, int N>
 __global__ void __launch_bounds__(kThreads)
-    place_heads_kernel(Heads<T> q, Heads<T> k, const T* __restrict__ v, Places<T> pages, int h, float eps,
-                       const int32_t* __restrict__ position, const float* __restrict__ table,
-                       const int32_t* __restrict__ place) {
+    place_heads_kernel(Heads<T> q, Heads<T> k, const T* v, Places<T> pages, int h, float eps,
+                       const int32_t* position, const float* table, const int32_t* place) {
   extern __shared__ float scale[];  // by head
   __shared__ float shared[kThreads / 32];
   wait_for_kernel_before();

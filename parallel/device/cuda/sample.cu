@@ -12,8 +12,8 @@ using namespace sampling;
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    sample_kernel(int width, const T* __restrict__ logits, double temperature, int top_k, double top_p,
-                  const double* __restrict__ uniform, int32_t* __restrict__ token, float* __restrict__ logp) {
+    sample_kernel(int width, const T* logits, double temperature, int top_k, double top_p,
+                  const double* uniform, int32_t* __restrict__ token, float* __restrict__ logp) {
   __shared__ double stretch_sum[kMostStretches];
   wait_for_kernel_before();
   Row<T> row{logits + int64_t(blockIdx.x) * width, width, 0, temperature};
@@ -47,7 +47,7 @@ constexpr int kParts = 4, kFewRows = 128;
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    weigh_kernel(int width, const T* __restrict__ logits, double temperature, Weighed out) {
+    weigh_kernel(int width, const T* logits, double temperature, Weighed out) {
   wait_for_kernel_before();
   let_next_come();
   Row<T> row{logits + int64_t(blockIdx.x) * width, width, 0, temperature};
@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    draw_kernel(int width, const T* __restrict__ logits, double temperature, Weighed in,
-                const double* __restrict__ uniform, int32_t* __restrict__ token, float* __restrict__ logp) {
+    draw_kernel(int width, const T* logits, double temperature, Weighed in, const double* uniform,
+                int32_t* __restrict__ token, float* __restrict__ logp) {
   __shared__ double stretch_sum[kMostStretches];
   wait_for_kernel_before();
   const int stretches = stretches_of(width);
