@@ -1,6 +1,7 @@
 #include "data/batch_rows.h"
 
-#include <algorithm>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "parallel/base/errors.h"
@@ -29,9 +30,13 @@ Batch part_of_rows(Batch batch, int part, int parts) {
   const auto rows = static_cast<size_t>(batch.num_sequences), whole = static_cast<size_t>(batch.seq_len);
   const size_t length = whole / static_cast<size_t>(parts), begin = static_cast<size_t>(part) * length;
   const auto keep = [&](auto& values) {
-    for (size_t row = 0; row < rows; ++row)
-      std::copy_n(values.begin() + long(row * whole + begin), length, values.begin() + long(row * length));
-    values.resize(rows * length);
+    std::remove_reference_t<decltype(values)> kept;
+    kept.reserve(rows * length);
+    for (size_t row = 0; row < rows; ++row) {
+      const auto from = values.begin() + long(row * whole + begin);
+      kept.insert(kept.end(), from, from + long(length));
+    }
+    values = std::move(kept);
   };
   batch.row_segment = batch.segment;
   batch.seq_len = static_cast<int64_t>(length);
