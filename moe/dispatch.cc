@@ -55,11 +55,12 @@ class LocalDispatcher final : public Dispatcher<T> {
   }
   void send_grad(device::View<const T, 2> dy) override { dy_ = dy; }
   device::View<const T, 2> receive_grad() override { return dy_; }
-  SlotGrads<T> combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads, bool accumulate,
-                            device::View<T, 2> dx) override {
+  void send_home(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads, bool accumulate,
+                 device::View<T, 2> dx) override {
     kernels_.combine_rows(queue_, slot_dx, slots_.row_offsets, slots_.row_slots, {}, accumulate, dx);
-    return grads;
+    grads_ = grads;
   }
+  SlotGrads<T> receive_home() override { return grads_; }
 
  private:
   device::Queue& queue_;
@@ -68,6 +69,7 @@ class LocalDispatcher final : public Dispatcher<T> {
   ExpertSlots<T> slots_;
   device::View<int32_t, 1> row_offsets_, row_slots_;
   device::View<const T, 2> dy_;
+  SlotGrads<T> grads_;
 };
 
 }  // namespace

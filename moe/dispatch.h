@@ -1,6 +1,6 @@
 // Moving tokens to the ranks that hold their experts, and results back. Forward: start_tokens, send_tokens,
-// receive_tokens, (experts), combine; backward: send_grad, receive_grad, (experts), combine_grad. Between a send and its
-// receive the caller can compute something else. All ranks of the expert group call all of them, with any number
+// receive_tokens, (experts), combine; backward: send_grad, receive_grad, (experts), send_home, receive_home. Between a send
+// and its receive the caller can compute something else. All ranks of the expert group call all of them, with any number
 // of tokens.
 #pragma once
 
@@ -54,7 +54,7 @@ class Dispatcher {
 
   // Before x is routed: what needs no routing may go on its way. x is borrowed as below.
   virtual void start_tokens(device::View<const T, 2> x) { (void)x; }
-  // x and routing are borrowed until combine_grad.
+  // x and routing are borrowed until receive_home.
   virtual void send_tokens(device::View<const T, 2> x, const Routing<T>& routing) = 0;
   virtual const ExpertSlots<T>& receive_tokens() = 0;
   virtual const ExpertSlots<T>& slots() const = 0;  // of the last receive_tokens, until the next send_tokens
@@ -70,10 +70,12 @@ class Dispatcher {
 
   virtual void send_grad(device::View<const T, 2> dy) = 0;
   virtual device::View<const T, 2> receive_grad() = 0;  // (R, D), dy of each row
-  // dx[t] = (accumulate ? dx[t] : 0) + sum of slot_dx over its slots. Returns the other gradients by the
-  // routing's slots.
-  virtual SlotGrads<T> combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads,
-                                    bool accumulate, device::View<T, 2> dx) = 0;
+  // dx[t] = (accumulate ? dx[t] : 0) + sum of slot_dx over its slots, there after receive_home, as are the other
+  // gradients by the routing's slots. What the queue is given in between may overwrite slot_dx; grads and dx are
+  // borrowed.
+  virtual void send_home(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads, bool accumulate,
+                         device::View<T, 2> dx) = 0;
+  virtual SlotGrads<T> receive_home() = 0;
 };
 
 // What ranks reach each other by: `group` moves the queue's memory, `peers` are the same ranks, for DispatchKind::kPeer.

@@ -221,9 +221,11 @@ device::View<const T, 2> ExchangeDispatcher<T>::receive_grad() {
 }
 
 template <class T>
-SlotGrads<T> ExchangeDispatcher<T>::combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads,
-                                                 bool accumulate, device::View<T, 2> dx) {
-  const int64_t r = shape_.hint_width, sent = slots_.sent();
+void ExchangeDispatcher<T>::send_home(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads,
+                                      bool accumulate, device::View<T, 2> dx) {
+  const int64_t r = shape_.hint_width;
+  adds_to_dx_ = accumulate;
+  dx_ = dx;
   kernels_.combine_rows(queue_, slot_dx, work_.row_offsets, work_.row_slots, {}, false,
                         sums_.rows(0, rows_.received()));
   queue_.wait();
@@ -235,8 +237,13 @@ SlotGrads<T> ExchangeDispatcher<T>::combine_grad(device::View<const T, 2> slot_d
   requests_.push_back(home(slots_, 1, wire_gate_.data(), home_gate_.data(), "moe.combine_grad.gates"));
   if (r > 0)
     requests_.push_back(home(slots_, r, wire_hint_.data(), home_hint_.data(), "moe.combine_grad.hints"));
+}
+
+template <class T>
+SlotGrads<T> ExchangeDispatcher<T>::receive_home() {
+  const int64_t r = shape_.hint_width, sent = slots_.sent();
   wait();
-  kernels_.combine_rows(queue_, outbox_, home_offsets_, home_rows_, {}, accumulate, dx);
+  kernels_.combine_rows(queue_, outbox_, home_offsets_, home_rows_, {}, adds_to_dx_, dx_);
   SlotGrads<T> at_home{home_gate_.rows(0, sent), {}};
   if (r > 0) at_home.hint = home_hint_.rows(0, sent);
   return at_home;

@@ -33,8 +33,9 @@ class ExchangeDispatcher final : public Dispatcher<T> {
   void combine(device::View<const T, 2> slot_output, bool accumulate, device::View<T, 2> y) override;
   void send_grad(device::View<const T, 2> dy) override;
   device::View<const T, 2> receive_grad() override;
-  SlotGrads<T> combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads, bool accumulate,
-                            device::View<T, 2> dx) override;
+  void send_home(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads, bool accumulate,
+                 device::View<T, 2> dx) override;
+  SlotGrads<T> receive_home() override;
 
  private:
   void list_sent_rows(const Routing<T>& routing);
@@ -62,6 +63,8 @@ class ExchangeDispatcher final : public Dispatcher<T> {
   std::vector<comm::Request> requests_;
   int64_t num_tokens_ = 0;
   ExpertSlots<T> work_;
+  bool adds_to_dx_ = false;  // of the last send_home, like the next
+  device::View<T, 2> dx_;
 
   // Saved from forward to backward.
   device::View<int32_t, 1> sent_token_;                // (rows sent) home token of each, by rank, then token

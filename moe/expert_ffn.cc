@@ -83,36 +83,21 @@ void ExpertFfn<T>::remake(const ExpertSlots<T>& slots) {
   }
 }
 
+// Leaves dY in y_, the gradients of gate and up in their places and g act in act_: what backward_weights reads.
 template <class T>
 typename ExpertFfn<T>::Grads ExpertFfn<T>::backward(const ExpertSlots<T>& slots,
-                                                    device::View<const T, 2> drows, device::Tap<T>* tap) {
+                                                    device::View<const T, 2> drows) {
   const int64_t n = slots.num_slots();
-  const auto x = x_.rows(0, n), y = y_.rows(0, n), gate = gate_.rows(0, n), up = up_.rows(0, n);
-  const auto act = act_.rows(0, n), dhint = dhint_.rows(0, n);
+  const auto dy = y_.rows(0, n), gate = gate_.rows(0, n), up = up_.rows(0, n), act = act_.rows(0, n);
+  const auto dx = x_.rows(0, n), dhint = dhint_.rows(0, n);
   const auto dgate = dgate_.rows(0, n);
   const bool hints = shape_.hint_width > 0;
-  Grads grads{y, {dgate, {}}};
+  Grads grads{dx, {dgate, {}}};
   if (hints) grads.slots.hint = dhint;
-  const auto on_linear = [&](int row, device::View<const T, 2> a, device::View<const T, 2> b) {
-    if (tap && n > 0) tap->on_linear(row, a, b, slots.slot_token.data(), slots.offsets);
-  };
 
-  // Down. dL/dg of a slot is <W_down^T dY, act>. The weighted output is a linear layer of g act with gradient
-  // dY.
-  const auto dy = y;
+  // dL/dg of a slot is <W_down^T dY, act>.
   kernels_.gather_rows(queue_, drows, slots.slot_row, dy);
   kernels_.grouped_swiglu_backward(queue_, dy, w_down_, slots.offsets, slots.slot_gate, gate, up, act, dgate);
-  kernels_.grouped_wgrad(queue_, dy, act, slots.offsets, *add_, dw_down_);
-  on_linear(down_row_, act, dy);
-
-  // Gate and up, which hold their gradients now.
-  kernels_.gather_rows(queue_, slots.rows, slots.slot_row, x);
-  const device::View<const T, 2> h = hints ? slots.slot_hint : device::View<const T, 2>(x);
-  kernels_.grouped_wgrad(queue_, gate, h, slots.offsets, *add_, dw_gate_);
-  kernels_.grouped_wgrad(queue_, up, x, slots.offsets, *add_, dw_up_);
-  on_linear(gate_row_, h, gate);
-  on_linear(up_row_, x, up);
-  const auto dx = y;
   if (hints) {
     kernels_.grouped_dgrad(queue_, up, w_up_, slots.offsets, false, dx);
     kernels_.grouped_dgrad(queue_, gate, w_gate_, slots.offsets, false, dhint);
@@ -120,6 +105,25 @@ typename ExpertFfn<T>::Grads ExpertFfn<T>::backward(const ExpertSlots<T>& slots,
     kernels_.grouped_dgrad_pair(queue_, up, w_up_, gate, w_gate_, slots.offsets, dx);
   }
   return grads;
+}
+
+template <class T>
+void ExpertFfn<T>::backward_weights(const ExpertSlots<T>& slots, device::Tap<T>* tap) {
+  const int64_t n = slots.num_slots();
+  const auto x = x_.rows(0, n), dy = y_.rows(0, n), gate = gate_.rows(0, n), up = up_.rows(0, n);
+  const auto act = act_.rows(0, n);
+  const auto on_linear = [&](int row, device::View<const T, 2> a, device::View<const T, 2> b) {
+    if (tap && n > 0) tap->on_linear(row, a, b, slots.slot_token.data(), slots.offsets);
+  };
+  // The weighted output is a linear layer of g act with gradient dY.
+  kernels_.grouped_wgrad(queue_, dy, act, slots.offsets, *add_, dw_down_);
+  on_linear(down_row_, act, dy);
+  kernels_.gather_rows(queue_, slots.rows, slots.slot_row, x);
+  const device::View<const T, 2> h = shape_.hint_width > 0 ? slots.slot_hint : device::View<const T, 2>(x);
+  kernels_.grouped_wgrad(queue_, gate, h, slots.offsets, *add_, dw_gate_);
+  kernels_.grouped_wgrad(queue_, up, x, slots.offsets, *add_, dw_up_);
+  on_linear(gate_row_, h, gate);
+  on_linear(up_row_, x, up);
 }
 
 template <class T>

@@ -39,8 +39,10 @@ class ExpertFfn {
     device::View<const T, 2> dx;  // (A, D) with the gates multiplied in
     SlotGrads<T> slots;
   };
-  // drows (R, D): gradient of each row's summed output. Consumes what forward saved.
-  Grads backward(const ExpertSlots<T>& slots, device::View<const T, 2> drows, device::Tap<T>* tap);
+  // drows (R, D): gradient of each row's summed output. Consumes what forward saved. Then, with the same slots, the
+  // gradients of the weights, in whose time what backward returned can travel; they take the place of Grads::dx.
+  Grads backward(const ExpertSlots<T>& slots, device::View<const T, 2> drows);
+  void backward_weights(const ExpertSlots<T>& slots, device::Tap<T>* tap);
 
  private:
   device::Queue& queue_;

@@ -140,7 +140,7 @@ const ExpertSlots<T>& GatherDispatcher<T>::receive_tokens() {
 // The rows of other ranks first: this rank's own are added up while those travel.
 template <class T>
 void GatherDispatcher<T>::return_rows(device::View<const T, 2> slot_rows, device::View<const W, 1> weight,
-                                      bool accumulate, device::View<T, 2> out, const char* label) {
+                                      const char* label) {
   const int self = group_.rank();
   const auto sum_block = [&](int rank, device::View<T, 2> to) {
     kernels_.combine_rows(queue_, slot_rows,
@@ -154,6 +154,10 @@ void GatherDispatcher<T>::return_rows(device::View<const T, 2> slot_rows, device
   requests_.push_back(group_.all_to_all(sums_.data(), parts.counts, parts.begins, inbox_.data(), parts.counts,
                                         parts.begins, comm::dtype_of<T>(), label));
   sum_block(self, inbox_);
+}
+
+template <class T>
+void GatherDispatcher<T>::add_returned(bool accumulate, device::View<T, 2> out) {
   wait();
   const int64_t tokens = out.dim(0);
   kernels_.combine_rows(queue_, inbox_, home_offsets_.rows(0, tokens + 1), home_rows_, {}, accumulate, out);
@@ -162,7 +166,8 @@ void GatherDispatcher<T>::return_rows(device::View<const T, 2> slot_rows, device
 template <class T>
 void GatherDispatcher<T>::combine(device::View<const T, 2> slot_output, bool accumulate,
                                   device::View<T, 2> y) {
-  return_rows(slot_output, slot_gate_, accumulate, y, "moe.combine.rows");
+  return_rows(slot_output, slot_gate_, "moe.combine.rows");
+  add_returned(accumulate, y);
 }
 
 template <class T>
@@ -177,14 +182,21 @@ device::View<const T, 2> GatherDispatcher<T>::receive_grad() {
 }
 
 template <class T>
-SlotGrads<T> GatherDispatcher<T>::combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads,
-                                               bool accumulate, device::View<T, 2> dx) {
+void GatherDispatcher<T>::send_home(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads,
+                                    bool accumulate, device::View<T, 2> dx) {
+  adds_to_dx_ = accumulate;
+  dx_ = dx;
   kernels_.scatter_gates(queue_, grads.gate, slot_source_, wire_gate_);
   const EvenParts parts(ranks_, shape_.max_slots);
   requests_.push_back(group_.all_to_all(wire_gate_.data(), parts.counts, parts.begins, returned_gate_.data(),
                                         parts.counts, parts.begins, comm::dtype_of<W>(),
                                         "moe.combine_grad.gates"));
-  return_rows(slot_dx, {}, accumulate, dx, "moe.combine_grad.rows");
+  return_rows(slot_dx, {}, "moe.combine_grad.rows");
+}
+
+template <class T>
+SlotGrads<T> GatherDispatcher<T>::receive_home() {
+  add_returned(adds_to_dx_, dx_);
   kernels_.collect_gates(queue_, returned_gate_, routing_->expert_offsets, home_gate_);
   return {home_gate_.rows(0, routing_->num_slots), {}};
 }

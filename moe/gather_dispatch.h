@@ -29,17 +29,18 @@ class GatherDispatcher final : public Dispatcher<T> {
   void combine(device::View<const T, 2> slot_output, bool accumulate, device::View<T, 2> y) override;
   void send_grad(device::View<const T, 2> dy) override;
   device::View<const T, 2> receive_grad() override;
-  SlotGrads<T> combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads, bool accumulate,
-                            device::View<T, 2> dx) override;
+  void send_home(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads, bool accumulate,
+                 device::View<T, 2> dx) override;
+  SlotGrads<T> receive_home() override;
 
  private:
   // (tokens, D) of every rank into its block of `all`.
   comm::Request gather_rows(device::View<const T, 2> own, device::View<T, 2> all, const char* label);
   template <class U>
   comm::Request gather_table(const U* own, int64_t count, U* all, const char* label);
-  // Sums the slots of each row and sends them home.
-  void return_rows(device::View<const T, 2> slot_rows, device::View<const W, 1> weight, bool accumulate,
-                   device::View<T, 2> out, const char* label);
+  // Sums the slots of each row and sends them home; there they are added up.
+  void return_rows(device::View<const T, 2> slot_rows, device::View<const W, 1> weight, const char* label);
+  void add_returned(bool accumulate, device::View<T, 2> out);
   void wait();
   device::View<T, 2> block(device::View<T, 2> all, int rank) const {
     return all.rows(rank * shape_.max_tokens, shape_.max_tokens);
@@ -55,6 +56,8 @@ class GatherDispatcher final : public Dispatcher<T> {
   std::vector<comm::Request> requests_;
   const Routing<T>* routing_ = nullptr;  // of the last send_tokens
   ExpertSlots<T> work_;
+  bool adds_to_dx_ = false;  // of the last send_home, like the next
+  device::View<T, 2> dx_;
 
   // Constant: token t's rows are t, max_tokens + t, ... in the blocks of the ranks.
   device::View<int32_t, 1> home_offsets_, home_rows_, identity_;  // (T + 1), (P T), (T)

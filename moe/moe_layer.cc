@@ -40,7 +40,7 @@ struct MoeLayer<T>::Impl {
                device::View<T, 2> y, bool training, int64_t seq_len, device::View<const T, 2> plus);
   void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                 device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,
-                device::Tap<T>* tap);
+                device::Tap<T>* tap, absl::FunctionRef<void()> beside);
   RoutingGrad<T> routing_grad(device::View<const int32_t, 1> segment, const BatchCounts& counts,
                               const SlotGrads<T>& slots);
 
@@ -162,14 +162,19 @@ RoutingGrad<T> MoeLayer<T>::Impl::routing_grad(device::View<const int32_t, 1> se
 template <class T>
 void MoeLayer<T>::Impl::backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                                  device::View<const T, 2> dy, const BatchCounts& counts,
-                                 device::View<T, 2> dx, device::Tap<T>* tap) {
+                                 device::View<T, 2> dx, device::Tap<T>* tap,
+                                 absl::FunctionRef<void()> beside) {
   kernels.add_counts(*context.queue, routing->tally, sums.rows(0, config.num_experts + 1));
   dispatcher->send_grad(dy);
+  beside();
   if (shared) shared->backward(x, dy, dx, tap);
   const auto drows = dispatcher->receive_grad();
   // The slots of the forward pass: the dispatcher keeps them.
-  const auto grads = experts->backward(dispatcher->slots(), drows, tap);
-  const auto slots = dispatcher->combine_grad(grads.dx, grads.slots, shared.has_value(), dx);
+  const auto grads = experts->backward(dispatcher->slots(), drows);
+  dispatcher->send_home(grads.dx, grads.slots, shared.has_value(), dx);
+  // A third of the experts' backward pass, which nobody waits for: it hides the way home, and the fuller rank's delay.
+  experts->backward_weights(dispatcher->slots(), tap);
+  const auto slots = dispatcher->receive_home();
   router->backward(*context.queue, x, routing_grad(segment, counts, slots), dx, tap);
 }
 
@@ -220,8 +225,8 @@ void MoeLayer<T>::forward(device::View<const T, 2> x, device::View<const int32_t
 template <class T>
 void MoeLayer<T>::backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
                            device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,
-                           device::Tap<T>* tap) {
-  impl_->backward(x, segment, dy, counts, dx, tap);
+                           device::Tap<T>* tap, absl::FunctionRef<void()> beside) {
+  impl_->backward(x, segment, dy, counts, dx, tap, beside);
 }
 
 template <class T>

@@ -4,6 +4,8 @@
 // every token.
 #pragma once
 
+#include <absl/functional/function_ref.h>
+
 #include <memory>
 #include <span>
 
@@ -58,10 +60,12 @@ class MoeLayer {
                device::View<T, 2> y, bool training, int64_t seq_len = 0, device::View<const T, 2> plus = {});
   // Between forward and backward, with the forward's x: makes the hidden activations again. Sends nothing.
   void remake(device::View<const T, 2> x);
-  // Once after a forward in training, whose saved activations it consumes. dx (T, D) is overwritten.
-  void backward(device::View<const T, 2> x, device::View<const int32_t, 1> segment,
-                device::View<const T, 2> dy, const BatchCounts& counts, device::View<T, 2> dx,
-                device::Tap<T>* tap);
+  // Once after a forward in training, whose saved activations it consumes. dx (T, D) is overwritten. beside() may queue
+  // what should run while dy's rows are on their way to the experts; it is called before weights are read.
+  void backward(
+      device::View<const T, 2> x, device::View<const int32_t, 1> segment, device::View<const T, 2> dy,
+      const BatchCounts& counts, device::View<T, 2> dx, device::Tap<T>* tap,
+      absl::FunctionRef<void()> beside = [] {});
   MoeStats stats() const;  // since begin_step; waits for the queue
   // The same in two halves, so that many layers cost one wait: sums, (E + 3), are there after the queue's next wait().
   void fetch_sums(std::vector<double>& sums) const;

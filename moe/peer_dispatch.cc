@@ -121,8 +121,8 @@ const ExpertSlots<T>& PeerDispatcher<T>::receive_tokens() {
 
 // The rows of other ranks first: this rank's own are added up while the others come to read those.
 template <class T>
-void PeerDispatcher<T>::return_rows(device::View<const T, 2> slot_rows, device::View<const W, 1> weight,
-                                    bool accumulate, device::View<T, 2> out, const char* label) {
+void PeerDispatcher<T>::offer_sums(device::View<const T, 2> slot_rows, device::View<const W, 1> weight,
+                                   const char* label) {
   const int64_t tokens = shape_.max_tokens;
   const int self = peers_.rank();
   const auto sums = own<T, 2>(region_.sums, {ranks_ * tokens, shape_.dim});
@@ -134,13 +134,19 @@ void PeerDispatcher<T>::return_rows(device::View<const T, 2> slot_rows, device::
     if (rank != self) sum_block(rank);
   peers_.signal(queue_, label, row_bytes((ranks_ - 1) * tokens));
   sum_block(self);
-  peers_.await(queue_);
-  kernels_.pull_sums(queue_, all<T>(region_.sums, self * tokens * shape_.dim), takes_, accumulate, out);
+}
+
+template <class T>
+void PeerDispatcher<T>::read_sums(device::Queue& queue, bool accumulate, device::View<T, 2> out) {
+  peers_.await(queue);
+  kernels_.pull_sums(queue, all<T>(region_.sums, peers_.rank() * shape_.max_tokens * shape_.dim), takes_,
+                     accumulate, out);
 }
 
 template <class T>
 void PeerDispatcher<T>::combine(device::View<const T, 2> slot_output, bool accumulate, device::View<T, 2> y) {
-  return_rows(slot_output, slot_gate_, accumulate, y, "moe.combine.rows");
+  offer_sums(slot_output, slot_gate_, "moe.combine.rows");
+  read_sums(queue_, accumulate, y);
 }
 
 template <class T>
@@ -159,14 +165,22 @@ device::View<const T, 2> PeerDispatcher<T>::receive_grad() {
   return drows_;
 }
 
+// The reads run beside what the queue is given until receive_home.
 template <class T>
-SlotGrads<T> PeerDispatcher<T>::combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads,
-                                             bool accumulate, device::View<T, 2> dx) {
+void PeerDispatcher<T>::send_home(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads,
+                                  bool accumulate, device::View<T, 2> dx) {
   kernels_.scatter_gates(queue_, grads.gate, slot_source_,
                          own<W, 2>(region_.gate_grads, {ranks_, shape_.max_slots}));
-  return_rows(slot_dx, {}, accumulate, dx, "moe.combine_grad.rows");
-  kernels_.pull_gates(queue_, all<W>(region_.gate_grads, peers_.rank() * shape_.max_slots),
+  offer_sums(slot_dx, {}, "moe.combine_grad.rows");
+  device::Queue& beside = peers_.fork(queue_);
+  read_sums(beside, accumulate, dx);
+  kernels_.pull_gates(beside, all<W>(region_.gate_grads, peers_.rank() * shape_.max_slots),
                       routing_->expert_offsets, home_gate_);
+}
+
+template <class T>
+SlotGrads<T> PeerDispatcher<T>::receive_home() {
+  peers_.join(queue_);
   return {home_gate_.rows(0, routing_->num_slots), {}};
 }
 

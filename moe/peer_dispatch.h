@@ -32,8 +32,9 @@ class PeerDispatcher final : public Dispatcher<T> {
   void combine(device::View<const T, 2> slot_output, bool accumulate, device::View<T, 2> y) override;
   void send_grad(device::View<const T, 2> dy) override;
   device::View<const T, 2> receive_grad() override;
-  SlotGrads<T> combine_grad(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads, bool accumulate,
-                            device::View<T, 2> dx) override;
+  void send_home(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads, bool accumulate,
+                 device::View<T, 2> dx) override;
+  SlotGrads<T> receive_home() override;
 
  private:
   // Where things stand in every rank's region, in bytes. S: places for slots of one rank.
@@ -50,8 +51,9 @@ class PeerDispatcher final : public Dispatcher<T> {
   // The array that stands `skip` elements behind this place, of every rank.
   template <class U>
   PeerArrays<U> all(size_t place, int64_t skip = 0) const;
-  void return_rows(device::View<const T, 2> slot_rows, device::View<const W, 1> weight, bool accumulate,
-                   device::View<T, 2> out, const char* label);
+  // Sums the slots of each row where the others read them; those of this rank's tokens are added up in `out` by `queue`.
+  void offer_sums(device::View<const T, 2> slot_rows, device::View<const W, 1> weight, const char* label);
+  void read_sums(device::Queue& queue, bool accumulate, device::View<T, 2> out);
   uint64_t row_bytes(int64_t rows) const { return uint64_t(rows * shape_.dim) * sizeof(T); }
 
   device::Queue& queue_;

@@ -132,10 +132,12 @@ TEST_P(EveryDegree, GradientsComeBackToTheSlotsTheyBelongTo) {
         }
       }
       std::vector<double> dx_home(kTokens * kDim, 99);
-      const auto home = rig.dispatcher->combine_grad(
-          view(std::as_const(dx), {n, kDim}),
-          {view(std::as_const(dgate), {n}), view(std::as_const(dhint), {n, kHint})}, false,
-          view(dx_home, {kTokens, kDim}));
+      rig.dispatcher->send_home(view(std::as_const(dx), {n, kDim}),
+                                {view(std::as_const(dgate), {n}), view(std::as_const(dhint), {n, kHint})},
+                                false, view(dx_home, {kTokens, kDim}));
+      // The gradients of the weights take the place of what travels home.
+      std::fill(dx.begin(), dx.end(), std::nan(""));
+      const auto home = rig.dispatcher->receive_home();
       std::vector<double> picked(kTokens);
       const int local = kExperts / GetParam();
       for (int e = 0; e < kExperts; ++e) {
@@ -191,9 +193,10 @@ AtHome pass(DispatchRig& rig, RandomRouting& random, int64_t first_expert, uint6
     for (int64_t d = 0; d < kDim; ++d)
       out[size_t(a * kDim + d)] = slots.slot_gate[a] * double(e + 2) * drows[slots.slot_row[a]][d];
   });
-  const auto grads =
-      rig.dispatcher->combine_grad(view(std::as_const(out), {n, kDim}), {view(std::as_const(dgate), {n}), {}},
-                                   false, view(home.dx, {tokens, kDim}));
+  rig.dispatcher->send_home(view(std::as_const(out), {n, kDim}), {view(std::as_const(dgate), {n}), {}}, false,
+                            view(home.dx, {tokens, kDim}));
+  std::fill(out.begin(), out.end(), std::nan(""));
+  const auto grads = rig.dispatcher->receive_home();
   home.gate.assign(grads.gate.begin(), grads.gate.begin() + random.offsets.back());
   return home;
 }

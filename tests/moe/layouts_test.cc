@@ -1,7 +1,11 @@
 // The layer over layouts: ranks, expert degrees, micro-batches, threads and ranks without tokens.
 #include <algorithm>
+#include <chrono>
+#include <functional>
+#include <future>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "tests/moe/layer_cases.h"
 
@@ -158,6 +162,51 @@ TEST(MoeStats, CountsDroppedSlotsAndChoicesBeforeThem) {
   for (const double tokens : result.expert_tokens) over += std::max(0.0, tokens - 13);
   EXPECT_EQ(result.dropped, over);
   EXPECT_GT(over, 0);
+}
+
+// What a rank does at its first gradient of an expert's matrix.
+class AtFirstWeights : public device::Tap<double> {
+ public:
+  template <class U, int N>
+  using View = device::View<U, N>;
+  AtFirstWeights(const device::ParamTable& table, std::function<void()> act)
+      : table_(table), act_(std::move(act)) {}
+  void on_linear(int param, View<const double, 2>, View<const double, 2>, const int32_t*,
+                 View<const int64_t, 1>) override {
+    if (table_.row(param).group == device::Group::kExpert && act_) std::exchange(act_, nullptr)();
+  }
+
+ private:
+  const device::ParamTable& table_;
+  std::function<void()> act_;
+};
+
+// Those that send: ranks that read each other's memory do it on a queue beside, which on the CPU is the same thread.
+class EverySending : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, EverySending, testing::Values("exchange", "gather"),
+                         [](const auto& info) { return std::string(info.param); });
+
+// Rank 0 stops twice on its way back, and rank 1 comes as far as it can without what rank 0 has not done: to its experts
+// while rank 0 is in beside(), and to the end while rank 0 has no gradient of an expert yet. So both of the backward pass's
+// journeys begin before the work that is to hide them.
+TEST_P(EverySending, RowsTravelBackBesideWorkThatNobodyWaitsFor) {
+  const std::string text = fmt::format(
+      "{{dispatch: {}, num_experts: 4, top_k: 2, width: 5, num_shared: 1, balance: none}}", GetParam());
+  std::promise<void> has_rows, has_returned;
+  const auto wait_for = [](std::promise<void>& other) {
+    EXPECT_EQ(other.get_future().wait_for(std::chrono::seconds(20)), std::future_status::ready);
+  };
+  comm::run_threads(2, [&](comm::World& world) {
+    LayerRig<double> rig(world, 2, text);
+    const bool waits = world.rank() == 0;
+    const auto x = normals<double>(16 * 6, 1 + world.rank());
+    rig.forward(x, some_padding());
+    AtFirstWeights tap(rig.params.table, [&] { waits ? wait_for(has_returned) : has_rows.set_value(); });
+    rig.backward(x, some_padding(), normals<double>(16 * 6, 9), counts_of(some_padding(), 4), &tap, [&] {
+      if (waits) wait_for(has_rows);
+    });
+    if (!waits) has_returned.set_value();
+  });
 }
 
 }  // namespace

@@ -100,13 +100,13 @@ class LayerRig {
                   view(y, {tokens, dim}), training);
     return y;
   }
-  std::vector<T> backward(const std::vector<T>& x, const std::vector<int32_t>& segment,
-                          const std::vector<T>& dy, const BatchCounts& counts,
-                          device::Tap<T>* tap = nullptr) {
+  std::vector<T> backward(
+      const std::vector<T>& x, const std::vector<int32_t>& segment, const std::vector<T>& dy,
+      const BatchCounts& counts, device::Tap<T>* tap = nullptr, absl::FunctionRef<void()> beside = [] {}) {
     const int64_t tokens = int64_t(segment.size());
     std::vector<T> dx(x.size(), T(99));
     layer.backward(view(x, {tokens, dim}), view(segment, {tokens}), view(dy, {tokens, dim}), counts,
-                   view(dx, {tokens, dim}), tap);
+                   view(dx, {tokens, dim}), tap, beside);
     return dx;
   }
 
