@@ -194,17 +194,19 @@ void AttentionBlock<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch,
   wo_.backward(context_, matrix(out_, tokens), dy, matrix(dout_, tokens), 0, tap);
   attend_backward(batch);
   rotate(batch, heads(dq_, tokens), heads(dk_, tokens), true);
-  View<T, 2> dq = matrix(dq_, tokens), dk = matrix(dk_, tokens);
   if (normed()) {
-    dq = matrix(dout_, tokens);
-    dk = matrix(dk_raw_, tokens);
     const bool full = config_.qk_norm == QkNorm::kFull;
     q_norm_.backward(context_, norm_rows(dq_, tokens), norm_rows(q_raw_, tokens), false,
                      norm_rows(dout_, tokens), tap, full ? 1 : config_.heads);
     k_norm_.backward(context_, norm_rows(dk_, tokens), norm_rows(k_raw_, tokens), false,
                      norm_rows(dk_raw_, tokens), tap, full ? 1 : config_.kv_heads);
   }
-  backward_together<T, 3>(context_, {&wq_, &wk_, &wv_}, x, {dq, dk, matrix(dv_, tokens)}, dx, tap);
+  backward_inputs<T, 3>(context_, {&wq_, &wk_, &wv_}, projected_grads(tokens), dx);
+}
+
+template <class T>
+void AttentionBlock<T>::backward_weights(View<const T, 2> x, device::Tap<T>* tap) {
+  trainer::backward_weights<T, 3>(context_, {&wq_, &wk_, &wv_}, x, projected_grads(x.dim(0)), tap);
 }
 
 template class AttentionBlock<float>;

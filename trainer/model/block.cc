@@ -56,10 +56,10 @@ void Block<T>::reserve(device::Arena& saved, device::Arena& scratch, device::Are
   out_ = saved.take<T, 2>({tokens, config_.dim});
   attention_norm_.reserve(inner, tokens);
   ffn_norm_.reserve(inner, tokens);
-  // The two halves run one after the other, so they share scratch.
+  // The two halves run one after the other, so they share scratch, but for what one leaves to do beside the other.
   const size_t mark = scratch.mark();
   attention_.reserve(inner, scratch, normed);
-  scratch.release(mark);
+  if (!postpones(nullptr)) scratch.release(mark);
   if (dense_) dense_->reserve(inner, scratch);
   if (moe_) moe_->reserve(saved, scratch, inner);
   scratch.release(mark);
@@ -125,16 +125,20 @@ device::View<T, 2> Block<T>::decode(View<const T, 2> x, const MicroBatch<T>& bat
 
 template <class T>
 void Block<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, const BatchCounts& counts,
-                        View<T, 2> dx, View<T, 2> dh, device::Tap<T>* tap,
+                        View<T, 2> dx, View<T, 2> dh, device::Tap<T>* tap, absl::FunctionRef<void()> first,
                         absl::FunctionRef<void()> between) {
   const int64_t tokens = batch.num_tokens();
   const View<T, 2> attention_in = attention_in_.rows(0, tokens), middle = middle_.rows(0, tokens),
                    ffn_in = ffn_in_.rows(0, tokens);
   const bool selective = context_.recompute == Recompute::kSelective;
+  const bool beside = moe_ && context_.recompute == Recompute::kNone;
+  if (!beside) first();
   if (context_.recompute == Recompute::kFull) remake_all(x, batch);
   if (selective) ffn_norm_.forward(context_, middle, ffn_in);
   if (moe_) {
-    moe_->backward(ffn_in, batch.segment, dx, counts, dh, tap);
+    moe_->backward(ffn_in, batch.segment, dx, counts, dh, tap, [&] {
+      if (beside) first();
+    });
   } else {
     dense_->backward(ffn_in, dx, dh, tap);
   }
@@ -145,7 +149,13 @@ void Block<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, const Ba
     attention_.remake(batch);
   }
   attention_.backward(attention_in, batch, dx, dh, tap);
+  if (!postpones(tap)) attention_.backward_weights(attention_in, tap);
   attention_norm_.backward(context_, dh, x, true, dx, tap);
+}
+
+template <class T>
+void Block<T>::end_backward(int64_t tokens, device::Tap<T>* tap) {
+  if (postpones(tap)) attention_.backward_weights(attention_in_.rows(0, tokens), tap);
 }
 
 template class Block<float>;

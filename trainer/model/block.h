@@ -32,10 +32,14 @@ class Block {
   void forward(View<const T, 2> x, const MicroBatch<T>& batch, bool training,
                absl::FunctionRef<void()> between);
   View<T, 2> output(int64_t tokens) const { return out_.rows(0, tokens); }
-  // dx holds the gradient of the output and becomes that of x; dh (T, D) is scratch. between() is called when the second
-  // half's gradients are complete: experts are most of a model, and their sums travel beside attention's backward pass.
+  // dx holds the gradient of the output and becomes that of x; dh (T, D) is scratch. first() is called before weights are
+  // read; where experts are on several ranks, beside the rows of dx on their way to them. between() is called when the
+  // second half's gradients are complete: experts are most of a model, and their sums travel beside attention's backward
+  // pass. The first half's are after end_backward, which may come in first() of the next layer's backward.
   void backward(View<const T, 2> x, const MicroBatch<T>& batch, const BatchCounts& counts, View<T, 2> dx,
-                View<T, 2> dh, device::Tap<T>* tap, absl::FunctionRef<void()> between);
+                View<T, 2> dh, device::Tap<T>* tap, absl::FunctionRef<void()> first,
+                absl::FunctionRef<void()> between);
+  void end_backward(int64_t tokens, device::Tap<T>* tap);
   View<T, 2> extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache);
 
   View<T, 2> decode(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows);
@@ -46,6 +50,12 @@ class Block {
  private:
   View<T, 2> normed_input(View<const T, 2> x);
   void add_attention(View<const T, 2> x, const MicroBatch<T>& batch);
+  // Whether end_backward has work left for it. It needs memory of its own, and other layers may not remake anything in
+  // the place of what it reads. A tap sees the parts of a layer in one order, whatever the mesh.
+  bool postpones(const device::Tap<T>* tap) const {
+    return tap == nullptr && context_.recompute == Recompute::kNone && context_.mesh != nullptr &&
+           context_.mesh->expert().size() > 1;
+  }
   void remake_all(View<const T, 2> x, const MicroBatch<T>& batch);
   View<T, 2> feed_forward(const MicroBatch<T>& batch, bool training);
 

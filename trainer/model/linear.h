@@ -128,12 +128,11 @@ void backward_inputs(const ModelContext<T>& c, const std::array<const Linear<T>*
   for (size_t i = 0; i < N; ++i) layers[i]->backward_input(c, dy[i], dx, i == 0 ? 0 : 1);
 }
 
-// As Linear::backward of each; dx becomes the sum.
+// As Linear::backward_weight of each.
 template <class T, size_t N>
-void backward_together(const ModelContext<T>& c, const std::array<const Linear<T>*, N>& layers,
-                       device::View<const T, 2> x, const std::array<device::View<T, 2>, N>& dy,
-                       device::View<T, 2> dx, device::Tap<T>* tap) {
-  backward_inputs<T, N>(c, layers, dy, dx);
+void backward_weights(const ModelContext<T>& c, const std::array<const Linear<T>*, N>& layers,
+                      device::View<const T, 2> x, const std::array<device::View<T, 2>, N>& dy,
+                      device::Tap<T>* tap) {
   std::array<device::View<T, 2>, N> grads;
   for (size_t i = 0; i < N; ++i) grads[i] = layers[i]->grad();
   const auto grad = together(grads), out = together(dy);
@@ -144,6 +143,15 @@ void backward_together(const ModelContext<T>& c, const std::array<const Linear<T
   c.kernels->gemm_batch(*c.queue, out, x.template reshape<3>({1, x.dim(0), x.dim(1)}), grad,
                         layers[0]->grad_flags());
   for (size_t i = 0; tap != nullptr && i < N; ++i) tap->on_linear(layers[i]->row(), x, dy[i], nullptr, {});
+}
+
+// As Linear::backward of each; dx becomes the sum.
+template <class T, size_t N>
+void backward_together(const ModelContext<T>& c, const std::array<const Linear<T>*, N>& layers,
+                       device::View<const T, 2> x, const std::array<device::View<T, 2>, N>& dy,
+                       device::View<T, 2> dx, device::Tap<T>* tap) {
+  backward_inputs<T, N>(c, layers, dy, dx);
+  backward_weights<T, N>(c, layers, x, dy, tap);
 }
 
 }  // namespace cadre::trainer

@@ -49,14 +49,21 @@ void Decoder<T>::Impl::layers_backward(const BatchCounts& counts, device::Tap<T>
   const View<T, 2> to_dx = dx.rows(0, tokens), to_dh = dh.rows(0, tokens);
   final_norm.backward(context, to_dh, input_of(blocks.size()), false, to_dx, tap);
   done(bucket_of(config.layers));
+  const auto end_layer = [&](size_t layer) {
+    blocks[layer]->end_backward(tokens, tap);
+    done(bucket_of(int(layer)));
+  };
   for (int i = config.layers - 1; i >= 0; --i) {
     const int bucket = bucket_of(i);
-    before(bucket + 1);
-    before(bucket);
-    blocks[size_t(i)]->backward(input_of(size_t(i)), micro, counts, to_dx, to_dh, tap,
+    const auto first = [&] {
+      if (i + 1 < config.layers) end_layer(size_t(i) + 1);
+      before(bucket + 1);
+      before(bucket);
+    };
+    blocks[size_t(i)]->backward(input_of(size_t(i)), micro, counts, to_dx, to_dh, tap, first,
                                 [&] { done(bucket + 1); });
-    done(bucket);
   }
+  end_layer(0);
   if (!config.tie_head) before(0);
   context.kernels->embed_backward(*context.queue, to_dx, micro.token, embed_grad);
   if (tap != nullptr) tap->on_lookup(embed_row, micro.token, to_dx);
