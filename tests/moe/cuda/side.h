@@ -81,12 +81,7 @@ using Results = std::vector<std::vector<double>>;
 // Runs a test's body on both sides; skipped without a GPU.
 template <class T>
 class BothSides : public testing::Test {
- protected:
-  void SetUp() override {
-    const auto& gpu = device::accelerator(device::DeviceKind::kCuda);
-    if (gpu.probe().num_devices == 0) GTEST_SKIP() << gpu.probe().report;
-    gpu_queue = gpu.make_queue(0);
-  }
+ public:
   template <class Body>
   Results on_cpu(const Body& body) {
     Side<double> side(cpu_queue, cpu_moe_kernels<double>());
@@ -96,6 +91,13 @@ class BothSides : public testing::Test {
   Results on_gpu(const Body& body) {
     Side<T> side(*gpu_queue, cuda_moe_kernels<T>());
     return body(side);
+  }
+
+ protected:
+  void SetUp() override {
+    const auto& gpu = device::accelerator(device::DeviceKind::kCuda);
+    if (gpu.probe().num_devices == 0) GTEST_SKIP() << gpu.probe().report;
+    gpu_queue = gpu.make_queue(0);
   }
   device::CpuQueue cpu_queue{2};
   std::unique_ptr<device::Queue> gpu_queue;
