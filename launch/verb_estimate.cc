@@ -21,7 +21,8 @@ int estimate(const EstimateArguments& arguments) {
   const trainer::RunConfig run = trainer::load_run(arguments.run_file, arguments.overrides);
   require(run.model.vocab > 0, ExitCode::kUsage, "{}: an estimate needs model.vocab", arguments.run_file);
   const auto layouts = trainer::estimate_layouts(cluster, run);
-  const std::string owner = run.mesh.cp > 1 ? fmt::format("a context group of {} GPUs", run.mesh.cp) : "a GPU";
+  const std::string owner =
+      run.mesh.cp > 1 ? fmt::format("a context group of {} GPUs", run.mesh.cp) : "a GPU";
   fmt::print("{} GPUs, {} sequences of {} tokens {} and step; times in ms, memory in GiB of {:.0f}\n",
              cluster.gpus(), run.train.micro_batch, run.data.seq_len, owner, cluster.memory_gib);
   fmt::print("{:>4} {:>6} {:>4} {:<10} {:>8} {:>8} {:>7} {:>7} {:>8} {:>9} {:>7} {:>7} {:>12} {:>6} {:>7}\n",
