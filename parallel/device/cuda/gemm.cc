@@ -1,9 +1,6 @@
 // GEMM through cuBLASLt. For a large shape that is used often the fastest of several algorithms is taken, once, among those
 // that give the bits of the heuristic's first choice: so the choice, which is made by time, never changes a result, nor does
 // when it is made. Algorithms that add up along k in the same order do; those that split k differ and are passed over.
-// Times are of calls one behind the other on a card that has been kept busy. A call alone shows its start and its end, which
-// the neighbours hide in a step, and a rested card's clock, which its power limit takes back: the fastest alone was up to 7%
-// slower than another in a row (docs/performance.md).
 #include <algorithm>
 #include <cassert>
 #include <stdexcept>
@@ -36,15 +33,14 @@ int alignment_of(const void* p) {
 // Of a product that is worth trying: 2^29 multiply-adds take a GPU a few microseconds.
 constexpr double kTunedWork = double(1 << 29);
 constexpr int kCandidates = 10, kRepeats = 3;
-// Uses of one shape and their multiply-adds, a millisecond or so, before the trials, which take some hundred milliseconds.
-// Batches of samples and of answers have another number of tokens each, and shapes that come once would be tried for nothing;
-// layers reach both in their first steps.
+// Uses of one shape and their multiply-adds, a millisecond or so, before the trials, which take sixty uses. Batches of samples
+// and of answers have another number of tokens each, and shapes that come once would be tried for nothing; layers reach
+// both in their first steps.
 constexpr double kOftenUsed = double(int64_t(1) << 38);
 constexpr int kUses = 4;
-constexpr double kWorthARow = 1.25;  // of the best call alone: slower ones are not timed in a row
-constexpr double kRowMs = 6;         // of calls in a row
-constexpr int kRounds = 3;           // of all rows; the first only keeps the card busy
-constexpr double kGain = 0.99;       // of the first choice's time, to change it
+constexpr double kGain = 0.98;  // of the time so far, to change the choice
+// A workspace has to be cleared, which is a launch of its own: the gap before it is not in the time between two events.
+constexpr double kGapMs = 0.002;
 
 double work_of(const GemmKey& key) {
   return double(key.batch) * double(key.m) * double(key.n) * double(key.k);
@@ -80,18 +76,12 @@ class Timer {
   cudaEvent_t events_[2];
 };
 
-// An algorithm that gives the right bits; milliseconds of one call.
-struct Trial {
-  cublasLtMatmulHeuristicResult_t with;
-  double alone, in_a_row;
-};
+template <class T>
+constexpr int kType = std::is_same_v<T, float> ? int(CUDA_R_32F) : int(CUDA_R_16BF);
 
 size_t bytes_of(int type) {
   return type == int(CUDA_R_32F) ? sizeof(float) : sizeof(bf16);
 }
-
-template <class T>
-constexpr int kType = std::is_same_v<T, float> ? int(CUDA_R_32F) : int(CUDA_R_16BF);
 
 }  // namespace
 
@@ -242,35 +232,26 @@ void GemmPlan::choose(cublasLtHandle_t handle, const GemmKey& key, const GemmCal
   if (first == nullptr || other == nullptr) return;
   GemmCall trial = call;
   Timer timer(call.stream);
-  std::vector<Trial> trials;
-  for (const cublasLtMatmulHeuristicResult_t& with : all) {
-    trial.d = trials.empty() ? first.get() : other.get();
+  double best = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    trial.d = i == 0 ? first.get() : other.get();
     try {
-      run(handle, trial, with);
+      run(handle, trial, all[i]);
     } catch (const std::runtime_error&) {
-      if (trials.empty()) throw;
+      if (i == 0) throw;
       continue;
     }
-    if (!trials.empty() && !equal_bits(call.stream, first.get(), other.get(), bytes)) continue;
+    if (i > 0 && !equal_bits(call.stream, first.get(), other.get(), bytes)) continue;
+    const bool cleared = all[i].workspaceSize > 0;
     double ms = 1e30;
     for (int repeat = 0; repeat < kRepeats; ++repeat)
-      ms = std::min(ms, timer.ms([&] { run(handle, trial, with); }));
-    trials.push_back({with, ms, 0});
+      ms = std::min(ms, timer.ms([&] { run(handle, trial, all[i]); }));
+    if (cleared) ms += kGapMs;
+    const bool one_launch_less = !cleared && algorithm.workspaceSize > 0;
+    if (i > 0 && ms > (one_launch_less ? 1 : kGain) * best) continue;
+    best = ms;
+    algorithm = all[i];
   }
-  const double alone = std::ranges::min(trials, {}, &Trial::alone).alone;
-  std::erase_if(trials, [&](const Trial& t) { return &t != &trials[0] && t.alone > kWorthARow * alone; });
-  if (trials.size() == 1) return;
-  for (int round = 0; round < kRounds; ++round) {
-    for (Trial& t : trials) {
-      const int calls = 1 + int(kRowMs / t.alone);
-      const double ms = timer.ms([&] {
-        for (int i = 0; i < calls; ++i) run(handle, trial, t.with);
-      });
-      if (round > 0) t.in_a_row += ms / calls;
-    }
-  }
-  const Trial& best = std::ranges::min(trials, {}, &Trial::in_a_row);
-  if (best.in_a_row < kGain * trials[0].in_a_row) algorithm = best.with;
 }
 
 GemmPlans::GemmPlans() = default;
