@@ -406,7 +406,8 @@ void launch_hopper(const GemmParams& params, int blocks, cudaStream_t stream) {
   constexpr bool kBehind = Block<kForm, kCluster>::kBehind;
   static_assert(!kBehind || kCluster == 1);
   if constexpr (kCluster == 1) {
-    device::cuda::launch_with(kSharedBytes, kBehind, stream, kernel, unsigned(blocks), kThreads, params);
+    device::cuda::launch_with(kSharedBytes, kBehind && params.small_groups, stream, kernel, unsigned(blocks),
+                              kThreads, params);
   } else {
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
