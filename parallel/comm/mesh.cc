@@ -77,9 +77,6 @@ Mesh::~Mesh() = default;
 
 void Mesh::connect(device::Queue& queue) {
   if (queue.kind() == device::DeviceKind::kCpu) return;
-  require(config_.cp == 1 || config_.context_on_gpus, ExitCode::kUsage,
-          "mesh.cp is {}: context parallelism has been proved on CPUs only; set mesh.cp: 1, or device: cpu",
-          config_.cp);
   const auto make = [&](const std::unique_ptr<Communicator>& host) {
     // Alone in its group a rank sends nothing.
     return host->size() == 1 ? nullptr : make_device_communicator(*host, queue, world_);

@@ -19,9 +19,6 @@ struct MeshConfig {
   int zero = 1;
   // A collective that takes longer ends the run: a rank hangs or was lost.
   double timeout_s = 600;
-  // Lets context groups work on GPUs, which is refused as long as nobody has run it there. For that test alone: no key of
-  // the run file sets it.
-  bool context_on_gpus = false;
 };
 MeshConfig read_mesh(base::Section section);
 

@@ -25,9 +25,7 @@ const Overrides kFp32 = {"device=cuda", "precision=fp32"}, kBf16 = {"device=cuda
 
 std::vector<StepReport> steps(comm::World& world, const Overrides& overrides, uint64_t until) {
   static const Dataset dataset = testing::tiny_dataset();
-  RunConfig config = testing::tiny_run(overrides);
-  config.mesh.context_on_gpus = true;  // this test is what would prove them
-  TrainState state(config, dataset, world);
+  TrainState state(testing::tiny_run(overrides), dataset, world);
   std::vector<StepReport> reports;
   while (state.progress.step < until) reports.push_back(train_step(state, {}));
   return reports;
