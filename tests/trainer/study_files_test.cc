@@ -52,6 +52,7 @@ class SmallStudy : public testing::Test {
     const auto tokenizer = data::make_byte_tokenizer();
     data::save_tokenizer(*tokenizer, manifest_.folder);
     manifest_.tokenizer_file = tokenizer->file_name();
+    manifest_.tokenizer_sha256 = base::sha256_file(manifest_.folder / manifest_.tokenizer_file);
     add_split(manifest_, "train", 1, {60, 90});
     add_split(manifest_, "valid", 2, {90});
     std::string run = trainer::testing::kTinyRun;
