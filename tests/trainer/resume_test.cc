@@ -330,6 +330,17 @@ TEST(Resume, ACheckpointWhoseRunFileLacksNewerKeysFits) {
   EXPECT_EQ(curve(folder.path()).size(), 2u);
 }
 
+// As the run file of an imported model is written otherwise than one by hand.
+TEST(Resume, OrderAndStyleOfMapsAreNoOtherModel) {
+  TempFolder folder;
+  run_loop(1, folder.path(), {"train.steps=1", "moe.router={name: softmax_topk, normalize: true}"});
+  const std::string later = "moe.router={normalize: true, name: softmax_topk}";
+  EXPECT_EQ(run_loop(1, folder.path(), {"train.steps=2", later}), ExitCode::kOk);
+  EXPECT_THROW(
+      run_loop(1, folder.path(), {"train.steps=3", "moe.router={normalize: false, name: softmax_topk}"}),
+      Error);
+}
+
 // Every rank's part reaches all of a thousand ranks: it must not repeat what rank 0 knows.
 TEST(Checkpoint, ARanksPartHoldsItsFilesAndPiecesAlone) {
   CheckpointIndex whole, other;

@@ -72,6 +72,25 @@ struct Origin {
   bool rope_is_free;
 };
 
+// Whatever the order of their keys and the style of their maps.
+bool same_value(const YAML::Node& a, const YAML::Node& b) {
+  if (a.IsMap() != b.IsMap() || a.IsSequence() != b.IsSequence()) return false;
+  if (!a.IsMap() && !a.IsSequence()) return YAML::Dump(a) == YAML::Dump(b);
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; a.IsSequence() && i < a.size(); ++i)
+    if (!same_value(a[i], b[i])) return false;
+  if (a.IsSequence()) return true;
+  return std::all_of(a.begin(), a.end(), [&](const auto& entry) {
+    const YAML::Node other = b[entry.first.Scalar()];
+    return other.IsDefined() && same_value(entry.second, other);
+  });
+}
+std::string in_one_line(const YAML::Node& node) {
+  YAML::Node copy = YAML::Clone(node);
+  if (copy.IsMap() || copy.IsSequence()) copy.SetStyle(YAML::EmitterStyle::Flow);
+  return YAML::Dump(copy);
+}
+
 // Keys of `model` and `moe` that a checkpoint cannot change, with the checkpoint's values where they differ.
 void require_same_model(const RunConfig& config, const CheckpointIndex& index, const Origin& origin) {
   // Read and written out again, so that a key which an older build did not have compares by its default.
@@ -88,8 +107,8 @@ void require_same_model(const RunConfig& config, const CheckpointIndex& index, c
     if (!a) continue;
     for (const auto& entry : a) {
       const std::string key = entry.first.Scalar();
-      const std::string mine = YAML::Dump(a[key]), saved = YAML::Dump(b[key]);
-      if (mine == saved) continue;
+      if (same_value(a[key], b[key])) continue;
+      const std::string mine = in_one_line(a[key]), saved = in_one_line(b[key]);
       if (std::find(ignored.begin(), ignored.end(), key) == ignored.end()) {
         fail(ExitCode::kUsage, "{}: {}.{} is {}, but the checkpoint in {} was made with {}. {}",
              config.source, section, key, mine, origin.folder, saved, origin.advice);
