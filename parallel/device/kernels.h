@@ -102,7 +102,7 @@ struct DeviceKernels {
   void (*follow_drawn)(Queue&, View<const int32_t, 1> drawn, View<const int32_t, 1> follows,
                        View<int32_t, 1> token);
   // Generation: query t (T, N, h) sees the first length[t] tokens of the sequence whose pages are row owner[t] of
-  // page_table (S, M); length 0 gives zeros.
+  // page_table (S, M); length 0 gives zeros. The three lists are read early: only the host may write them.
   void (*paged_attention)(Queue&, View<const T, 3> q, KvPages<T> pages, View<const int32_t, 2> page_table,
                           View<const int32_t, 1> owner, View<const int32_t, 1> length, View<T, 3> out);
 
