@@ -13,7 +13,9 @@ int64_t allowed_cut(const device::ParamLayout& layout, device::Group group, int 
     const device::Placement& place = layout.at(int(i));
     if (rows[i].group != group || rows[i].bucket != bucket) continue;
     if (ideal < place.offset || ideal >= place.offset + place.count) continue;
-    const int64_t unit = rows[i].matrix_numel();
+    const int64_t unit = rows[i].update == device::Update::kElement || rows[i].split_axis == 0
+                             ? rows[i].matrix_numel()
+                             : rows[i].matrix_numel() / layout.order(int(i)).parts();
     return place.offset + (ideal - place.offset + unit / 2) / unit * unit;
   }
   return ideal;

@@ -164,14 +164,16 @@ void ParamStore<T>::initialize(uint64_t seed, Queue& queue, CpuQueue& host) {
     const ParamRow& row = layout_->table().row(int(i));
     const Placement& place = layout_->at(int(i));
     const base::Philox random(base::mix(seed, base::hash_name(row.name)));
+    const ElementOrder order = layout_->order(int(i));
     for (int64_t begin = 0; begin < place.count; begin += kChunk) {
       chunk.resize(size_t(std::min(kChunk, place.count - begin)));
       host.parallel_for(int64_t(chunk.size()), 4096, [&](int64_t first, int64_t last) {
         for (int64_t e = first; e < last; ++e) {
-          chunk[size_t(e)] = row.init.kind == Init::kOnes ? W(1)
-                             : row.init.kind == Init::kZeros
-                                 ? W(0)
-                                 : W(random.normal(uint64_t(place.global_begin + begin + e)) * row.init.std);
+          chunk[size_t(e)] =
+              row.init.kind == Init::kOnes ? W(1)
+              : row.init.kind == Init::kZeros
+                  ? W(0)
+                  : W(random.normal(uint64_t(order.plain(place.global_begin + begin + e))) * row.init.std);
         }
       });
       set(queue, place.group, place.offset + begin, chunk);

@@ -45,16 +45,19 @@ int64_t ParamTable::numel() const {
   return n;
 }
 
-ParamLayout::ParamLayout(const ParamTable& table, int ep_size, int ep_rank) : table_(&table) {
+ParamLayout::ParamLayout(const ParamTable& table, int ep_size, int ep_rank)
+    : table_(&table), ep_size_(ep_size) {
   for (auto& buckets : buckets_) buckets.resize(table.num_buckets());
   for (const ParamRow& row : table.rows()) {
     Placement place;
     place.group = row.group;
     place.count = row.numel();
     if (row.group == Group::kExpert) {
-      require(row.shape[0] % ep_size == 0, ExitCode::kUsage,
-              "{} has {} experts, which mesh.ep = {} does not divide; change moe.num_experts or mesh.ep",
-              row.name, row.shape[0], ep_size);
+      const int64_t parts = row.shape[size_t(row.split_axis)];
+      require(parts % ep_size == 0, ExitCode::kUsage,
+              "{} has {} {}, which mesh.ep = {} does not divide; change moe.{} or mesh.ep", row.name, parts,
+              row.split_axis == 0 ? "experts" : "columns of an expert", ep_size,
+              row.split_axis == 0 ? "num_experts" : "width");
       place.count /= ep_size;
       place.global_begin = ep_rank * place.count;
     }
@@ -66,6 +69,11 @@ ParamLayout::ParamLayout(const ParamTable& table, int ep_size, int ep_rank) : ta
     bucket.end = size;
     placements_.push_back(place);
   }
+}
+
+ElementOrder ParamLayout::order(int row) const {
+  const ParamRow& r = table_->row(row);
+  return {r.shape, r.split_axis, r.group == Group::kExpert ? ep_size_ : 1};
 }
 
 }  // namespace cadre::device

@@ -10,13 +10,15 @@
 #include <vector>
 
 #include "parallel/device/bf16.h"
+#include "parallel/device/element_order.h"
 #include "parallel/device/memory.h"
 #include "parallel/device/sharding.h"
 #include "parallel/device/view.h"
 
 namespace cadre::device {
 
-// kDense parameters are the same on every data rank; kExpert ones are split over the expert axis of the mesh.
+// kDense parameters are the same on every data rank; kExpert ones are split over the expert axis of the mesh, by experts or, where
+// ParamRow::split_axis says so, by the width of each.
 enum class Group : int { kDense = 0, kExpert = 1 };
 inline constexpr int kNumGroups = 2;
 
@@ -34,7 +36,8 @@ struct ParamRow {
   std::vector<int64_t> shape;  // global; (E, ...) in Group::kExpert
   Group group = Group::kDense;
   Init init;
-  bool decay = true;  // weight decay applies
+  int split_axis = 0;  // in Group::kExpert: each rank of the expert axis has its part of this one
+  bool decay = true;   // weight decay applies
   Update update = Update::kElement;
   bool product = false;  // its gradient is that of a linear layer, which writes all of it (see start_grads)
   int bucket =
@@ -59,8 +62,8 @@ class ParamTable {
   std::vector<ParamRow> rows_;
 };
 
-// Where a row lies on one rank: elements [global_begin, global_begin + count) of the global tensor, flattened, stand
-// at `offset` of the group's flat buffer.
+// Where a row lies on one rank: elements [global_begin, global_begin + count) of the global tensor, flattened in
+// ParamLayout::order, stand at `offset` of the group's flat buffer.
 struct Placement {
   Group group;
   int64_t offset = 0;
@@ -74,17 +77,20 @@ struct FlatRange {
   int64_t size() const { return end - begin; }
 };
 
-// The layout of a rank's flat buffers for a given expert degree. E must divide by ep (Error(kUsage) otherwise).
+// The layout of a rank's flat buffers for a given expert degree, which must divide the axis that is split (else
+// Error(kUsage)).
 class ParamLayout {
  public:
   ParamLayout(const ParamTable& table, int ep_size, int ep_rank);
   const ParamTable& table() const { return *table_; }
   const Placement& at(int row) const { return placements_[row]; }
+  ElementOrder order(int row) const;  // of the row's elements over the ranks
   int64_t group_size(Group group) const { return sizes_[int(group)]; }
   FlatRange bucket(Group group, int bucket) const { return buckets_[int(group)][bucket]; }
 
  private:
   const ParamTable* table_;  // borrowed; outlives the layout
+  int ep_size_;
   std::vector<Placement> placements_;
   int64_t sizes_[kNumGroups] = {0, 0};
   std::vector<FlatRange> buckets_[kNumGroups];
@@ -158,7 +164,7 @@ class ParamStore final : public FlatParams<wide_t<T>> {
       : ParamStore(layout, device, StoreParts{.grads = with_grads}) {}
   const ParamLayout& layout() const { return *layout_; }
 
-  // The rank's part of a row as (local shape): (E / ep, ...) for expert rows.
+  // The rank's part of a row as (local shape): the split axis of expert rows is divided by ep.
   template <int N>
   View<T, N> value(int row) const {
     return local<N>(row, bucket_values(layout_->at(row).group, layout_->table().row(row).bucket));
@@ -251,7 +257,7 @@ View<T, N> ParamStore<T>::local(int row, View<T, 1> bucket) const {
   assert(int(r.shape.size()) == N);
   std::array<int64_t, N> shape;
   for (int i = 0; i < N; ++i) shape[i] = r.shape[i];
-  if (place.group == Group::kExpert) shape[0] = shape[0] * place.count / r.numel();
+  if (place.group == Group::kExpert) shape[r.split_axis] = shape[r.split_axis] * place.count / r.numel();
   return View<T, N>(bucket.data() + place.offset - layout_->bucket(place.group, r.bucket).begin, shape);
 }
 

@@ -92,10 +92,53 @@ std::map<std::string, std::vector<T>> global_values(const ParamTable& table, int
       std::vector<T>& values = all[table.row(int(i)).name];
       values.resize(table.row(int(i)).numel());
       const T* from = store.values(place.group).data() + place.offset;
-      std::copy(from, from + place.count, values.begin() + place.global_begin);
+      const ElementOrder order = layout.order(int(i));
+      for (int64_t e = 0; e < place.count; ++e) values[size_t(order.plain(place.global_begin + e))] = from[e];
     }
   }
   return all;
+}
+
+TEST(ElementOrder, CountsPartAfterPart) {
+  const ElementOrder order({2, 6, 3}, 1, 2);
+  int64_t next = 0;
+  for (int64_t part = 0; part < 2; ++part)
+    for (int64_t a = 0; a < 2; ++a)
+      for (int64_t b = 0; b < 3; ++b)
+        for (int64_t c = 0; c < 3; ++c, ++next) {
+          const int64_t plain = (a * 6 + part * 3 + b) * 3 + c;
+          ASSERT_EQ(order.plain(next), plain);
+          ASSERT_EQ(order.from_plain(plain), next);
+          ASSERT_EQ(order.run_from(next), 9 - b * 3 - c);
+        }
+  EXPECT_EQ(ElementOrder({2, 6, 3}, 0, 2), ElementOrder({2, 6, 3}, 2, 1)) << "both plain";
+  EXPECT_EQ(ElementOrder({2, 6, 3}, 0, 2).run_from(7), 29);
+}
+
+TEST(ParamStore, PartsOfAWidthAreThoseOfTheWholeModel) {
+  ParamTable table;
+  table.add(row("w_gate", {3, 8, 5}, Group::kExpert, 0));
+  table.add(row("w_down", {3, 5, 8}, Group::kExpert, 0));
+  const auto whole = global_values<float>(table, 1, 7);
+  ParamTable split;
+  for (ParamRow r : table.rows()) {
+    r.split_axis = r.name == "w_gate" ? 1 : 2;
+    split.add(r);
+  }
+  EXPECT_EQ(whole, global_values<float>(split, 2, 7));
+  EXPECT_EQ(whole, global_values<float>(split, 4, 7));
+  const ParamLayout layout(split, 2, 1);
+  ParamStore<float> store(layout, DeviceKind::kCpu, false);
+  store.initialize(7);
+  const auto gate = store.value<3>(0), down = store.value<3>(1);
+  ASSERT_EQ(gate.shape(), (std::array<int64_t, 3>{3, 4, 5}));
+  ASSERT_EQ(down.shape(), (std::array<int64_t, 3>{3, 5, 4}));
+  for (int64_t e = 0; e < 3; ++e)
+    for (int64_t h = 0; h < 4; ++h)
+      for (int64_t d = 0; d < 5; ++d) {
+        EXPECT_EQ(gate[e][h][d], whole.at("w_gate")[size_t((e * 8 + 4 + h) * 5 + d)]);
+        EXPECT_EQ(down[e][d][h], whole.at("w_down")[size_t((e * 5 + d) * 8 + 4 + h)]);
+      }
 }
 
 TEST(ParamStore, StartsFromTheSameModelForEveryExpertDegree) {

@@ -98,7 +98,7 @@ void require_same_model(const RunConfig& config, const CheckpointIndex& index, c
   const YAML::Node ours = YAML::Load(resolved_yaml(config)), theirs = YAML::Load(resolved_yaml(saved_run));
   const std::map<std::string, std::vector<std::string>> free = {
       {"model", {"init_std", origin.rope_is_free ? "rope" : "init_std"}},
-      {"moe", {"balance", "z_loss", "capacity_factor", "drop", "dispatch", "rebalance"}}};
+      {"moe", {"balance", "z_loss", "capacity_factor", "drop", "dispatch", "shares", "rebalance"}}};
   for (const auto& [section, ignored] : free) {
     const YAML::Node a = ours[section], b = theirs[section];
     require(a.IsDefined() == b.IsDefined(), ExitCode::kUsage,
@@ -159,19 +159,27 @@ namespace {
 
 // In the type that the device keeps.
 template <class T>
-Slice make_slice(std::string tensor, const device::ParamRow& row, int64_t begin, device::View<T, 1> data) {
-  return {std::move(tensor), row.shape,   begin,
-          data.data(),       data.size(), std::is_same_v<T, Real> ? kFloat32 : kBfloat16};
+Slice make_slice(std::string tensor, const device::ParamLayout& layout, const comm::Piece& piece,
+                 device::View<T, 1> data) {
+  const device::ParamRow& row = layout.table().row(piece.row);
+  return {.tensor = std::move(tensor),
+          .shape = row.shape,
+          .axis = row.split_axis,
+          .parts = layout.order(piece.row).parts(),
+          .begin = layout.at(piece.row).global_begin + piece.row_begin,
+          .data = data.data(),
+          .count = data.size(),
+          .dtype = std::is_same_v<T, Real> ? kFloat32 : kBfloat16};
 }
 
-Slice reference_slice(const ModelState& reference, const device::ParamRow& row, int64_t begin, Group group,
-                      const comm::Piece& piece) {
-  const auto narrow = reference.store.narrow_values(group);
+Slice reference_slice(const ModelState& reference, const device::ParamRow& row, const comm::Piece& piece) {
+  const auto narrow = reference.store.narrow_values(row.group);
+  const std::string tensor = reference_tensor(row.name);
   if (narrow.empty()) {
-    return make_slice(reference_tensor(row.name), row, begin,
-                      reference.store.values(group).rows(piece.group_offset, piece.count));
+    return make_slice(tensor, reference.layout, piece,
+                      reference.store.values(row.group).rows(piece.group_offset, piece.count));
   }
-  return make_slice(reference_tensor(row.name), row, begin, narrow.rows(piece.group_offset, piece.count));
+  return make_slice(tensor, reference.layout, piece, narrow.rows(piece.group_offset, piece.count));
 }
 
 }  // namespace
@@ -183,17 +191,15 @@ std::vector<Slice> owned_slices(TrainState& state) {
     if (!state.optimizer_context.in_norm[g]) continue;  // another rank saves the same elements
     for (const comm::Piece& piece : state.optimizer_context.pieces[g]) {
       const device::ParamRow& row = state.model.table.row(piece.row);
-      const int64_t begin = layout.at(piece.row).global_begin + piece.row_begin;
       const auto values = state.model.store.own_masters(Group(g), piece.range());
-      slices.push_back(make_slice(row.name, row, begin, values));
-      if (!state.reference) continue;
-      slices.push_back(reference_slice(*state.reference, row, begin, Group(g), piece));
+      slices.push_back(make_slice(row.name, layout, piece, values));
+      if (state.reference) slices.push_back(reference_slice(*state.reference, row, piece));
     }
   }
   for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row, const comm::Piece& piece,
                             const auto& data) {
     if (!state.optimizer_context.in_norm[int(row.group)]) return;
-    slices.push_back(make_slice(tensor, row, layout.at(piece.row).global_begin + piece.row_begin, data));
+    slices.push_back(make_slice(tensor, layout, piece, data));
   });
   return slices;
 }
@@ -232,7 +238,7 @@ void restore_values(ModelState& model, TensorReader& reader, std::string (*tenso
     const device::ParamRow& row = model.table.row(id);
     const device::Placement& place = model.layout.at(id);
     std::vector<Real> values(size_t(place.count));
-    reader.read(tensor(row.name), row.shape, place.global_begin, values);
+    reader.read(tensor(row.name), row.shape, model.layout.order(id), place.global_begin, values);
     model.store.set(model.queue, place.group, place.offset, values);
   }
 }
@@ -249,7 +255,9 @@ void restore_states(TrainState& state, TensorReader& reader) {
   for_each_state(state, [&](const std::string& tensor, const device::ParamRow& row, const comm::Piece& piece,
                             const auto& data) {
     std::vector<Real> values(size_t(data.size()));
-    reader.read(tensor, row.shape, state.model.layout.at(piece.row).global_begin + piece.row_begin, values);
+    const device::ParamLayout& layout = state.model.layout;
+    reader.read(tensor, row.shape, layout.order(piece.row),
+                layout.at(piece.row).global_begin + piece.row_begin, values);
     using Element = std::remove_reference_t<decltype(data[0])>;
     const std::vector<Element> stored(values.begin(), values.end());
     device::upload(state.model.queue, stored, data);

@@ -1,6 +1,6 @@
 // What a checkpoint holds of a run, and how it comes back on any layout. Tensors carry global names and
 // shapes with the expert index as an axis, and each piece says which elements it holds, so ranks, expert
-// degree and ZeRO are only views.
+// degree, shares and ZeRO are only views.
 #pragma once
 
 #include <filesystem>
@@ -17,7 +17,8 @@ namespace cadre::trainer {
 struct Slice {
   std::string tensor;  // "layers.3.moe.w_gate", "optimizer.m.layers.3.moe.w_gate"
   std::vector<int64_t> shape;
-  int64_t begin = 0;  // in the flattened global tensor
+  int axis = 0, parts = 1;  // see TensorInfo
+  int64_t begin = 0;        // in the global tensor, flattened in that order
   const void* data = nullptr;
   int64_t count = 0;
   const char* dtype = kFloat32;

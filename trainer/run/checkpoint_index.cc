@@ -33,6 +33,7 @@ json tensors_json(const CheckpointIndex& index) {
     json pieces = json::array();
     for (const TensorPiece& p : tensor.pieces) pieces.push_back(piece_json(p));
     tensors[name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"pieces", pieces}};
+    if (tensor.parts > 1) tensors[name]["order"] = {{"axis", tensor.axis}, {"parts", tensor.parts}};
   }
   return tensors;
 }
@@ -53,6 +54,14 @@ TensorInfo read_tensor(const std::string& name, const json& j, const std::map<st
     require(d > 0 && d < (int64_t(1) << 40) && numel < (int64_t(1) << 44) / d, ExitCode::kCheckpoint,
             "tensor {} has an impossible shape", name);
     numel *= d;
+  }
+  if (j.contains("order")) {
+    t.axis = whole<int>(j.at("order").at("axis"));
+    t.parts = whole<int>(j.at("order").at("parts"));
+    require(t.axis >= 0 && size_t(t.axis) < t.shape.size() && t.parts > 0 &&
+                t.shape[size_t(t.axis)] % t.parts == 0,
+            ExitCode::kCheckpoint, "tensor {} has an impossible order: {} parts of axis {}", name, t.parts,
+            t.axis);
   }
   for (const json& p : j.at("pieces")) {
     t.pieces.push_back({p.at("file").get<std::string>(), whole<uint64_t>(p.at("offset")),
@@ -133,6 +142,10 @@ void merge_part(CheckpointIndex& whole, const std::string& part) {
     TensorInfo& known = whole.tensors[name];
     known.dtype = tensor["dtype"];
     known.shape = tensor["shape"].get<std::vector<int64_t>>();
+    if (tensor.contains("order")) {
+      known.axis = tensor["order"]["axis"];
+      known.parts = tensor["order"]["parts"];
+    }
     for (const json& p : tensor["pieces"])
       known.pieces.push_back({p["file"], p["offset"], p["begin"], p["count"]});
   }

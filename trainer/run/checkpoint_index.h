@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "parallel/device/element_order.h"
+
 namespace cadre::trainer {
 
 struct FileInfo {
@@ -16,7 +18,7 @@ struct FileInfo {
   std::string sha256;
 };
 
-// Elements [begin, begin + count) of a tensor, flattened, stand at byte `offset` of `file`, little-endian.
+// Elements [begin, begin + count) of a tensor, flattened in its order, stand at byte `offset` of `file`, little-endian.
 struct TensorPiece {
   std::string file;
   uint64_t offset = 0;
@@ -30,6 +32,8 @@ struct TensorInfo {
   std::string dtype;                // kFloat32 or kBfloat16
   std::vector<int64_t> shape;       // global
   std::vector<TensorPiece> pieces;  // in rising begin, without gaps or overlaps
+  int axis = 0, parts = 1;          // of order(): split_axis of device::ParamRow, and the ranks that shared it
+  device::ElementOrder order() const { return {shape, axis, parts}; }
   int64_t numel() const;
 };
 

@@ -98,6 +98,8 @@ void CheckpointWriter::take_snapshot() {
     TensorInfo& tensor = index_.tensors[slice.tensor];
     tensor.dtype = slice.dtype;
     tensor.shape = slice.shape;
+    tensor.axis = slice.axis;
+    tensor.parts = slice.parts;
     tensor.pieces.push_back({file, at, slice.begin, slice.count});
     const size_t bytes = size_t(slice.count) * element_bytes(slice.dtype);
     snapshot_->copy(slice.data, memory + at, bytes);

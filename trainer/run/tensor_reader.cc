@@ -23,14 +23,27 @@ std::ifstream& TensorReader::file(const std::string& name) {
   return open_.emplace(name, std::move(file)).first->second;
 }
 
-void TensorReader::read(const std::string& tensor, const std::vector<int64_t>& shape, int64_t begin,
-                        std::span<float> out) {
+void TensorReader::read(const std::string& tensor, const std::vector<int64_t>& shape,
+                        const device::ElementOrder& order, int64_t begin, std::span<float> out) {
   const auto found = index_.tensors.find(tensor);
   require(found != index_.tensors.end(), ExitCode::kCheckpoint, "{}: no tensor '{}'", folder_.string(),
           tensor);
   const TensorInfo& info = found->second;
   require(info.shape == shape, ExitCode::kCheckpoint, "{}: tensor '{}' has shape ({}), expected ({})",
           folder_.string(), tensor, fmt::join(info.shape, ", "), fmt::join(shape, ", "));
+  const device::ElementOrder stored = info.order();
+  if (stored == order) return read_stored(tensor, info, begin, out);
+  for (int64_t done = 0; done < int64_t(out.size());) {
+    const int64_t plain = order.plain(begin + done), from = stored.from_plain(plain);
+    const int64_t count =
+        std::min({order.run_from(begin + done), stored.run_from(from), int64_t(out.size()) - done});
+    read_stored(tensor, info, from, out.subspan(size_t(done), size_t(count)));
+    done += count;
+  }
+}
+
+void TensorReader::read_stored(const std::string& tensor, const TensorInfo& info, int64_t begin,
+                               std::span<float> out) {
   const int64_t end = begin + int64_t(out.size());
   for (const TensorPiece& piece : info.pieces) {
     const int64_t from = std::max(begin, piece.begin), to = std::min(end, piece.begin + piece.count);

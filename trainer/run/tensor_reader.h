@@ -23,9 +23,16 @@ class TensorReader {
   static constexpr size_t kMostOpen = 128;
   // Throws Error(kCheckpoint) when the tensor is missing, has another shape, or cannot be read.
   void read(const std::string& tensor, const std::vector<int64_t>& shape, int64_t begin,
-            std::span<float> out);
+            std::span<float> out) {
+    read(tensor, shape, {shape, 0, 1}, begin, out);
+  }
+  // The same with the elements counted in `order`, whatever the checkpoint's is.
+  void read(const std::string& tensor, const std::vector<int64_t>& shape, const device::ElementOrder& order,
+            int64_t begin, std::span<float> out);
 
  private:
+  // In the checkpoint's own order.
+  void read_stored(const std::string& tensor, const TensorInfo& info, int64_t begin, std::span<float> out);
   std::ifstream& file(const std::string& name);  // throws Error(kCheckpoint)
 
   std::filesystem::path folder_;
