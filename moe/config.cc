@@ -30,6 +30,21 @@ const char* name_of(DispatchKind kind) {
   return kNames[int(kind)];
 }
 
+const char* name_of(ExpertShares shares) {
+  static constexpr const char* kNames[] = {"auto", "experts", "width"};
+  return kNames[int(shares)];
+}
+
+bool share_widths(const MoeConfig& config, int ranks, bool on_gpus) {
+  if (ranks == 1) return false;
+  if (config.shares != ExpertShares::kAuto) return config.shares == ExpertShares::kWidth;
+  // Loads of few experts differ most, and are few rows to read twice. Parts are whole tiles of the products.
+  constexpr int kFewExperts = 8, kColumns = 128;
+  const bool gathers = config.dispatch == DispatchKind::kAuto || config.dispatch == DispatchKind::kGather;
+  return on_gpus && gathers && config.num_experts < kFewExperts * ranks &&
+         config.width % (ranks * kColumns) == 0;
+}
+
 MoeConfig read_moe(base::Section section) {
   MoeConfig c;
   c.num_experts = int(section.integer("num_experts", c.num_experts, {.min = 1, .max = 65536}));
@@ -46,6 +61,9 @@ MoeConfig read_moe(base::Section section) {
   const std::string dispatch = section.choice("dispatch", "auto", {"auto", "exchange", "gather", "peer"});
   for (const DispatchKind kind : {DispatchKind::kExchange, DispatchKind::kGather, DispatchKind::kPeer})
     if (dispatch == name_of(kind)) c.dispatch = kind;
+  const std::string shares = section.choice("shares", "auto", {"auto", "experts", "width"});
+  for (const ExpertShares kind : {ExpertShares::kExperts, ExpertShares::kWidth})
+    if (shares == name_of(kind)) c.shares = kind;
   const std::string rebalance = section.text("rebalance", "auto");
   if (rebalance != "auto") c.rebalance = section.integer("rebalance", {.min = 0});
   const base::Section router = section.section("router"), balance = section.section("balance");

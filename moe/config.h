@@ -16,6 +16,11 @@ enum class DropPolicy { kLowestProbability, kPosition };
 enum class DispatchKind { kAuto, kExchange, kGather, kPeer };
 const char* name_of(DispatchKind kind);
 
+// What each rank of the expert group holds: whole experts, or of every expert an equal part of its width (tensor parallelism of
+// experts). Then all ranks have the same work whatever the router chooses. auto: see share_widths().
+enum class ExpertShares { kAuto, kExperts, kWidth };
+const char* name_of(ExpertShares shares);
+
 struct MoeConfig {
   int num_experts = 8;
   int top_k = 2;
@@ -26,6 +31,7 @@ struct MoeConfig {
   DropPolicy drop = DropPolicy::kLowestProbability;
   double z_loss = 0.001;
   DispatchKind dispatch = DispatchKind::kAuto;
+  ExpertShares shares = ExpertShares::kAuto;  // `moe.shares`
   // Steps between looks at which experts move between ranks by their loads (trainer/run/rebalance.h); 0: never, -1: auto,
   // that is 100 where that can be.
   int64_t rebalance = -1;
@@ -33,5 +39,7 @@ struct MoeConfig {
   std::string source;          // file, for messages
 };
 MoeConfig read_moe(base::Section section);
+// Whether `ranks` of an expert group on GPUs (or not) share out widths.
+bool share_widths(const MoeConfig& config, int ranks, bool on_gpus);
 
 }  // namespace cadre::moe

@@ -98,7 +98,12 @@ std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKe
                                                const DispatchGroup& ranks, const DispatchShape& shape,
                                                DispatchKind kind) {
   if (ranks.group.size() == 1) return std::make_unique<LocalDispatcher<T>>(queue, kernels, shape);
+  if (shape.widths && kind == DispatchKind::kAuto) kind = DispatchKind::kGather;
   kind = dispatch_kind(kind, queue.kind());
+  require(!shape.widths || kind == DispatchKind::kGather, ExitCode::kUsage,
+          "moe.shares: width sends every row to all ranks, which moe.dispatch: {} does not; leave one of the "
+          "two out",
+          name_of(kind));
   if (kind == DispatchKind::kPeer)
     return std::make_unique<PeerDispatcher<T>>(queue, kernels, ranks.peers, shape);
   if (kind == DispatchKind::kGather)

@@ -42,6 +42,8 @@ struct DispatchShape {
   int64_t max_slots = 0;   // of one rank's tokens
   int64_t num_experts = 0;
   int64_t hint_width = 0;  // r
+  // Every rank holds a part of each expert's width: all slots go to all ranks, whose outputs and gradients add up.
+  bool widths = false;
 };
 
 template <class T>
@@ -85,7 +87,7 @@ struct DispatchGroup {
 };
 
 // For an expert group of one rank nothing is copied or sent. Queue, kernels and group are borrowed. Throws
-// Error(kUsage) for a kind that the device does not have.
+// Error(kUsage) for a kind that the device does not have, or that cannot share widths (only gather can; auto then is that).
 template <class T>
 std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKernels<T>& kernels,
                                                const DispatchGroup& ranks, const DispatchShape& shape,

@@ -20,13 +20,14 @@ template <class T>
 void ExpertFfn<T>::declare(device::ParamTable& table, const std::string& prefix, int bucket) {
   const int64_t e = shape_.num_experts, h = shape_.width, d = shape_.dim;
   const int64_t gate_in = shape_.hint_width > 0 ? shape_.hint_width : d;
-  auto add = [&](const char* name, std::vector<int64_t> shape, double std) {
-    return table.add(
-        matrix_row(prefix + ".experts." + name, std::move(shape), device::Group::kExpert, std, bucket));
+  auto add = [&](const char* name, std::vector<int64_t> shape, double std, int width_axis) {
+    auto row = matrix_row(prefix + ".experts." + name, std::move(shape), device::Group::kExpert, std, bucket);
+    row.split_axis = shape_.width_parts > 1 ? width_axis : 0;
+    return table.add(std::move(row));
   };
-  gate_row_ = add("w_gate", {e, h, gate_in}, shape_.init_std);
-  up_row_ = add("w_up", {e, h, d}, shape_.init_std);
-  down_row_ = add("w_down", {e, d, h}, shape_.out_init_std);
+  gate_row_ = add("w_gate", {e, h, gate_in}, shape_.init_std, 1);
+  up_row_ = add("w_up", {e, h, d}, shape_.init_std, 1);
+  down_row_ = add("w_down", {e, d, h}, shape_.out_init_std, 2);
 }
 
 template <class T>
@@ -43,9 +44,9 @@ void ExpertFfn<T>::bind(device::ParamStore<T>& store) {
 
 template <class T>
 void ExpertFfn<T>::reserve(device::Arena& saved, device::Arena& scratch) {
-  const int64_t slots = shape_.max_slots;
-  for (auto* view : {&gate_, &up_}) *view = saved.take<T, 2>({slots, shape_.width});
-  act_ = scratch.take<T, 2>({slots, shape_.width});
+  const int64_t slots = shape_.max_slots, width = shape_.width / shape_.width_parts;
+  for (auto* view : {&gate_, &up_}) *view = saved.take<T, 2>({slots, width});
+  act_ = scratch.take<T, 2>({slots, width});
   for (auto* view : {&x_, &y_}) *view = scratch.take<T, 2>({slots, shape_.dim});
   dhint_ = scratch.take<T, 2>({slots, shape_.hint_width});
   dgate_ = scratch.take<W, 1>({slots});

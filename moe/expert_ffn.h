@@ -1,4 +1,4 @@
-// The experts of one rank: y = W_down (silu(W_gate h) * W_up x), one SwiGLU an expert (Shazeer 2020, arXiv
+// The experts of one rank, or its part of the width of all experts: y = W_down (silu(W_gate h) * W_up x), one SwiGLU an expert (Shazeer 2020, arXiv
 // 2002.05202), as grouped GEMMs over slots sorted by expert. h is the router's hint when there is one, else
 // x.
 #pragma once
@@ -14,6 +14,7 @@ struct ExpertShape {
   int64_t dim = 0, width = 0, num_experts = 0;
   int64_t hint_width = 0;
   int64_t max_slots = 0;  // on this rank
+  int width_parts = 1;    // ranks that share the width; outputs are then this rank's terms of the sum over it
   double init_std = 0.02, out_init_std = 0.02;
 };
 
@@ -25,7 +26,7 @@ class ExpertFfn {
             const ExpertShape& shape)
       : queue_(queue), dense_(dense), kernels_(kernels), shape_(shape) {}
 
-  void declare(device::ParamTable& table, const std::string& prefix, int bucket);
+  void declare(device::ParamTable& table, const std::string& prefix, int bucket);  // global shapes
   void bind(device::ParamStore<T>& store);
   void reserve(device::Arena& saved, device::Arena& scratch);
 
@@ -51,10 +52,10 @@ class ExpertFfn {
   ExpertShape shape_;
   int gate_row_ = -1, up_row_ = -1, down_row_ = -1;
   device::View<T, 3> w_gate_, w_up_, w_down_, dw_gate_, dw_up_,
-      dw_down_;                   // (E_local, H, D or r), (E_local, D, H)
+      dw_down_;                   // (E_local, H_local, D or r), (E_local, D, H_local)
   const bool* add_ = nullptr;     // ParamStore::adds
-  device::View<T, 2> gate_, up_;  // saved (A, H), before the activation
-  device::View<T, 2> act_;        // scratch (A, H)
+  device::View<T, 2> gate_, up_;  // saved (A, H_local), before the activation
+  device::View<T, 2> act_;        // scratch (A, H_local)
   device::View<T, 2> x_, y_;      // scratch (A, D)
   device::View<T, 2> dhint_;      // scratch (A, r)
   device::View<W, 1> dgate_;      // scratch (A)

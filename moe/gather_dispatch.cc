@@ -27,7 +27,7 @@ GatherDispatcher<T>::GatherDispatcher(device::Queue& queue, const MoeKernels<T>&
       group_(group),
       shape_(shape),
       ranks_(group.size()),
-      local_experts_(shape.num_experts / group.size()) {
+      local_experts_(experts_of_a_rank(shape, group.size())) {
   require_known_places(shape, ranks_, "gather");
 }
 
@@ -119,7 +119,7 @@ template <class T>
 const ExpertSlots<T>& GatherDispatcher<T>::receive_tokens() {
   wait();
   kernels_.place_slots(queue_,
-                       {.first_expert = int(group_.rank() * local_experts_),
+                       {.first_expert = first_expert(shape_, ranks_, group_.rank()),
                         .max_tokens = shape_.max_tokens,
                         .token = table_token_,
                         .gate = table_gate_,
@@ -197,7 +197,8 @@ void GatherDispatcher<T>::send_home(device::View<const T, 2> slot_dx, const Slot
 template <class T>
 SlotGrads<T> GatherDispatcher<T>::receive_home() {
   add_returned(adds_to_dx_, dx_);
-  kernels_.collect_gates(queue_, returned_gate_, routing_->expert_offsets, home_gate_);
+  const auto gather = shape_.widths ? kernels_.sum_gates : kernels_.collect_gates;
+  gather(queue_, returned_gate_, routing_->expert_offsets, home_gate_);
   return {home_gate_.rows(0, routing_->num_slots), {}};
 }
 

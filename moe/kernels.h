@@ -178,6 +178,9 @@ struct MoeKernels {
   // unspecified.
   void (*collect_gates)(Queue&, View<const W, 2> by_rank, View<const int64_t, 1> offsets, View<W, 1> gates);
 
+  // gates[a] = sum of by_rank[r][a] over r, in rank order: where ranks share widths. As above behind the last slot.
+  void (*sum_gates)(Queue&, View<const W, 2> by_rank, View<const int64_t, 1> offsets, View<W, 1> gates);
+
   // ---- Rows and slots of other ranks, read where they are (moe/peer_dispatch.h). P ranks hold E / P experts each ----
   void (*copy_rows)(Queue&, View<const T, 2> from, View<T, 2> to);
   // Copies the routing's offsets and the slots that exist. takes (P, T max): 1 where rank r holds an expert of token t, else

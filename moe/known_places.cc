@@ -19,9 +19,17 @@ void require_known_places(const DispatchShape& shape, int64_t ranks, const char*
           shape.max_tokens, ranks);
 }
 
+int64_t experts_of_a_rank(const DispatchShape& shape, int64_t ranks) {
+  return shape.widths ? shape.num_experts : shape.num_experts / ranks;
+}
+
+int first_expert(const DispatchShape& shape, int64_t ranks, int rank) {
+  return shape.widths ? 0 : int(rank * experts_of_a_rank(shape, ranks));
+}
+
 int64_t most_slots(const DispatchShape& shape, int64_t ranks) {
   // A token has at most one slot for each expert of this rank.
-  return ranks * std::min(shape.max_slots, shape.max_tokens * (shape.num_experts / ranks));
+  return ranks * std::min(shape.max_slots, shape.max_tokens * experts_of_a_rank(shape, ranks));
 }
 
 }  // namespace cadre::moe

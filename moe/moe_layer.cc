@@ -21,8 +21,14 @@ int64_t expert_capacity(const MoeConfig& config, int64_t real_tokens) {
 }
 
 template <class T>
-void check(const MoeConfig& config, const MoeContext<T>& context) {
+void check(const MoeConfig& config, const MoeContext<T>& context, bool widths) {
   const int ep = context.mesh->expert().size();
+  if (widths) {
+    require(config.width % ep == 0, ExitCode::kUsage,
+            "moe.width = {} does not divide by mesh.ep = {}, which moe.shares: width asks for", config.width,
+            ep);
+    return;
+  }
   require(config.num_experts % ep == 0, ExitCode::kUsage,
           "moe.num_experts = {} does not divide by mesh.ep = {}; change one so that every rank holds as many "
           "experts",
@@ -63,7 +69,9 @@ struct MoeLayer<T>::Impl {
 template <class T>
 MoeLayer<T>::Impl::Impl(const MoeConfig& config_in, const MoeContext<T>& context_in)
     : config(config_in), context(context_in), kernels(moe_kernels<T>(context.queue->kind())) {
-  check(config, context);
+  const int ranks = context.mesh->expert().size();
+  const bool widths = share_widths(config, ranks, context.queue->kind() != device::DeviceKind::kCpu);
+  check(config, context, widths);
   const int64_t tokens = context.max_tokens;
   router = make_router<T>(config, {.dim = context.dim,
                                    .max_tokens = tokens,
@@ -86,17 +94,20 @@ MoeLayer<T>::Impl::Impl(const MoeConfig& config_in, const MoeContext<T>& context
                                    .max_tokens = tokens,
                                    .max_slots = router->max_slots(),
                                    .num_experts = config.num_experts,
-                                   .hint_width = router->hint_width()},
+                                   .hint_width = router->hint_width(),
+                                   .widths = widths},
                                   config.dispatch);
   ExpertShape shape{.dim = context.dim,
                     .width = config.width,
                     .num_experts = config.num_experts,
                     .hint_width = router->hint_width(),
                     .max_slots = dispatcher->max_slots(),
+                    .width_parts = widths ? ranks : 1,
                     .init_std = context.init_std,
                     .out_init_std = context.out_init_std};
   experts.emplace(*context.queue, *context.kernels, kernels, shape);
   shape.width = int64_t(config.width) * config.num_shared;
+  shape.width_parts = 1;
   if (config.num_shared > 0) shared.emplace(*context.queue, *context.kernels, shape, tokens);
 }
 

@@ -45,6 +45,14 @@ void collect_gates(Queue&, View<const W, 2> by_rank, View<const int64_t, 1> offs
   }
 }
 
+template <class W>
+void sum_gates(Queue&, View<const W, 2> by_rank, View<const int64_t, 1> offsets, View<W, 1> gates) {
+  for (int64_t a = 0; a < offsets[offsets.dim(0) - 1]; ++a) {
+    gates[a] = 0;
+    for (int64_t r = 0; r < by_rank.dim(0); ++r) gates[a] += by_rank[r][a];
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -52,6 +60,7 @@ void add_rank_slot_entries(MoeKernels<T>& table) {
   table.place_slots = place_slots<T>;
   table.scatter_gates = scatter_gates<wide_t<T>>;
   table.collect_gates = collect_gates<wide_t<T>>;
+  table.sum_gates = sum_gates<wide_t<T>>;
 }
 template void add_rank_slot_entries(MoeKernels<float>&);
 template void add_rank_slot_entries(MoeKernels<double>&);

@@ -120,6 +120,24 @@ void collect_gates(Queue& queue, View<const float, 2> by_rank, View<const int64_
   check(cudaGetLastError());
 }
 
+__global__ void sum_kernel(const float* by_rank, const int64_t* slots, int ranks, int64_t width, int64_t most,
+                           float* gates) {
+  const int64_t a = blockIdx.x * int64_t(kThreads) + threadIdx.x;
+  if (a >= most || a >= *slots) return;
+  float sum = 0;
+  for (int rank = 0; rank < ranks; ++rank) sum += by_rank[rank * width + a];
+  gates[a] = sum;
+}
+
+void sum_gates(Queue& queue, View<const float, 2> by_rank, View<const int64_t, 1> offsets,
+               View<float, 1> gates) {
+  const int64_t slots = gates.size();
+  sum_kernel<<<blocks_for(slots, kThreads), kThreads, 0, stream_of(queue)>>>(
+      by_rank.data(), offsets.data() + offsets.dim(0) - 1, int(by_rank.dim(0)), by_rank.dim(1), slots,
+      gates.data());
+  check(cudaGetLastError());
+}
+
 }  // namespace
 
 template <class T>
@@ -127,6 +145,7 @@ void add_rank_slot_entries(MoeKernels<T>& table) {
   table.place_slots = place_slots<T>;
   table.scatter_gates = scatter_gates;
   table.collect_gates = collect_gates;
+  table.sum_gates = sum_gates;
 }
 template void add_rank_slot_entries(MoeKernels<float>&);
 template void add_rank_slot_entries(MoeKernels<device::bf16>&);

@@ -107,7 +107,8 @@ layouts() {
   bench "$name-1" $run "$@"
   bench "$name-dp2" $ranks $run "$@" train.global_batch=16
   bench "$name-ep2" $ranks $run "$@" train.global_batch=16 mesh.ep=2
-  bench "$name-ep2-fixed" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.rebalance=0
+  bench "$name-ep2-experts" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.shares=experts
+  bench "$name-ep2-fixed" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.shares=experts moe.rebalance=0
   bench "$name-ep2-peer" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=peer
   bench "$name-1-again" $run "$@"
 }
@@ -146,7 +147,7 @@ found = json.loads(file.read_text())
 table = {}
 for config in ("olmoe4", "mixtral-mini", "olmoe4-routed", "mixtral-mini-routed"):
     one = max((found[k]["tokens_per_s"] for k in (f"{config}-1", f"{config}-1-again") if k in found), default=None)
-    for layout in ("dp2", "ep2", "ep2-fixed", "ep2-peer"):
+    for layout in ("dp2", "ep2", "ep2-experts", "ep2-fixed", "ep2-peer"):
         two = found.get(f"{config}-{layout}")
         if one and two:
             table[f"{config}-{layout}"] = {"of_one_gpu": round(two["tokens_per_s"] / 2 / one, 4), "exposed": round(two["exposed_communication"], 4)}

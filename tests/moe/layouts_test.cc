@@ -61,8 +61,10 @@ BatchResult run_batch(const std::string& text, int ranks, int ep, int micros, in
         const auto& place = rig.params.layout->at(int(row));
         auto& global = result.grads[rig.params.table.row(int(row)).name];
         global.resize(rig.params.table.row(int(row)).numel());
+        const device::ElementOrder order = rig.params.layout->order(int(row));
         for (int64_t i = 0; i < place.count; ++i)
-          global[place.global_begin + i] += rig.params.store->grads(place.group)[place.offset + i];
+          global[size_t(order.plain(place.global_begin + i))] +=
+              rig.params.store->grads(place.group)[place.offset + i];
       }
     }
   });
@@ -110,6 +112,22 @@ TEST_P(EveryLayout, PeerDispatchGivesTheBitsOfTheExchange) {
   const BatchResult a = run_batch(text, 4, 4, 1, 1, 32), b = run_batch(peer, 4, 4, 1, 1, 32);
   EXPECT_EQ(a.y, b.y) << "ranks without tokens";
   EXPECT_EQ(a.grads, b.grads) << "ranks without tokens";
+}
+
+// Ranks that share out the width of every expert: the same sums in another order.
+TEST_P(EveryLayout, IsTheSameWhereRanksShareTheWidthOfExperts) {
+  std::string text = GetParam().text;
+  if (text.find("autonomy") != std::string::npos) GTEST_SKIP() << "has hints";
+  text.replace(text.find("width: 5"), 8, "width: 8");
+  const std::string widths = "{shares: width, " + text.substr(1);
+  const BatchResult one = run_batch(text, 4, 1, 1), padded = run_batch(text, 4, 1, 1, 1, 32);
+  for (const int ep : {2, 4}) {
+    expect_same(run_batch(widths, 4, ep, 1), one, "ep " + std::to_string(ep));
+    expect_same(run_batch(widths, 4, ep, 1, 1, 32), padded, "ranks without tokens, ep " + std::to_string(ep));
+    const BatchResult a = run_batch(widths, 4, ep, 2), b = run_batch(widths, 4, ep, 2, 2, 0, true);
+    EXPECT_EQ(a.y, b.y) << "threads and remake, ep " << ep;
+    EXPECT_EQ(a.grads, b.grads) << "threads and remake, ep " << ep;
+  }
 }
 
 TEST_P(EveryLayout, IsTheSameForEveryRankCountAndMicroBatchUnlessItSaysOtherwise) {

@@ -52,6 +52,8 @@ std::vector<Overrides> layouts() {
   }
   all.push_back(with({"mesh.ep=2", "train.micro_batch=4"}, {"moe.dispatch=peer"}));
   all.push_back(with({"mesh.ep=2", "train.micro_batch=2"}, {"moe.dispatch=peer", "moe.num_shared=1"}));
+  all.push_back({"mesh.ep=2", "train.micro_batch=4", "moe.shares=width", "moe.width=256"});
+  all.push_back({"mesh.ep=2", "train.micro_batch=2", "moe.shares=width", "moe.num_shared=1", "mesh.zero=3"});
   // Both GPUs share the sequences: two KV heads, one each; and one that both have.
   const Overrides context = {"mesh.cp=2", "train.micro_batch=8", "moe.balance={name: previous_batch}"};
   all.push_back(with(context, {"model.kv_heads=2"}));

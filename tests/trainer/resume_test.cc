@@ -79,6 +79,7 @@ INSTANTIATE_TEST_SUITE_P(
                       ResumeCase{4, {"mesh.ep=2", "mesh.zero=2", "train.micro_batch=1"}},
                       ResumeCase{4, {"mesh.ep=2", "mesh.zero=3", "checkpoint.async=true"}},
                       ResumeCase{4, {"mesh.ep=2", "moe.rebalance=4", "train.micro_batch=1"}},
+                      ResumeCase{4, {"mesh.ep=2", "moe.shares=width", "mesh.zero=2", "train.micro_batch=1"}},
                       ResumeCase{2, {"optim={name: muon, lr: 0.003}"}},
                       ResumeCase{2, {"data.shuffle=pieces", "checkpoint.async=true"}},
                       ResumeCase{2, {"optim={name: adamw, lr: 0.003, moments: bf16}"}},
@@ -127,20 +128,24 @@ TEST(Stop, AnEvaluationThatWasDueIsMadeWhenTheRunGoesOn) {
   EXPECT_EQ(lines(cut, "kind", "eval"), lines(whole, "kind", "eval"));
 }
 
-TEST(Reshard, AnyLayoutContinuesTheSameCurve) {
+TEST(Resharding, AnyLayoutContinuesTheSameCurve) {
   const std::vector<std::string> base = {"moe.balance={name: none}"};
   const auto expected = losses(run_steps(1, base, 20));
   struct Leg {
     int ranks, ep, zero;
+    const char* shares = "experts";
   };
-  for (const std::vector<Leg>& legs : {std::vector<Leg>{{1, 1, 1}, {2, 2, 1}, {4, 4, 1}, {1, 1, 1}},
-                                       std::vector<Leg>{{4, 2, 1}, {2, 1, 0}, {4, 1, 1}, {2, 2, 0}}}) {
+  for (const std::vector<Leg>& legs :
+       {std::vector<Leg>{{1, 1, 1}, {2, 2, 1}, {4, 4, 1}, {1, 1, 1}},
+        std::vector<Leg>{{4, 2, 1}, {2, 1, 0}, {4, 1, 1}, {2, 2, 0}},
+        std::vector<Leg>{{2, 2, 1, "width"}, {4, 4, 1, "width"}, {4, 2, 3}, {4, 2, 2, "width"}}}) {
     TempFolder folder;
     std::vector<double> got;
     for (size_t i = 0; i < legs.size(); ++i) {
       auto overrides = base;
       overrides.push_back(fmt::format("mesh.ep={}", legs[i].ep));
       overrides.push_back(fmt::format("mesh.zero={}", legs[i].zero));
+      overrides.push_back(fmt::format("moe.shares={}", legs[i].shares));
       const auto part = losses(run_steps(legs[i].ranks, overrides, 5 * (i + 1), folder.path()));
       got.insert(got.end(), part.begin(), part.end());
     }
@@ -149,9 +154,11 @@ TEST(Reshard, AnyLayoutContinuesTheSameCurve) {
 }
 
 // The same values, whatever layout saved them.
-TEST(Reshard, LoadsEveryElementOfEveryTensorExactly) {
+class Reshard : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Shares, Reshard, ::testing::Values("experts", "width"));
+TEST_P(Reshard, LoadsEveryElementOfEveryTensorExactly) {
   TempFolder folder;
-  run_steps(4, {"mesh.ep=4"}, 3, folder.path() / "a");
+  run_steps(4, {"mesh.ep=4", fmt::format("moe.shares={}", GetParam())}, 3, folder.path() / "a");
   fs::copy(folder.path() / "a", folder.path() / "b", fs::copy_options::recursive);
   run_steps(1, {}, 3, folder.path() / "b");  // loads and saves again, without a step
   TensorReader a(folder.path() / "a" / checkpoint_name(3)), b(folder.path() / "b" / checkpoint_name(3));
@@ -166,7 +173,7 @@ TEST(Reshard, LoadsEveryElementOfEveryTensorExactly) {
 }
 
 // One element of a tensor in the file of each of many ranks.
-TEST(Reshard, ReadsMoreFilesThanAProcessMayHaveOpen) {
+TEST(Resharding, ReadsMoreFilesThanAProcessMayHaveOpen) {
   const TempFolder folder;
   constexpr int kFiles = 300;
   CheckpointIndex index;

@@ -32,11 +32,12 @@ void add_slices(TrainState& state, Tensors& tensors) {
     const auto moments = state.optimizer->state("m", Group(g));
     for (const comm::Piece& piece : state.optimizer_context.pieces[g]) {
       const device::ParamRow& row = state.model.table.row(piece.row);
-      const size_t begin = size_t(state.model.layout.at(piece.row).global_begin + piece.row_begin);
+      const int64_t begin = state.model.layout.at(piece.row).global_begin + piece.row_begin;
+      const device::ElementOrder order = state.model.layout.order(piece.row);
       const auto copy = [&](const std::string& name, const float* from) {
         auto& tensor = tensors[name];
         tensor.resize(size_t(row.numel()), std::nanf(""));
-        std::copy(from, from + piece.count, tensor.begin() + long(begin));
+        for (int64_t i = 0; i < piece.count; ++i) tensor[size_t(order.plain(begin + i))] = from[i];
       };
       copy(row.name, state.model.store.own_masters(Group(g), piece.range()).data());
       copy("m." + row.name, moments.rows(piece.state_offset, piece.count).data());
@@ -118,6 +119,7 @@ INSTANTIATE_TEST_SUITE_P(
     Runs, Stages,
     ::testing::Values(Case{1, {}}, Case{2, {}}, Case{2, {"mesh.ep=2"}},
                       Case{4, {"mesh.ep=2", "train.activation_recompute=full"}},
+                      Case{4, {"mesh.ep=2", "moe.shares=width", "train.activation_recompute=full"}},
                       Case{4, {"mesh.ep=2", "optim={name: muon, lr: 0.003}", "model.tie_head=false"}},
                       Case{2, {"model.first_dense_layers=3", "model.layers=3", "model.tie_head=true"}},
                       Case{2,
@@ -147,13 +149,16 @@ TEST(Zero, EvaluationSeesTheSameModel) {
 TEST(Zero, CheckpointsGoFromAnyStageAndLayoutToAny) {
   struct Layout {
     int ranks, ep, zero;
+    const char* shares = "experts";
   };
   static const Dataset dataset = testing::tiny_dataset();
-  const Layout layouts[] = {{1, 1, 1}, {2, 1, 2}, {2, 2, 3}, {4, 2, 3}, {4, 1, 2}, {2, 2, 0}};
+  const Layout layouts[] = {{1, 1, 1}, {2, 1, 2}, {2, 2, 3},          {4, 2, 3},
+                            {4, 1, 2}, {2, 2, 0}, {2, 2, 1, "width"}, {4, 2, 3, "width"}};
   for (const Layout& from : layouts) {
     testing::TempFolder folder;
     const auto overrides = [](const Layout& l) {
-      return Overrides{fmt::format("mesh.ep={}", l.ep), stage(l.zero), "train.micro_batch=2"};
+      return Overrides{fmt::format("mesh.ep={}", l.ep), stage(l.zero), "train.micro_batch=2",
+                       fmt::format("moe.shares={}", l.shares)};
     };
     run_steps(from.ranks, overrides(from), 2, folder.path());
     Tensors first;
@@ -169,8 +174,8 @@ TEST(Zero, CheckpointsGoFromAnyStageAndLayoutToAny) {
       });
       if (first.empty()) first = found;
       EXPECT_EQ(found == first, true)
-          << fmt::format("from {} ranks, ep {}, zero {} to {}, {}, {}", from.ranks, from.ep, from.zero,
-                         to.ranks, to.ep, to.zero);
+          << fmt::format("from {} ranks, ep {}, zero {}, {} to {}, {}, {}, {}", from.ranks, from.ep,
+                         from.zero, from.shares, to.ranks, to.ep, to.zero, to.shares);
     }
   }
 }

@@ -176,7 +176,9 @@ BenchResult StepBench::run(int64_t steps) {
     result.mean_seconds += result.step_seconds.back() / double(steps);
     start = end;
     result.data_wait_ms += report.data_wait_ms / double(steps);
-    result.rank_load += fullest_rank(report.expert_tokens, state.config().mesh.ep) / double(steps);
+    result.rank_load += shares_widths(state.model)
+                            ? 1.0 / double(steps)
+                            : fullest_rank(report.expert_tokens, state.config().mesh.ep) / double(steps);
     result.moved_layers += int64_t(report.moved_experts.size());
     result.tokens = report.counts.real_tokens;
     result.flops_per_token = state.model.decoder.flops_per_token(report.piece_length);

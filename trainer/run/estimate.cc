@@ -95,8 +95,11 @@ Sizes sizes_of(const RunConfig& run, int gpus, int ep, Recompute recompute) {
   comm::Mesh mesh(world, {.ep = ep, .cp = run.mesh.cp});
   device::CpuQueue queue(1);
   std::optional<moe::MoeConfig> moe = run.moe;
-  if (moe) moe->dispatch = moe::DispatchKind::kGather;  // as GPUs do
-  constexpr int64_t kGpuLogits = int64_t(8) << 30;      // of fp32, for 4 GiB of bf16
+  if (moe) {  // as GPUs do
+    moe->dispatch = moe::DispatchKind::kGather;
+    moe->shares = moe::share_widths(*moe, ep, true) ? moe::ExpertShares::kWidth : moe::ExpertShares::kExperts;
+  }
+  constexpr int64_t kGpuLogits = int64_t(8) << 30;  // of fp32, for 4 GiB of bf16
   const ModelContext<float> context = {.queue = &queue,
                                        .kernels = &device::cpu_kernels<float>(),
                                        .mesh = &mesh,

@@ -70,7 +70,10 @@ void ExpertDomains::on_linear(int param, device::View<const Real, 2> a, device::
   if (inner_ != nullptr) inner_->on_linear(param, a, b, token, group_offsets);
   const int slot = slot_of_[size_t(param)];
   if (slot < 0) return;
-  const int64_t local = group_offsets.size() - 1, first = model_.mesh.expert().rank() * local;
+  const bool widths =
+      shares_widths(model_);  // then every rank has the slots of all experts: the first one counts
+  if (widths && model_.mesh.expert().rank() != 0) return;
+  const int64_t local = group_offsets.size() - 1, first = widths ? 0 : model_.mesh.expert().rank() * local;
   for (int64_t e = 0; e < local; ++e) {
     for (int64_t r = group_offsets[e]; r < group_offsets[e + 1]; ++r) {
       const auto domain = size_t(domain_of_[size_t(token[r])]);

@@ -130,7 +130,7 @@ json train_line(const TrainState& state, const StepReport& report, const StepTim
   if (report.expert_tokens.empty()) return line;
   line["expert_load_max_over_mean"] = rounded(load.max_over_mean);
   line["expert_load_cv"] = rounded(load.cv);
-  if (const int ranks = state.config().mesh.ep; ranks > 1)
+  if (const int ranks = state.config().mesh.ep; ranks > 1 && !shares_widths(state.model))
     line["rank_load_max_over_mean"] = rounded(fullest_rank(report.expert_tokens, ranks));
   for (const LayerDomains& layer : report.domain_experts) {
     json& out = line["domain_experts"][std::to_string(layer.layer)];

@@ -57,6 +57,11 @@ int threads_per_rank(const RunConfig& config, int local_ranks) {
   return std::max(1, int(std::thread::hardware_concurrency()) / ranks);
 }
 
+bool shares_widths(const ModelState& model) {
+  return model.config.moe && moe::share_widths(*model.config.moe, model.mesh.expert().size(),
+                                               model.queue.kind() != DeviceKind::kCpu);
+}
+
 bool on_cuda(const RunConfig& config, const comm::World& world) {
   if (config.device == "cuda") return true;
   if (config.device == "cpu") return false;

@@ -46,6 +46,8 @@ bool on_cuda(const RunConfig& config, const comm::World& world);
 // A queue on this rank's GPU, to which the mesh is connected; null when the run is on the CPU. Ranks of a host take
 // its GPUs in order. Throws Error(kUsage) when there are too few.
 std::unique_ptr<device::Queue> make_queue(const RunConfig& config, comm::World& world, comm::Mesh& mesh);
+// Whether the ranks of an expert group have parts of every expert.
+bool shares_widths(const ModelState& model);
 // Threads of one rank: the run file's, or the host's cores shared out.
 int threads_per_rank(const RunConfig& config, int local_ranks);
 

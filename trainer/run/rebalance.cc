@@ -41,7 +41,7 @@ bool rebalance_due(uint64_t step, int64_t period) {
   return step % std::min(apart, uint64_t(period)) == 0;
 }
 
-Rebalance::Rebalance(const RunConfig& config) : period_(rebalance_period(config)) {
+Rebalance::Rebalance(const RunConfig& config, bool widths) : period_(widths ? 0 : rebalance_period(config)) {
   if (!config.moe) return;
   experts_ = size_t(config.moe->num_experts);
   for (int layer = 0; layer < config.model.layers; ++layer) layers_ += config.model.is_moe(layer);

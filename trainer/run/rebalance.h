@@ -24,7 +24,8 @@ bool rebalance_due(uint64_t step, int64_t period);
 
 class Rebalance {
  public:
-  explicit Rebalance(const RunConfig& config);
+  // Nothing moves where ranks share out the widths of experts.
+  explicit Rebalance(const RunConfig& config, bool widths = false);
   int64_t period() const { return period_; }
   // After a step, with its loads by MoE layer, summed over data ranks. Collective. Says what was
   // moved, a line a layer; the same on all ranks.

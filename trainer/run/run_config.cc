@@ -12,6 +12,7 @@
 #include "optim/schedule.h"
 #include "trainer/model/rope_scaling.h"
 #include "trainer/run/context_check.h"
+#include "trainer/run/expert_shares.h"
 
 namespace cadre::trainer {
 namespace {
@@ -160,6 +161,7 @@ YAML::Node moe_node(const moe::MoeConfig& m) {
   n["z_loss"] = number(m.z_loss);
   n["capacity_factor"] = number(m.capacity_factor);
   n["dispatch"] = moe::name_of(m.dispatch);
+  n["shares"] = moe::name_of(m.shares);
   n["rebalance"] = m.rebalance < 0 ? "auto" : std::to_string(m.rebalance);
   n["drop"] = m.drop == moe::DropPolicy::kPosition ? "position" : "lowest_probability";
   return n;
@@ -207,6 +209,7 @@ RunConfig read_run(base::Section root) {
   if (root.has("tasks")) c.tasks = data::read_task_set(kind(c, c.tasks_node, "tasks"));
   root.finish();
   validate(c);
+  settle_expert_shares(c);
   return c;
 }
 

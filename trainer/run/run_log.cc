@@ -91,7 +91,11 @@ void RunLog::describe(int ranks) const {
       double(model.table.numel()) / 1e6, double(model.decoder.active_params()) / 1e6, ranks,
       state_.config().mesh.ep, model.host.num_threads());
   if (state_.config().moe && state_.config().mesh.ep > 1) {
-    const auto kind = moe::dispatch_kind(state_.config().moe->dispatch, model.queue.kind());
+    const bool widths = shares_widths(model);
+    auto kind = state_.config().moe->dispatch;
+    kind = widths ? moe::DispatchKind::kGather : moe::dispatch_kind(kind, model.queue.kind());
+    spdlog::info("each rank of {} holds {}", state_.config().mesh.ep,
+                 widths ? "its part of the width of every expert" : "its share of the experts");
     spdlog::info("tokens reach their experts by {}{}: {}", moe::name_of(kind),
                  state_.config().moe->dispatch == kind ? "" : " (auto)", moe::about(kind));
   }

@@ -157,7 +157,7 @@ TrainState::TrainState(const RunConfig& run, const Dataset& set, comm::World& wo
       feed(planner_config(run, *mixer, *set.train), loader_config(run, model.mesh), *set.train, *mixer,
            *curriculum),
       expert_domains(model, set.train->num_domains()),
-      rebalance(run),
+      rebalance(run, shares_widths(model)),
       dataset(set),
       spikes(run.spikes) {
   const bool influence = run.influence.period > 0 || mixer->needs() == data::Needs::kInfluence;
