@@ -2,7 +2,9 @@
 
 #include <fmt/ranges.h>
 
+#include <charconv>
 #include <cstdlib>
+#include <string_view>
 
 #include "parallel/comm/peer_memory.h"
 #include "parallel/comm/transports.h"
@@ -17,7 +19,13 @@ bool has_environment(const char* name) {
 // A whole number of the environment; the first of the names that is set.
 int number_in(std::initializer_list<const char*> names, const char* meaning) {
   for (const char* name : names) {
-    if (has_environment(name)) return std::atoi(std::getenv(name));
+    if (!has_environment(name)) continue;
+    const std::string_view text = std::getenv(name);
+    int number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    require(error == std::errc() && end == text.data() + text.size(), ExitCode::kUsage,
+            "{} is '{}', expected a whole number: {}", name, text, meaning);
+    return number;
   }
   fail(ExitCode::kUsage, "CADRE_MASTER is set, but neither of {} says {}", fmt::join(names, ", "), meaning);
 }
@@ -30,7 +38,8 @@ MeshConfig read_mesh(base::Section section) {
   config.ep = int(section.integer("ep", config.ep, {1, kMostRanks}));
   config.cp = int(section.integer("cp", config.cp, {1, kMostRanks}));
   config.zero = int(section.integer("zero", config.zero, {0, 3}));
-  config.timeout_s = section.number("timeout_s", config.timeout_s, {.above = 0});
+  constexpr double kMostSeconds = 1e8;  // three years, which int64 counts in nanoseconds
+  config.timeout_s = section.number("timeout_s", config.timeout_s, {.max = kMostSeconds, .above = 0});
   section.finish();
   return config;
 }

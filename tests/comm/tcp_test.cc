@@ -122,5 +122,31 @@ TEST(TcpWorld, ARankThatNeverComesEndsTheMeeting) {
   }
 }
 
+// A rank that Slurm or a script names: 'x' was rank 0, and so was every other that had a typo.
+TEST(MakeWorld, ANumberOfTheEnvironmentIsAWholeNumber) {
+  ::setenv("CADRE_MASTER", "localhost:1", 1);
+  ::setenv("CADRE_RANKS", "2", 1);
+  for (const char* wrong : {"x", "1x", "", " 1", "99999999999"}) {
+    ::setenv("CADRE_RANK", wrong, 1);
+    try {
+      make_world(nullptr, nullptr);
+      ADD_FAILURE() << wrong;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kUsage);
+      EXPECT_NE(
+          std::string(error.what()).find(fmt::format("CADRE_RANK is '{}', expected a whole number", wrong)),
+          std::string::npos)
+          << error.what();
+    }
+  }
+  for (const char* name : {"CADRE_MASTER", "CADRE_RANKS", "CADRE_RANK"}) ::unsetenv(name);
+}
+
+TEST(MeshConfig, ATimeoutFitsAClock) {
+  EXPECT_EQ(read_mesh(base::parse_run_text("timeout_s: 1e8", "test", {})).timeout_s, 1e8);
+  for (const char* wrong : {"timeout_s: 1e9", "timeout_s: 0", "timeout_s: .inf"})
+    EXPECT_THROW(read_mesh(base::parse_run_text(wrong, "test", {})), Error) << wrong;
+}
+
 }  // namespace
 }  // namespace cadre::comm
