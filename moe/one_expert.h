@@ -15,6 +15,14 @@ struct DgradTerm {
 };
 inline constexpr size_t kMostDgradTerms = 3;
 
+// A weight gradient b^T a of a layer. b: (T, out), a: (T, in), dw: (out, in).
+template <class T>
+struct Wgrad {
+  device::View<const T, 2> b, a;
+  device::View<T, 2> dw;
+};
+inline constexpr size_t kMostWgrads = 4;
+
 // Weights are (out, in). No entry waits.
 template <class T>
 struct OneExpert {
@@ -25,6 +33,9 @@ struct OneExpert {
                           View<T, 2> up);
   // dx = the sum of at most kMostDgradTerms terms, rounded once.
   void (*dgrad)(device::Queue&, std::span<const DgradTerm<T>> terms, View<T, 2> dx);
+  // dw = (accumulate ? dw : 0) + b^T a of 1 to kMostWgrads layers, all with the same number of rows. False, and nothing is
+  // done, where that fills the device no better than one product after the other; which depends on shapes alone.
+  bool (*wgrads)(device::Queue&, std::span<const Wgrad<T>> layers, bool accumulate);
 };
 
 // Null where plain products and passes over their results are better: everywhere but for bf16 on sm_90, for operands

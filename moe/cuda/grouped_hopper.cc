@@ -69,6 +69,11 @@ void dgrad(cudaStream_t stream, ConstRows b, Weights w, Offsets offsets, bool ac
   launch_ragged<Form::kDgrad>(p, b.dim(0), offsets, stream);
 }
 
+// Pairs of blocks share the b tile where the rows of a weight gradient come in pairs of tiles.
+bool in_pairs(int64_t rows) {
+  return rows % (2 * kTileM) == 0;
+}
+
 void wgrad(device::Queue& queue, ConstRows b, ConstRows a, Offsets offsets, bool accumulate,
            View<bf16, 3> dw) {
   GemmParams p{};
@@ -84,8 +89,7 @@ void wgrad(device::Queue& queue, ConstRows b, ConstRows a, Offsets offsets, bool
   p.m = dw.dim(1);
   p.n = dw.dim(2);
   p.n_tiles = tiles(p.n, kTileN);
-  // Pairs of blocks share the b tile where the rows of dw come in pairs of tiles.
-  const bool pairs = p.m % (2 * kTileM) == 0;
+  const bool pairs = in_pairs(p.m);
   p.m_tiles = tiles(p.m, pairs ? 2 * kTileM : kTileM);
   p.out = raw(dw.data());
   const int blocks = block_count(int64_t(p.groups) * tiles(p.m, kTileM) * p.n_tiles);
@@ -169,6 +173,42 @@ void hopper_dense_swiglu_backward(cudaStream_t stream, ConstRows dy, Weights w_d
                                   Rows gate, Rows up) {
   GemmParams p = swiglu_backward_params(dy, w_down, gate, up);
   launch_ragged<Form::kDenseSwigluBackward>(p, dy.dim(0), offsets, stream);
+}
+
+void hopper_wgrads(cudaStream_t stream, Wgrads layers, bool accumulate) {
+  static_assert(kMostWgrads == kMostProducts);
+  assert(!layers.empty() && layers.size() <= kMostWgrads);
+  const bool pairs = std::ranges::all_of(layers, [](const auto& layer) { return in_pairs(layer.dw.dim(0)); });
+  GemmParams p{};
+  p.groups = int(layers.size());
+  p.rows = layers[0].a.dim(0);
+  p.accumulate = accumulate;
+  int end = 0;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto& [b, a, dw] = layers[i];
+    assert(a.dim(0) == p.rows && b.dim(0) == p.rows);
+    p.a[i] = rows_map(b, 64);
+    p.b[i] = rows_map(a, 64);
+    const int m_tiles = tiles(dw.dim(0), pairs ? 2 * kTileM : kTileM), n_tiles = tiles(dw.dim(1), kTileN);
+    end += m_tiles * n_tiles;
+    p.products[i] = {raw(dw.data()), dw.dim(0), dw.dim(1), m_tiles, n_tiles, end};
+  }
+  if (pairs) {
+    launch_hopper<Form::kDenseWgrads, 2>(p, block_count(2 * end), stream);
+  } else {
+    launch_hopper<Form::kDenseWgrads, 1>(p, block_count(end), stream);
+  }
+}
+
+bool fill_waves_together(Wgrads layers, int blocks) {
+  const auto waves = [&](int64_t count) { return (count + blocks - 1) / blocks; };
+  int64_t all = 0, waves_alone = 0;
+  for (const auto& layer : layers) {
+    const int64_t count = int64_t(tiles(layer.dw.dim(0), kTileM)) * tiles(layer.dw.dim(1), kTileN);
+    all += count;
+    waves_alone += waves(count);
+  }
+  return waves(all) < waves_alone && 10 * all >= 9 * waves(all) * blocks;
 }
 
 }  // namespace cadre::moe::cuda

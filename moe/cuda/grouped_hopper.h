@@ -5,6 +5,7 @@
 #include <span>
 
 #include "moe/cuda/grouped_products.h"
+#include "moe/one_expert.h"
 
 namespace cadre::moe::cuda {
 
@@ -31,5 +32,9 @@ void hopper_swiglu_backward(cudaStream_t, ConstRows dy, Weights w_down, Offsets,
 // The same with weights of 1, without out and partial.
 void hopper_dense_swiglu_backward(cudaStream_t, ConstRows dy, Weights w_down, Offsets, Rows gate, Rows up);
 int64_t hopper_partials(int64_t width);
+using Wgrads = std::span<const Wgrad<device::bf16>>;
+void hopper_wgrads(cudaStream_t, Wgrads layers, bool accumulate);
+// Whether these, in one launch, take fewer waves of `blocks` tiles than one after the other, and nearly full ones.
+bool fill_waves_together(Wgrads layers, int blocks);
 
 }  // namespace cadre::moe::cuda

@@ -1,5 +1,5 @@
-// Grouped bf16 products on sm_90a: what one launch needs to know, and the seven forms that the experts use. The
-// kernel is in hopper_kernel.cuh; each .cu file that includes it instantiates some forms.
+// Grouped bf16 products on sm_90a: what one launch needs to know, and the forms that the experts, and layers without
+// any, use. The kernel is in hopper_kernel.cuh; each .cu file that includes it instantiates some forms.
 #pragma once
 
 #include <cudaTypedefs.h>
@@ -18,19 +18,30 @@ enum class Form {
   kDgradSum,  // out = a0 b0 + a1 b1 + a2 b2, or fewer; K may differ
   kSwigluBackward,       // d = a b; then as MoeKernels::grouped_swiglu_backward says
   kDenseSwigluBackward,  // the same with a weight of 1 and without out: OneExpert::swiglu_backward
-  kWgrad,  // out[e] (M, N) = (accumulate ? out[e] : 0) + a^T b over the rows of e, a ragged contraction
+  kWgrad,        // out[e] (M, N) = (accumulate ? out[e] : 0) + a^T b over the rows of e, a ragged contraction
+  kDenseWgrads,  // out_i (M_i, N_i) = (accumulate ? out_i : 0) + a_i^T b_i over all rows: OneExpert::wgrads
+};
+
+inline constexpr int kMostProducts = 4;
+// What kDenseWgrads writes to. Tiles of all products are numbered one product after the other.
+struct DenseWgrad {
+  __nv_bfloat16* out;
+  int64_t m, n;
+  int m_tiles, n_tiles;  // of a cluster
+  int tiles_end;         // of this product and those before
 };
 
 struct GemmParams {
-  CUtensorMap a[3], b[3];
+  CUtensorMap a[kMostProducts], b[kMostProducts];
   CUtensorMap read[2];     // of SwiGLU's way back: gate and up, which the epilogue reads
   const int64_t* offsets;  // null: one group of all rows; not for kWgrad
-  int groups;
+  int groups;              // kDenseWgrads: products
+  DenseWgrad products[kMostProducts];
   const int32_t* order;  // kWgrad: the groups by falling size
   int32_t* next;         // kWgrad: the next tile that nobody has claimed, 0 at the start
   int m_tiles;           // kWgrad: of the M axis; else unused
   int n_tiles;
-  int k_blocks;     // of all terms; unused for kWgrad
+  int k_blocks;     // of all terms; unused for weight gradients
   int term_end[2];  // kDgradSum: k blocks of the first term, and of the first two
   int64_t m, n;     // kWgrad: matrix sizes; else n columns of the outputs
   bool accumulate;

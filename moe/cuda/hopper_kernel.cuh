@@ -38,10 +38,11 @@ struct Ring {
 
 template <Form kForm, int kCluster>
 struct Block {
-  static constexpr bool kRagged = kForm != Form::kWgrad;  // groups cut the rows of the output
+  // Groups cut the rows of the output; else rows are what is summed over.
+  static constexpr bool kRagged = kForm != Form::kWgrad && kForm != Form::kDenseWgrads;
   // Products of generation, whose blocks come while those of the kernel before end.
   static constexpr bool kBehind = kForm == Form::kForward || kForm == Form::kSwiglu;
-  static constexpr bool kTransposeA = kForm == Form::kWgrad;
+  static constexpr bool kTransposeA = !kRagged;
   static constexpr bool kTransposeB = kForm != Form::kForward && kForm != Form::kSwiglu;
   // Shared memory: the ring, pieces for the epilogue of each warp, barriers, claims.
   // The epilogue reads, and wants room for it.
@@ -95,9 +96,25 @@ struct Block {
         place.m = place.m * kCluster + int(rank);
         body(place);
       }
+    } else if constexpr (kForm == Form::kDenseWgrads) {
+      const int tiles = p.products[p.groups - 1].tiles_end;
+      for (int tile = blockIdx.x / kCluster; tile < tiles; tile += gridDim.x / kCluster)
+        body(place_in_products(tile));
     } else {
       for (int turn = 0; read_claim<kWarps>(turn, place); ++turn) body(place);
     }
+  }
+
+  // Of kDenseWgrads, whose tiles all cost the same. The shorter side of a matrix comes first: where a wave of blocks ends
+  // inside a product, both waves read the operand along that side, and of the longer one a part each.
+  __device__ TilePlace place_in_products(int tile) const {
+    int which = 0, first = 0;
+    while (tile >= p.products[which].tiles_end) first = p.products[which++].tiles_end;
+    const int m_tiles = p.products[which].m_tiles, n_tiles = p.products[which].n_tiles;
+    const bool tall = m_tiles > n_tiles;
+    const PanelPlace at = tall ? place_in_panels(tile - first, n_tiles, m_tiles)
+                               : place_in_panels(tile - first, m_tiles, n_tiles);
+    return {which, (tall ? at.n : at.m) * kCluster + int(rank), tall ? at.m : at.n, 0, p.rows};
   }
 
   // ---- Claims of kWgrad. A tile costs what its group has rows, which may differ a hundredfold: blocks take the
@@ -140,7 +157,7 @@ struct Block {
     return place.group >= 0;
   }
   __device__ int k_blocks(const TilePlace& place) const {
-    if (kForm == Form::kWgrad) return int((place.rows + kTileK - 1) / kTileK);
+    if (!kRagged) return int((place.rows + kTileK - 1) / kTileK);
     return p.k_blocks;
   }
 
@@ -158,11 +175,12 @@ struct Block {
       term = int(kb >= p.term_end[0]) + int(kb >= p.term_end[1]);
       if (term > 0) first = p.term_end[term - 1];
     }
+    if constexpr (kForm == Form::kDenseWgrads) term = place.group;
     const int k0 = (kb - first) * kTileK;
     const int row = int(place.begin) + (kRagged ? place.m * kTileM : k0);
     if constexpr (kTransposeA) {
       for (int j = 0; j < 2; ++j)
-        ptx::copy_box(&p.a[0], bar, tile_a(stage) + j * kBoxBytes, place.m * kTileM + j * 64, row, 0);
+        ptx::copy_box(&p.a[term], bar, tile_a(stage) + j * kBoxBytes, place.m * kTileM + j * 64, row, 0);
     } else {
       ptx::copy_box(&p.a[term], bar, tile_a(stage), k0, row, 0);
     }
@@ -176,7 +194,7 @@ struct Block {
       } else {
         for (int j = 0; j < 2; ++j)
           copy_b(&p.b[term], bar, to + j * kBoxBytes, place.n * kTileN + half * 128 + j * 64,
-                 kForm == Form::kWgrad ? row : k0, kForm == Form::kWgrad ? 0 : place.group);
+                 kRagged ? k0 : row, kRagged ? place.group : 0);
       }
     }
   }
@@ -220,7 +238,8 @@ struct Block {
 
   // ---- The masking warp of kWgrad ----
   // The last rows of a group's contraction belong to the next group, or to nobody: they become zeros in both
-  // operands, since either may hold anything, also NaN.
+  // operands, since either may hold anything, also NaN. (Those of kDenseWgrads are outside the tensors, which the copy
+  // engine reads as zeros.)
   __device__ void mask_tails(int lane) const {
     Ring<kStages> ring;
     uint32_t phases = 0;  // of raw, a bit for each stage
@@ -277,7 +296,7 @@ struct Block {
         reads.fetch(0, lane);
         reads.fetch(1, lane);
       }
-      if constexpr (!kRagged) {
+      if constexpr (kForm == Form::kWgrad) {
         if (blocks == 0) {  // an empty group, whose gradient is written as zeros
 #pragma unroll
           for (int i = 0; i < 128; ++i) d[i] = 0;
@@ -316,18 +335,31 @@ struct Block {
     return {rows_of(p.gate, place, first), rows_of(p.up, place, first), staging(warp), place.n * kTileN,
             int(p.n)};
   }
+  // Of a weight gradient.
+  struct Matrix {
+    __nv_bfloat16* out;
+    int64_t m, n;
+  };
+  __device__ Matrix matrix_of(const TilePlace& place) const {
+    if constexpr (kForm == Form::kDenseWgrads) {
+      const DenseWgrad& product = p.products[place.group];
+      return {product.out, product.m, product.n};
+    } else {
+      return {p.out + place.group * p.m * p.n, p.m, p.n};
+    }
+  }
   __device__ void write_out(const float (&d)[128], const TilePlace& place, int warpgroup, int warp,
                             int lane) const {
     const int first = first_row(place, warpgroup, warp);
     const uint32_t stage = staging(warp);
     const int columns = int(p.n), column = place.n * kTileN;
-    if constexpr (kForm == Form::kWgrad) {
-      const WarpRows out{p.out + (place.group * p.m + first) * p.n, columns,
-                         int(min(p.m - first, int64_t(16)))};
+    if constexpr (!kRagged) {
+      const Matrix to = matrix_of(place);
+      const WarpRows out{to.out + first * to.n, int(to.n), int(min(to.m - first, int64_t(16)))};
       if (p.accumulate) {
-        epilogue_accumulate(d, stage, out, column, columns, lane);
+        epilogue_accumulate(d, stage, out, column, int(to.n), lane);
       } else {
-        epilogue_plain(d, stage, out, column, columns, lane);
+        epilogue_plain(d, stage, out, column, int(to.n), lane);
       }
       return;
     }

@@ -32,12 +32,19 @@ void dgrad(Queue& queue, std::span<const DgradTerm<bf16>> terms, Rows dx) {
   hopper_dgrad_sum(stream_of(queue), std::span(groups).first(terms.size()), {}, dx);
 }
 
+// The library's products have this kernel's speed where their own tiles fill the GPU.
+bool wgrads(Queue& queue, Wgrads layers, bool accumulate) {
+  if (!fill_waves_together(layers, multiprocessors())) return false;
+  hopper_wgrads(stream_of(queue), layers, accumulate);
+  return true;
+}
+
 }  // namespace
 
 // One tile of rows: below, as when text is generated, a product has few tiles whose long sums the library splits.
 const OneExpert<bf16>* hopper_one_expert(int64_t rows, std::span<const Matrix> operands) {
   constexpr int64_t kFewestRows = 128;
-  static constexpr OneExpert<bf16> kEntries = {swiglu_backward, dgrad};
+  static constexpr OneExpert<bf16> kEntries = {swiglu_backward, dgrad, wgrads};
   const bool whole =
       std::ranges::all_of(operands, [](const Matrix& m) { return in_units({m.data()}, {m.dim(1)}); });
   return rows >= kFewestRows && whole && has_wgmma() ? &kEntries : nullptr;

@@ -75,6 +75,29 @@ class Bench {
     std::sort(times.begin(), times.end());
     return times[times.size() / 2] * 1e-3;
   }
+  // The same of each of several that take turns, as clocks change with what ran before. A turn is several calls, as steps
+  // have them: a card at its power limit is slower than a rested one.
+  std::vector<double> in_turns(const std::vector<std::function<void()>>& calls) {
+    constexpr int kTurns = 15, kCalls = 8;
+    std::vector<std::vector<float>> times(calls.size());
+    for (int turn = -3; turn < kTurns; ++turn) {
+      for (size_t i = 0; i < calls.size(); ++i) {
+        cuda::check(cudaEventRecord(start_, queue_.stream()));
+        for (int n = 0; n < kCalls; ++n) calls[i]();
+        cuda::check(cudaEventRecord(stop_, queue_.stream()));
+        cuda::check(cudaEventSynchronize(stop_));
+        float ms = 0;
+        cuda::check(cudaEventElapsedTime(&ms, start_, stop_));
+        if (turn >= 0) times[i].push_back(ms);
+      }
+    }
+    std::vector<double> medians;
+    for (std::vector<float>& of : times) {
+      std::sort(of.begin(), of.end());
+      medians.push_back(of[of.size() / 2] * 1e-3 / kCalls);
+    }
+    return medians;
+  }
   void bytes(const std::string& name, double bytes, const std::function<void()>& call) {
     if (!wanted(name)) return;
     const double seconds = time(call), rate = bytes / seconds * 1e-9;

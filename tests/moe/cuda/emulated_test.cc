@@ -1,5 +1,5 @@
-// The kernels of a layer of experts in a pass of generation, compiled for the host and run on emulated blocks
-// (tests/device/cuda/emulated), against the CPU's in double. Needs no GPU, only CUDA's headers.
+// The kernels of a layer of experts in a pass of generation, and weight gradients of several layers, compiled for the host
+// and run on emulated blocks (tests/device/cuda/emulated), against the CPU's in double. Needs no GPU, only CUDA's headers.
 #include <cuda_runtime.h>
 
 #include "moe/cuda/few_logits.h"
@@ -8,6 +8,7 @@
 #include "parallel/device/cuda/queue_cuda.h"
 #include "tests/moe/cuda/pass_case.h"
 #include "tests/moe/cuda/router_cases.h"
+#include "tests/moe/cuda/wgrad_cases.h"
 
 namespace cadre::moe {
 
@@ -95,6 +96,27 @@ TYPED_TEST(RoutersEmulated, SlotsOfFewAndOfManyTokens) {
 }
 TYPED_TEST(RoutersEmulated, RowsAreGatheredAndSummed) {
   expect_rows_match<TypeParam>(*this);
+}
+
+class WgradsEmulated : public RoutersEmulated<bf16> {};
+
+// Rows that fill the last 64, or do not; taller and wider matrices; tiles that end outside; more tiles than blocks.
+TEST_F(WgradsEmulated, SeveralLayersAtOnceEqualTheCpus) {
+  expect_wgrads_match(*this, {{{{136, 264}}, 64}, {{{264, 72}, {72, 520}, {392, 264}, {8, 8}}, 193}});
+}
+
+// A GPU of 132 multiprocessors.
+TEST(Wgrads, GoTogetherWhereTheyFillMoreOfFewerWaves) {
+  const auto gain = [](const std::vector<std::array<int64_t, 2>>& layers) {
+    std::vector<Wgrad<bf16>> all;
+    for (const auto& shape : layers) all.push_back({{}, {}, {nullptr, shape}});
+    return cuda::fill_waves_together(all, 132);
+  };
+  EXPECT_TRUE(gain({{1024, 1024}, {1024, 1024}, {1024, 1024}, {1024, 1024}}));  // 128 tiles for 4 waves' 32
+  EXPECT_TRUE(gain({{1024, 2816}, {2816, 1024}, {2816, 1024}}));                // 2 waves for 3 of 88 tiles
+  EXPECT_FALSE(gain({{1024, 1024}, {1024, 1024}, {1024, 1024}}));  // a quarter of the wave is empty
+  EXPECT_FALSE(gain({{2048, 2048}, {2048, 2048}, {2048, 2048}, {2048, 2048}}));  // each is a wave
+  EXPECT_FALSE(gain({{768, 2048}, {2048, 768}, {2048, 768}}));                   // 144 tiles
 }
 
 class PassEmulated : public RoutersEmulated<bf16> {};

@@ -5,6 +5,7 @@
 #include "moe/cuda/launch.h"
 #include "moe/one_expert.h"
 #include "tests/moe/cuda/side.h"
+#include "tests/moe/cuda/wgrad_cases.h"
 
 namespace cadre::moe {
 namespace {
@@ -254,6 +255,38 @@ TEST_F(OneExpertOfAllRows, SwiglusWayBackMatches) {
       expect_same(this->on_gpu(gpu_body), gpu);
     }
   }
+}
+
+// One block at a time and pairs of them, fewer tiles than blocks and more than two waves.
+TEST_F(OneExpertOfAllRows, WeightGradientsOfSeveralLayersMatch) {
+  expect_wgrads_match(*this, {{{{136, 264}}, 128},
+                              {{{264, 72}, {72, 520}, {392, 264}, {8, 8}}, 193},
+                              {{{256, 264}, {512, 72}, {768, 520}}, 257},
+                              {{{1024, 2816}, {2816, 1024}, {2816, 1032}}, 200},
+                              {{{2688, 1032}, {1024, 2816}, {2816, 1024}}, 130}});
+}
+
+// Two halves of a layer go together, and odd widths and layers that fill the GPU by themselves do not.
+TEST_F(OneExpertOfAllRows, WeightGradientsGoTogetherWhereThatIsBetter) {
+  const int blocks = cuda::multiprocessors();
+  const auto together = [&](int64_t rows, const std::vector<std::array<int64_t, 2>>& shapes) {
+    bool done = false;
+    this->on_gpu([&](Side<bf16>& s) -> Results {
+      const auto layers = wgrad_layers(s, {shapes, rows});
+      std::vector<View<const bf16, 2>> operands;
+      for (const auto& layer : layers) operands.insert(operands.end(), {layer.b, layer.a, layer.dw});
+      const auto* one = one_expert<bf16>(s.queue.kind(), rows, operands);
+      done = one != nullptr && one->wgrads(s.queue, layers, true);
+      return {};
+    });
+    return done;
+  };
+  const int64_t half_wave = 128 * (blocks / 2);
+  EXPECT_TRUE(together(128, {{half_wave, 256}, {half_wave, 256}}));
+  EXPECT_FALSE(together(127, {{half_wave, 256}, {half_wave, 256}}));
+  EXPECT_FALSE(together(128, {{half_wave, 255}, {half_wave, 256}}));
+  EXPECT_FALSE(together(128, {{half_wave, 256}}));
+  EXPECT_FALSE(together(128, {{128 * blocks, 256}, {128 * blocks, 256}}));
 }
 
 // Rows that are no whole units of 16 bytes must not reach the kernels that need them.
