@@ -18,6 +18,10 @@ const Overrides kDense = {"model.first_dense_layers=3", "train.micro_batch=8"};
 // Long enough for cuDNN's attention and the products with several terms.
 const Overrides kLong = {"model.vocab=40",   "model.dim=128",    "model.heads=2",
                          "model.kv_heads=2", "data.seq_len=256", "data.mask_documents=false"};
+// Halves of layers whose weight gradients are one launch on a GPU of 132 multiprocessors.
+const Overrides kWide = {"model.dim=1024",       "model.heads=16", "model.kv_heads=16",
+                         "model.ffn_width=2816", "model.layers=2", "model.first_dense_layers=2",
+                         "data.seq_len=64"};
 constexpr int kByHand = 3;  // passes before one is recorded
 
 device::cuda::CudaQueue& queue_of(TrainState& state) {
@@ -103,7 +107,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(Overrides{}, Overrides{"data.mask_documents=false"},
                       Overrides{"train.activation_recompute=selective", "model.qk_norm=head"},
                       Overrides{"train.activation_recompute=full", "model.tie_head=false"}, kLong,
-                      with(kLong, {"model.layers=2", "model.first_dense_layers=2"})));
+                      with(kLong, {"model.layers=2", "model.first_dense_layers=2"}), kWide,
+                      with(kWide, {"train.activation_recompute=full", "model.qk_norm=full"})));
 
 class CudaRecordedRun : public testing::CudaTest {};
 

@@ -191,7 +191,7 @@ template <class T>
 void AttentionBlock<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> dy,
                                  View<T, 2> dx, device::Tap<T>* tap) {
   const int64_t tokens = x.dim(0);
-  wo_.backward(context_, matrix(out_, tokens), dy, matrix(dout_, tokens), 0, tap);
+  wo_.backward_input(context_, dy, matrix(dout_, tokens), 0);
   attend_backward(batch);
   rotate(batch, heads(dq_, tokens), heads(dk_, tokens), true);
   if (normed()) {
@@ -205,8 +205,25 @@ void AttentionBlock<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch,
 }
 
 template <class T>
-void AttentionBlock<T>::backward_weights(View<const T, 2> x, device::Tap<T>* tap) {
-  trainer::backward_weights<T, 3>(context_, {&wq_, &wk_, &wv_}, x, projected_grads(x.dim(0)), tap);
+void AttentionBlock<T>::backward_weights(View<const T, 2> x, View<const T, 2> dy, device::Tap<T>* tap) {
+  const WeightPart<T> out{&wo_, matrix(out_, x.dim(0)), dy};
+  backward_weights_of(&out, x, tap);
+}
+
+template <class T>
+void AttentionBlock<T>::backward_out_weight(View<const T, 2> dy, device::Tap<T>* tap) {
+  wo_.backward_weight(context_, matrix(out_, dy.dim(0)), dy, tap);
+}
+
+template <class T>
+void AttentionBlock<T>::backward_in_weights(View<const T, 2> x, device::Tap<T>* tap) {
+  backward_weights_of(nullptr, x, tap);
+}
+
+template <class T>
+void AttentionBlock<T>::backward_weights_of(const WeightPart<T>* out, View<const T, 2> x,
+                                            device::Tap<T>* tap) {
+  trainer::backward_weights<T, 3>(context_, out, {&wq_, &wk_, &wv_}, x, projected_grads(x.dim(0)), tap);
 }
 
 template class AttentionBlock<float>;

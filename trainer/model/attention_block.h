@@ -32,11 +32,14 @@ class AttentionBlock {
   void forward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> plus, View<T, 2> y);
   // Makes again what is in `remade`, from what is in `saved`.
   void remake(const MicroBatch<T>& batch);
-  // dx is overwritten. Then backward_weights, with the same x, for what dx does not need: the gradients of the matrices
-  // that x goes through. In between, what this took from scratch stays as it is, and so do x and `remade`.
+  // dx is overwritten. Then, with the same x and dy, what dx does not need, the gradients of the matrices: by
+  // backward_weights; or by backward_out_weight, after which dy may change, and by backward_in_weights. Until the end what
+  // this took from scratch stays as it is, and so do x and `remade`.
   void backward(View<const T, 2> x, const MicroBatch<T>& batch, View<const T, 2> dy, View<T, 2> dx,
                 device::Tap<T>* tap);
-  void backward_weights(View<const T, 2> x, device::Tap<T>* tap);
+  void backward_weights(View<const T, 2> x, View<const T, 2> dy, device::Tap<T>* tap);
+  void backward_out_weight(View<const T, 2> dy, device::Tap<T>* tap);
+  void backward_in_weights(View<const T, 2> x, device::Tap<T>* tap);
   // The same for one sequence whose earlier tokens are in the cache; appends this piece's keys and values.
   void extend(View<const T, 2> x, const MicroBatch<T>& batch, KvLayer<T>& cache, View<const T, 2> plus,
               View<T, 2> y);
@@ -88,6 +91,7 @@ class AttentionBlock {
   // Puts new keys and values into their pages and returns the queries.
   View<T, 3> place(View<const T, 2> x, const MicroBatch<T>& batch, const PagedRows<T>& rows);
   void rotate(const MicroBatch<T>& batch, const View<T, 3>& q, const View<T, 3>& k, bool inverse);
+  void backward_weights_of(const WeightPart<T>* out, View<const T, 2> x, device::Tap<T>* tap);
   // Gradients of what the projections wrote, from backward on.
   std::array<View<T, 2>, 3> projected_grads(int64_t tokens) const {
     return {matrix(normed() ? dout_ : dq_, tokens), matrix(normed() ? dk_raw_ : dk_, tokens),

@@ -149,13 +149,18 @@ void Block<T>::backward(View<const T, 2> x, const MicroBatch<T>& batch, const Ba
     attention_.remake(batch);
   }
   attention_.backward(attention_in, batch, dx, dh, tap);
-  if (!postpones(tap)) attention_.backward_weights(attention_in, tap);
+  if (shares_experts()) {
+    attention_.backward_out_weight(dx, tap);
+    if (!postpones(tap)) attention_.backward_in_weights(attention_in, tap);
+  } else {
+    attention_.backward_weights(attention_in, dx, tap);
+  }
   attention_norm_.backward(context_, dh, x, true, dx, tap);
 }
 
 template <class T>
 void Block<T>::end_backward(int64_t tokens, device::Tap<T>* tap) {
-  if (postpones(tap)) attention_.backward_weights(attention_in_.rows(0, tokens), tap);
+  if (postpones(tap)) attention_.backward_in_weights(attention_in_.rows(0, tokens), tap);
 }
 
 template class Block<float>;

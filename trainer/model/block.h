@@ -51,11 +51,12 @@ class Block {
   View<T, 2> normed_input(View<const T, 2> x);
   void add_attention(View<const T, 2> x, const MicroBatch<T>& batch);
   // Whether end_backward has work left for it. It needs memory of its own, and other layers may not remake anything in
-  // the place of what it reads. A tap sees the parts of a layer in one order, whatever the mesh.
+  // the place of what it reads. A tap sees the parts of a layer in one order, whatever the mesh. Where work may be left,
+  // the rest is cut off it always: bits depend neither on a tap nor on what is remade.
   bool postpones(const device::Tap<T>* tap) const {
-    return tap == nullptr && context_.recompute == Recompute::kNone && context_.mesh != nullptr &&
-           context_.mesh->expert().size() > 1;
+    return tap == nullptr && context_.recompute == Recompute::kNone && shares_experts();
   }
+  bool shares_experts() const { return context_.mesh != nullptr && context_.mesh->expert().size() > 1; }
   void remake_all(View<const T, 2> x, const MicroBatch<T>& batch);
   View<T, 2> feed_forward(const MicroBatch<T>& batch, bool training);
 

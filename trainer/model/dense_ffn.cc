@@ -59,8 +59,9 @@ void DenseFfn<T>::backward(View<const T, 2> x, View<const T, 2> dy, View<T, 2> d
     w_down_.backward_input(context_, dy, dact, 0);
     context_.kernels->swiglu_backward(queue, dact, gate, up, gate, up, keeps() ? View<T, 2>() : act);
   }
-  w_down_.backward_weight(context_, act, dy, tap);
-  backward_together<T, 2>(context_, {&w_gate_, &w_up_}, x, {gate, up}, dx, tap);
+  backward_inputs<T, 2>(context_, {&w_gate_, &w_up_}, {gate, up}, dx);
+  const WeightPart<T> down{&w_down_, act, dy};
+  backward_weights<T, 2>(context_, &down, {&w_gate_, &w_up_}, x, {gate, up}, tap);
 }
 
 template class DenseFfn<float>;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <span>
 #include <string>
 
 #include "moe/one_expert.h"
@@ -48,13 +49,8 @@ class Linear {
   void forward_onto(const ModelContext<T>& c, View<const T, 2> x, View<const T, 2> plus, View<T, 2> y) const {
     c.kernels->gemm_onto(*c.queue, x, weight_, plus, y, {.transpose_b = true, .beta = 1});
   }
-  // grad += dy^T x, or = when ParamStore says so; dx = dy W + beta dx. token: see Tap::on_linear.
-  void backward(const ModelContext<T>& c, View<const T, 2> x, View<const T, 2> dy, View<T, 2> dx, double beta,
-                device::Tap<T>* tap, const int32_t* token = nullptr) const {
-    backward_weight(c, x, dy, tap, token);
-    backward_input(c, dy, dx, beta);
-  }
-  // more: of the same micro-batch as the call before.
+  // grad += dy^T x, or = when ParamStore says so. token: see Tap::on_linear. more: of the same micro-batch as the call
+  // before.
   void backward_weight(const ModelContext<T>& c, View<const T, 2> x, View<const T, 2> dy, device::Tap<T>* tap,
                        const int32_t* token = nullptr, bool more = false) const {
     device::GemmFlags flags = grad_flags();
@@ -62,6 +58,7 @@ class Linear {
     c.kernels->gemm(*c.queue, dy, x, grad_, flags);
     if (tap != nullptr) tap->on_linear(row_, x, dy, token, {});
   }
+  // dx = dy W + beta dx.
   void backward_input(const ModelContext<T>& c, View<const T, 2> dy, View<T, 2> dx, double beta) const {
     c.kernels->gemm(*c.queue, dy, weight_, dx, {.beta = beta});
   }
@@ -128,30 +125,57 @@ void backward_inputs(const ModelContext<T>& c, const std::array<const Linear<T>*
   for (size_t i = 0; i < N; ++i) layers[i]->backward_input(c, dy[i], dx, i == 0 ? 0 : 1);
 }
 
-// As Linear::backward_weight of each.
-template <class T, size_t N>
-void backward_weights(const ModelContext<T>& c, const std::array<const Linear<T>*, N>& layers,
-                      device::View<const T, 2> x, const std::array<device::View<T, 2>, N>& dy,
-                      device::Tap<T>* tap) {
-  std::array<device::View<T, 2>, N> grads;
-  for (size_t i = 0; i < N; ++i) grads[i] = layers[i]->grad();
-  const auto grad = together(grads), out = together(dy);
-  if (grad.empty() || out.empty()) {
-    for (size_t i = 0; i < N; ++i) layers[i]->backward_weight(c, x, dy[i], tap);
-    return;
+// What a layer's weight gradient is made of, dy^T x.
+template <class T>
+struct WeightPart {
+  const Linear<T>* layer;
+  device::View<const T, 2> x, dy;
+};
+
+// In one launch, where the device has one that is better than products one by one. False: nothing was done.
+template <class T>
+bool backward_weights_at_once(const ModelContext<T>& c, std::span<const WeightPart<T>> parts) {
+  std::array<moe::Wgrad<T>, moe::kMostWgrads> all;
+  std::array<device::View<const T, 2>, 3 * moe::kMostWgrads> operands;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const auto& [layer, x, dy] = parts[i];
+    all[i] = {dy, x, layer->grad()};
+    operands[3 * i] = dy;
+    operands[3 * i + 1] = x;
+    operands[3 * i + 2] = layer->grad();
   }
-  c.kernels->gemm_batch(*c.queue, out, x.template reshape<3>({1, x.dim(0), x.dim(1)}), grad,
-                        layers[0]->grad_flags());
-  for (size_t i = 0; tap != nullptr && i < N; ++i) tap->on_linear(layers[i]->row(), x, dy[i], nullptr, {});
+  const auto* one =
+      moe::one_expert<T>(c.queue->kind(), parts[0].x.dim(0), std::span(operands).first(3 * parts.size()));
+  return one != nullptr &&
+         one->wgrads(*c.queue, std::span(all).first(parts.size()), parts[0].layer->grad_flags().beta != 0);
 }
 
-// As Linear::backward of each; dx becomes the sum.
+// As Linear::backward_weight of each; apart: of a layer with an input of its own, if there is one.
 template <class T, size_t N>
-void backward_together(const ModelContext<T>& c, const std::array<const Linear<T>*, N>& layers,
-                       device::View<const T, 2> x, const std::array<device::View<T, 2>, N>& dy,
-                       device::View<T, 2> dx, device::Tap<T>* tap) {
-  backward_inputs<T, N>(c, layers, dy, dx);
-  backward_weights<T, N>(c, layers, x, dy, tap);
+void backward_weights(const ModelContext<T>& c, const WeightPart<T>* apart,
+                      const std::array<const Linear<T>*, N>& layers, device::View<const T, 2> x,
+                      const std::array<device::View<T, 2>, N>& dy, device::Tap<T>* tap) {
+  static_assert(N + 1 <= moe::kMostWgrads);
+  std::array<WeightPart<T>, N + 1> all;
+  std::array<device::View<T, 2>, N> grads;
+  size_t count = 0;
+  if (apart != nullptr) all[count++] = *apart;
+  for (size_t i = 0; i < N; ++i) {
+    all[count++] = {layers[i], x, dy[i]};
+    grads[i] = layers[i]->grad();
+  }
+  const auto parts = std::span<const WeightPart<T>>(all).first(count);
+  if (!backward_weights_at_once(c, parts)) {
+    const auto grad = together(grads), out = together(dy);
+    const bool batch = !grad.empty() && !out.empty();
+    for (const auto& part : parts.first(batch ? count - N : count))
+      part.layer->backward_weight(c, part.x, part.dy, nullptr);
+    if (batch)
+      c.kernels->gemm_batch(*c.queue, out, x.template reshape<3>({1, x.dim(0), x.dim(1)}), grad,
+                            layers[0]->grad_flags());
+  }
+  if (tap == nullptr) return;
+  for (const auto& part : parts) tap->on_linear(part.layer->row(), part.x, part.dy, nullptr, {});
 }
 
 }  // namespace cadre::trainer
