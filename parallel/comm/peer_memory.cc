@@ -14,7 +14,8 @@ namespace cadre::comm {
 namespace {
 
 constexpr auto kLook = std::chrono::milliseconds(50);
-constexpr size_t kFlagBytes = device::kMostPeers * device::kFlagStride * sizeof(uint64_t);
+constexpr int64_t kLaneFlags = device::kMostPeers * device::kFlagStride;
+constexpr size_t kFlagBytes = device::kPeerLanes * kLaneFlags * sizeof(uint64_t);
 
 }  // namespace
 
@@ -80,7 +81,7 @@ void PeerMemory::reserve(device::Queue& queue, size_t bytes) {
     port_.reset();
     throw;
   }
-  round_ = 0;
+  std::fill(std::begin(round_), std::end(round_), 0);
   boundary_ = 0;
   bytes_ = bytes;
   watchdog_ = make_watchdog(queue.kind());
@@ -106,8 +107,8 @@ std::unique_ptr<Watchdog> PeerMemory::make_watchdog(device::DeviceKind kind) {
       kLook);
 }
 
-uint64_t* PeerMemory::flags_of(int rank) const {
-  return reinterpret_cast<uint64_t*>(regions_[size_t(rank)]);
+uint64_t* PeerMemory::flags_of(int rank, int lane) const {
+  return reinterpret_cast<uint64_t*>(regions_[size_t(rank)]) + lane * kLaneFlags;
 }
 
 std::byte* PeerMemory::at(int rank) const {
@@ -122,23 +123,23 @@ void PeerMemory::enter(device::Queue& queue, size_t boundary) {
   boundary_ = boundary;
 }
 
-void PeerMemory::signal(device::Queue& queue, std::string_view label, uint64_t bytes) {
+void PeerMemory::signal(device::Queue& queue, std::string_view label, uint64_t bytes, int lane) {
   if (imitation_) return;
   const int missing = port_->missing();
   require(missing < 0, ExitCode::kComm, "'{}' on peer memory '{}': rank {} did not come", label, host_.name(),
           missing);
-  ++round_;
+  const uint64_t round = ++round_[lane];
   std::vector<uint64_t*> flags;
-  for (int r = 0; r < size(); ++r) flags.push_back(flags_of(r) + rank() * device::kFlagStride);
-  port_->signal(queue, flags, round_);
+  for (int r = 0; r < size(); ++r) flags.push_back(flags_of(r, lane) + rank() * device::kFlagStride);
+  port_->signal(queue, flags, round);
   if (!watchdog_) return;
   watchdog_->started("peer round", label, bytes, host_.timeout(),
-                     [port = port_.get(), round = round_] { return port->reached() >= round; });
+                     [port = port_.get(), lane, round] { return port->reached(lane) >= round; });
 }
 
-void PeerMemory::await(device::Queue& queue) {
+void PeerMemory::await(device::Queue& queue, int lane) {
   if (imitation_) return;
-  port_->await(queue, flags_of(rank()), size(), round_, host_.timeout());
+  port_->await(queue, lane, flags_of(rank(), lane), size(), round_[lane], host_.timeout());
 }
 
 }  // namespace cadre::comm

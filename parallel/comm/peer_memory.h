@@ -5,6 +5,9 @@
 // So whoever writes the part below a boundary in one round and the part above it in the next may go on like that: the
 // await of the round in between says that all ranks have read what is written over.
 //
+// Rounds of one lane come in the order of one queue at a time (a fork counts as its queue). Rounds of the other lane may come
+// before or after them, for what need not wait behind a long copy.
+//
 // Like collectives, rounds come in one order on all ranks. On a device nothing waits on the host: a watchdog follows the
 // rounds and ends the world with exit code 5 when a rank does not come within the group's timeout.
 #pragma once
@@ -47,10 +50,13 @@ class PeerMemory {
   // Before writing: users of one region that divide it at different places are kept apart by a round of its own.
   void enter(device::Queue& queue, size_t boundary);
   // Begins a round: what the queue was given so far is there for those who await it. `bytes` is what this rank offers.
-  void signal(device::Queue& queue, std::string_view label, uint64_t bytes);
+  void signal(device::Queue& queue, std::string_view label, uint64_t bytes, int lane = 0);
   // What `queue` is given from now on comes after the signals of all ranks of this round. It may be a fork.
-  void await(device::Queue& queue);
+  void await(device::Queue& queue, int lane = 0);
   // See device::PeerPort.
+  void copy(device::Queue& queue, void* to, const void* from, size_t bytes) {
+    port_->copy(queue, to, from, bytes);
+  }
   device::Queue& fork(device::Queue& queue) { return port_->fork(queue); }
   void join(device::Queue& queue) { port_->join(queue); }
 
@@ -60,14 +66,14 @@ class PeerMemory {
  private:
   void connect(device::Queue& queue, size_t bytes);
   void leave();
-  uint64_t* flags_of(int rank) const;
+  uint64_t* flags_of(int rank, int lane) const;
   std::unique_ptr<Watchdog> make_watchdog(device::DeviceKind kind);
 
   Communicator& host_;
   World& world_;
   size_t wanted_ = 0, bytes_ = 0;
   size_t boundary_ = 0;  // of the last user; 0: none yet
-  uint64_t round_ = 0;
+  uint64_t round_[device::kPeerLanes] = {};
   bool imitation_ = false;
   std::unique_ptr<device::PeerPort> port_;
   std::vector<std::byte*> regions_;     // by rank, flags first

@@ -50,7 +50,7 @@ class CpuPeerPort final : public PeerPort {
   void signal(Queue&, std::span<uint64_t* const> flags, uint64_t number) override {
     for (uint64_t* flag : flags) std::atomic_ref(*flag).store(number, std::memory_order_release);
   }
-  void await(Queue&, const uint64_t* flags, int count, uint64_t number,
+  void await(Queue&, int lane, const uint64_t* flags, int count, uint64_t number,
              std::chrono::milliseconds timeout) override {
     const auto deadline = std::chrono::steady_clock::now() + timeout;
     for (int i = 0; i < count; ++i) {
@@ -63,17 +63,18 @@ class CpuPeerPort final : public PeerPort {
         std::this_thread::yield();
       }
     }
-    reached_ = number;
+    reached_[lane] = number;
   }
-  uint64_t reached() const override { return reached_; }
+  uint64_t reached(int lane) const override { return reached_[lane]; }
   int missing() const override { return missing_; }
 
+  void copy(Queue&, void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   Queue& fork(Queue& queue) override { return queue; }
   void join(Queue&) override {}
 
  private:
   std::unique_ptr<Buffer> memory_;
-  std::atomic<uint64_t> reached_ = 0;
+  std::atomic<uint64_t> reached_[kPeerLanes] = {};
   std::atomic<int> missing_ = -1;
 };
 

@@ -19,6 +19,8 @@ namespace cadre::device {
 
 inline constexpr int kMostPeers = 32;   // ranks of a group
 inline constexpr int kFlagStride = 16;  // words from one flag to the next: each has a cache line of a GPU
+// Numbers of one lane come in the order of one queue; those of another lane may overtake them.
+inline constexpr int kPeerLanes = 2;
 
 class PeerPort {
  public:
@@ -41,12 +43,15 @@ class PeerPort {
   // What `queue` is given from now on comes after `count` flags of this region, kFlagStride apart, reached `number`. When
   // one has not after `timeout`, host memory throws Error(kComm); a device notes it in missing(), goes on with what
   // is there, and waits for nothing any more.
-  virtual void await(Queue& queue, const uint64_t* flags, int count, uint64_t number,
+  virtual void await(Queue& queue, int lane, const uint64_t* flags, int count, uint64_t number,
                      std::chrono::milliseconds timeout) = 0;
-  // From any thread: the last number that was awaited and came, and the flag that did not come in time (-1: none).
-  virtual uint64_t reached() const = 0;
+  // From any thread: the last number of a lane that was awaited and came, and the flag that did not come in time (-1: none).
+  virtual uint64_t reached(int lane) const = 0;
   virtual int missing() const = 0;
 
+  // Between any two places that this device reaches, in order with the queue; a GPU's copy engines do it, so that kernels
+  // beside it keep all multiprocessors.
+  virtual void copy(Queue& queue, void* to, const void* from, size_t bytes) = 0;
   // A queue for work beside `queue`, beginning after what that was given so far; join() lets `queue` go on after it. In host
   // memory they are one.
   virtual Queue& fork(Queue& queue) = 0;

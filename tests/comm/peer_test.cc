@@ -40,6 +40,31 @@ TEST_P(Peers, RoundsShowWhatEveryRankWroteBeforeItsSignal) {
   });
 }
 
+// Rounds of the second lane overtake those of the first, and copies bring what was signalled.
+TEST_P(Peers, LanesHaveRoundsOfTheirOwn) {
+  run_threads(GetParam(), [](World& world) {
+    Mesh mesh(world, {.ep = world.size()});
+    PeerMemory& peers = mesh.expert_peers();
+    device::CpuQueue queue(1);
+    peers.reserve(queue, kBytes);
+    for (int64_t round = 0; round < 40; ++round) {
+      int64_t* own = numbers(peers, peers.rank());
+      own[round % 2] = 1000 * round + peers.rank();
+      peers.signal(queue, "first", 8);
+      own[2 + round % 2] = -own[round % 2];
+      peers.signal(queue, "second", 8, 1);
+      peers.await(queue, 1);
+      for (int r = 0; r < peers.size(); ++r) ASSERT_EQ(numbers(peers, r)[2 + round % 2], -1000 * round - r);
+      peers.await(queue);
+      for (int r = 0; r < peers.size(); ++r) {
+        int64_t copy = -1;
+        peers.copy(queue, &copy, numbers(peers, r) + round % 2, sizeof copy);
+        ASSERT_EQ(copy, 1000 * round + r);
+      }
+    }
+  });
+}
+
 TEST_P(Peers, ALargerRegionTakesThePlaceOfASmallerOne) {
   run_threads(GetParam(), [](World& world) {
     Mesh mesh(world, {.ep = world.size()});

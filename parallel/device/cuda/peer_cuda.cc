@@ -91,18 +91,22 @@ class CudaPeerPort final : public PeerPort {
   void signal(Queue& queue, std::span<uint64_t* const> flags, uint64_t number) override {
     signal_flags(stream_of(queue), flags, number);
   }
-  void await(Queue& queue, const uint64_t* flags, int count, uint64_t number,
+  void await(Queue& queue, int lane, const uint64_t* flags, int count, uint64_t number,
              std::chrono::milliseconds timeout) override {
     const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(timeout);
-    await_flags(stream_of(queue), flags, count, number, uint64_t(ns.count()), status_);
+    await_flags(stream_of(queue), lane, flags, count, number, uint64_t(ns.count()), status_);
   }
-  uint64_t reached() const override {
-    return std::atomic_ref(status_->reached).load(std::memory_order_acquire);
+  uint64_t reached(int lane) const override {
+    return std::atomic_ref(status_->reached[lane]).load(std::memory_order_acquire);
   }
   int missing() const override {
     return int(std::atomic_ref(status_->missing).load(std::memory_order_acquire)) - 1;
   }
 
+  // Addresses say by themselves which GPU they belong to.
+  void copy(Queue& queue, void* to, const void* from, size_t bytes) override {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_of(queue)));
+  }
   Queue& fork(Queue& queue) override {
     check(cudaEventRecord(forked_, stream_of(queue)));
     check(cudaStreamWaitEvent(beside_->stream(), forked_, 0));

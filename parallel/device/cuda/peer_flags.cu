@@ -39,7 +39,7 @@ __global__ void signal_kernel(Flags flags, uint64_t number) {
   if (int(threadIdx.x) < flags.count) store_release(flags.at[threadIdx.x], number);
 }
 
-__global__ void await_kernel(const uint64_t* flags, int count, uint64_t number, uint64_t timeout_ns,
+__global__ void await_kernel(int lane, const uint64_t* flags, int count, uint64_t number, uint64_t timeout_ns,
                              PeerStatus* status) {
   // After one failure the rest of what was queued runs through: the host is about to end.
   const bool given_up = load_acquire(&status->missing) != 0;
@@ -57,8 +57,25 @@ __global__ void await_kernel(const uint64_t* flags, int count, uint64_t number, 
   if (who != 0) {
     store_release(&status->missing, uint64_t(__ffs(int(who))));
   } else {
-    store_release(&status->reached, number);
+    store_release(&status->reached[lane], number);
   }
+}
+
+// One warp, before the blocks of other kernels that wait for a place: others wait for it.
+template <class... Parameters, class... Arguments>
+void launch_first(cudaStream_t stream, void (*kernel)(Parameters...), const Arguments&... arguments) {
+  int lowest = 0, highest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+  cudaLaunchAttribute priority = {};
+  priority.id = cudaLaunchAttributePriority;
+  priority.val.priority = highest;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(1);
+  config.blockDim = dim3(kWarp);
+  config.stream = stream;
+  config.attrs = &priority;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 
 }  // namespace
@@ -67,14 +84,12 @@ void signal_flags(cudaStream_t stream, std::span<uint64_t* const> flags, uint64_
   Flags all = {};
   all.count = int(flags.size());
   std::copy(flags.begin(), flags.end(), all.at);
-  signal_kernel<<<1, kWarp, 0, stream>>>(all, number);
-  check(cudaGetLastError());
+  launch_first(stream, signal_kernel, all, number);
 }
 
-void await_flags(cudaStream_t stream, const uint64_t* flags, int count, uint64_t number, uint64_t timeout_ns,
-                 PeerStatus* status) {
-  await_kernel<<<1, kWarp, 0, stream>>>(flags, count, number, timeout_ns, status);
-  check(cudaGetLastError());
+void await_flags(cudaStream_t stream, int lane, const uint64_t* flags, int count, uint64_t number,
+                 uint64_t timeout_ns, PeerStatus* status) {
+  launch_first(stream, await_kernel, lane, flags, count, number, timeout_ns, status);
 }
 
 }  // namespace cadre::device::cuda

@@ -143,7 +143,7 @@ class PeerPorts : public testing::Test {
     ports[self]->signal(*queues[self], flags, number);
   }
   void await(int self, uint64_t number, std::chrono::milliseconds timeout) {
-    ports[self]->await(*queues[self], flag(self, 0), 2, number, timeout);
+    ports[self]->await(*queues[self], 0, flag(self, 0), 2, number, timeout);
   }
   std::unique_ptr<device::Queue> queues[2];
   std::unique_ptr<device::PeerPort> ports[2];
@@ -162,12 +162,12 @@ TEST_F(PeerPorts, AnAwaitComesAfterWhatWasWrittenBeforeTheSignal) {
     std::vector<int32_t> seen(kCount);
     for (int self : {0, 1}) {
       device::Queue& beside = ports[self]->fork(*queues[self]);
-      ports[self]->await(beside, flag(self, 0), 2, round, std::chrono::seconds(10));
+      ports[self]->await(beside, 0, flag(self, 0), 2, round, std::chrono::seconds(10));
       ports[self]->join(*queues[self]);
       queues[self]->download(ports[1 - self]->data() + kPlace, seen.data(), kCount * 4);
       queues[self]->wait();
       ASSERT_EQ(seen, std::vector<int32_t>(kCount, int32_t(1000 * round + uint64_t(1 - self))));
-      ASSERT_EQ(ports[self]->reached(), round);
+      ASSERT_EQ(ports[self]->reached(0), round);
       ASSERT_EQ(ports[self]->missing(), -1);
     }
   }
@@ -180,7 +180,7 @@ TEST_F(PeerPorts, AMissingPeerEndsTheWaitAndIsNamed) {
   await(0, 2, std::chrono::hours(1));
   queues[0]->wait();
   EXPECT_EQ(ports[0]->missing(), 1);
-  EXPECT_EQ(ports[0]->reached(), 0u);
+  EXPECT_EQ(ports[0]->reached(0), 0u);
   signal(1, 1);
   queues[1]->wait();
 }
