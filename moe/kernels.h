@@ -54,6 +54,8 @@ struct SlotPlaces {
   device::View<int64_t, 1> offsets;         // (E_local + 1)
   device::View<int32_t, 1> row, source;     // (A); source: rank * S + slot
   device::View<device::wide_t<T>, 1> gate;  // (A)
+  // (P + 1, E_local) the first slot of a local expert that comes from rank r or a later one; empty: not wanted.
+  device::View<int64_t, 2> rank_begins = {};
 };
 
 // One array of every rank of a group, as this rank reads it (parallel/comm/peer_memory.h).
@@ -184,7 +186,7 @@ struct MoeKernels {
   // ---- Rows and slots of other ranks, read where they are (moe/peer_dispatch.h). P ranks hold E / P experts each ----
   void (*copy_rows)(Queue&, View<const T, 2> from, View<T, 2> to);
   // Copies the routing's offsets and the slots that exist. takes (P, T max): 1 where rank r holds an expert of token t, else
-  // 0, also behind the routing's tokens.
+  // 0, also behind the routing's tokens; empty: not wanted.
   void (*stage_slots)(Queue&, const Routing<T>&, const StagedSlots<T>& to, View<uint8_t, 2> takes);
   // All offsets (P, E + 1), and of each rank the slots of `local` experts from first_expert on, at the places (P, S) where
   // they stand there; the other places stay as they are.
@@ -203,6 +205,9 @@ struct MoeKernels {
   // y = a w^T; a: (A, in), w: (E, out, in), y: (A, out).
   void (*grouped_gemm)(Queue&, View<const T, 2> a, View<const T, 3> w, View<const int64_t, 1> offsets,
                        View<T, 2> y);
+  // For rows [begins[e], ends[e]) alone, with the same bits; others stay. Null where they depend on how many there are.
+  void (*grouped_gemm_between)(Queue&, View<const T, 2> a, View<const T, 3> w, View<const int64_t, 1> begins,
+                               View<const int64_t, 1> ends, View<T, 2> y);
   // da = (accumulate ? da : 0) + b w.
   void (*grouped_dgrad)(Queue&, View<const T, 2> b, View<const T, 3> w, View<const int64_t, 1> offsets,
                         bool accumulate, View<T, 2> da);

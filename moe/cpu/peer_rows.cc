@@ -18,11 +18,12 @@ void copy_rows(Queue&, View<const T, 2> from, View<T, 2> to) {
 
 template <class T>
 void stage_slots(Queue&, const Routing<T>& routing, const StagedSlots<T>& to, View<uint8_t, 2> takes) {
-  const int64_t local = routing.num_experts / takes.dim(0),
-                slots = routing.expert_offsets[routing.num_experts];
+  const int64_t slots = routing.expert_offsets[routing.num_experts];
   std::copy_n(routing.expert_offsets.data(), routing.num_experts + 1, to.offsets.data());
   std::copy_n(routing.slot_token.data(), slots, to.token.data());
   std::copy_n(routing.slot_gate.data(), slots, to.gate.data());
+  if (takes.empty()) return;
+  const int64_t local = routing.num_experts / takes.dim(0);
   std::fill(takes.begin(), takes.end(), uint8_t(0));
   for (int64_t e = 0; e < routing.num_experts; ++e)
     for (int64_t a = routing.expert_offsets[e]; a < routing.expert_offsets[e + 1]; ++a)

@@ -17,6 +17,7 @@ void place_slots(Queue&, const RankSlots<T>& slots, const SlotPlaces<T>& places)
   for (int64_t e = 0; e < local; ++e) {
     places.offsets[e] = next;
     for (int64_t r = 0; r < ranks; ++r) {
+      if (!places.rank_begins.empty()) places.rank_begins[r][e] = next;
       const int64_t end = slots.offsets[r][slots.first_expert + e + 1];
       for (int64_t a = slots.offsets[r][slots.first_expert + e]; a < end; ++a, ++next) {
         places.row[next] = int32_t(r * slots.max_tokens + slots.token[r][a]);
@@ -24,6 +25,7 @@ void place_slots(Queue&, const RankSlots<T>& slots, const SlotPlaces<T>& places)
         places.gate[next] = slots.gate[r][a];
       }
     }
+    if (!places.rank_begins.empty()) places.rank_begins[ranks][e] = next;
   }
   places.offsets[local] = next;
   std::fill(places.row.begin() + next, places.row.end(), -1);

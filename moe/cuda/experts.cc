@@ -34,9 +34,13 @@ struct Experts {
   }
   static bool fast() { return kTensorCores && has_wgmma(); }
 
-  static void gemm(Queue& queue, ConstRows a, Weights w, Offsets offsets, Rows y) {
+  static void gemm_between(Queue& queue, ConstRows a, Weights w, Offsets begins, Offsets ends, Rows y) {
     if (a.dim(0) == 0) return;
-    products({a.data(), w.data(), y.data()}, {a.dim(1), y.dim(1)}).gemm(stream_of(queue), a, w, offsets, y);
+    products({a.data(), w.data(), y.data()}, {a.dim(1), y.dim(1)})
+        .gemm(stream_of(queue), a, w, begins, ends, y);
+  }
+  static void gemm(Queue& queue, ConstRows a, Weights w, Offsets offsets, Rows y) {
+    gemm_between(queue, a, w, offsets.rows(0, w.dim(0)), offsets.rows(1, w.dim(0)), y);
   }
   static void dgrad(Queue& queue, ConstRows b, Weights w, Offsets offsets, bool accumulate, Rows da) {
     if (b.dim(0) == 0) return;
@@ -120,6 +124,7 @@ template <class T>
 void add_expert_entries(MoeKernels<T>& table) {
   using E = Experts<T>;
   table.grouped_gemm = E::gemm;
+  table.grouped_gemm_between = E::gemm_between;
   table.grouped_dgrad = E::dgrad;
   table.grouped_wgrad = E::wgrad;
   table.grouped_swiglu = E::swiglu_forward;

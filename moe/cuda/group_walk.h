@@ -29,9 +29,9 @@ __device__ inline PanelPlace place_in_panels(int tile, int m_tiles, int n_tiles)
 template <int kTileRows>
 class GroupWalk {
  public:
-  // offsets: null for one group of all rows.
-  __device__ GroupWalk(const int64_t* offsets, int groups, int64_t all_rows, int n_tiles)
-      : offsets_(offsets), groups_(groups), n_tiles_(n_tiles), rows_(all_rows) {
+  // Rows [begins[g], ends[g]) are group g's; null for one group of all rows.
+  __device__ GroupWalk(const int64_t* begins, const int64_t* ends, int groups, int64_t all_rows, int n_tiles)
+      : begins_(begins), ends_(ends), groups_(groups), n_tiles_(n_tiles), rows_(all_rows) {
     enter(0);
   }
   // `tile` must not fall from call to call. False when there is no such tile.
@@ -49,14 +49,14 @@ class GroupWalk {
  private:
   __device__ void enter(int group) {
     group_ = group;
-    if (offsets_ != nullptr) {
-      begin_ = offsets_[group];
-      rows_ = offsets_[group + 1] - begin_;
+    if (begins_ != nullptr) {
+      begin_ = begins_[group];
+      rows_ = ends_[group] - begin_;
     }
     m_tiles_ = int((rows_ + kTileRows - 1) / kTileRows);
   }
 
-  const int64_t* offsets_;
+  const int64_t *begins_, *ends_;
   int groups_, n_tiles_;
   int group_ = 0, m_tiles_ = 0;
   int64_t first_ = 0, begin_ = 0, rows_;

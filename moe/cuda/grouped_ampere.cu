@@ -13,17 +13,17 @@ using device::cuda::check;
 // y = a op(w): w (groups, n, k), or (groups, k, n) with kAcross.
 template <bool kAcross>
 __global__ void __launch_bounds__(kMmaThreads)
-    rows_product(const __nv_bfloat16* a, const __nv_bfloat16* w, const int64_t* offsets, int groups,
-                 int64_t n, int64_t k, bool accumulate, __nv_bfloat16* y) {
+    rows_product(const __nv_bfloat16* a, const __nv_bfloat16* w, const int64_t* begins, const int64_t* ends,
+                 int groups, int64_t n, int64_t k, bool accumulate, __nv_bfloat16* y) {
   int64_t tile = blockIdx.y;
   int group = 0;
   for (;; ++group) {
     if (group == groups) return;
-    const int64_t tiles = (offsets[group + 1] - offsets[group] + kMmaTile - 1) / kMmaTile;
+    const int64_t tiles = (ends[group] - begins[group] + kMmaTile - 1) / kMmaTile;
     if (tile < tiles) break;
     tile -= tiles;
   }
-  const int64_t begin = offsets[group], rows = offsets[group + 1] - begin;
+  const int64_t begin = begins[group], rows = ends[group] - begin;
   tile_product<false, kAcross>({a + begin * k, k, rows, k},
                                {w + group * n * k, kAcross ? n : k, kAcross ? k : n, kAcross ? n : k},
                                Output<__nv_bfloat16>{y + begin * n, n, rows, n, accumulate}, tile * kMmaTile,
@@ -32,24 +32,25 @@ __global__ void __launch_bounds__(kMmaThreads)
 
 template <bool kAcross>
 void run_rows(cudaStream_t stream, View<const bf16, 2> a, View<const bf16, 3> w,
-              View<const int64_t, 1> offsets, bool accumulate, View<bf16, 2> y) {
+              View<const int64_t, 1> begins, View<const int64_t, 1> ends, bool accumulate, View<bf16, 2> y) {
   const int64_t rows = a.dim(0), k = a.dim(1), n = y.dim(1), groups = w.dim(0);
   if (rows == 0) return;
   const auto kernel = rows_product<kAcross>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMmaSharedBytes));
   const dim3 grid(blocks_for(n, kMmaTile), unsigned(rows / kMmaTile + groups));
-  kernel<<<grid, kMmaThreads, kMmaSharedBytes, stream>>>(native(a.data()), native(w.data()), offsets.data(),
-                                                         int(groups), n, k, accumulate, native(y.data()));
+  kernel<<<grid, kMmaThreads, kMmaSharedBytes, stream>>>(native(a.data()), native(w.data()), begins.data(),
+                                                         ends.data(), int(groups), n, k, accumulate,
+                                                         native(y.data()));
   check(cudaGetLastError());
 }
 
-void gemm(cudaStream_t stream, View<const bf16, 2> a, View<const bf16, 3> w, View<const int64_t, 1> offsets,
-          View<bf16, 2> y) {
-  run_rows<false>(stream, a, w, offsets, false, y);
+void gemm(cudaStream_t stream, View<const bf16, 2> a, View<const bf16, 3> w, View<const int64_t, 1> begins,
+          View<const int64_t, 1> ends, View<bf16, 2> y) {
+  run_rows<false>(stream, a, w, begins, ends, false, y);
 }
 void dgrad(cudaStream_t stream, View<const bf16, 2> b, View<const bf16, 3> w, View<const int64_t, 1> offsets,
            bool accumulate, View<bf16, 2> da) {
-  run_rows<true>(stream, b, w, offsets, accumulate, da);
+  run_rows<true>(stream, b, w, offsets, offsets.rows(1, w.dim(0)), accumulate, da);
 }
 
 __global__ void __launch_bounds__(kMmaThreads)

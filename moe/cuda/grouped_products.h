@@ -15,7 +15,9 @@ struct GroupedProducts {
   template <class U, int N>
   using View = device::View<U, N>;
   using Offsets = View<const int64_t, 1>;
-  void (*gemm)(cudaStream_t, View<const T, 2> a, View<const T, 3> w, Offsets, View<T, 2> y);
+  // Of grouped_gemm_between.
+  void (*gemm)(cudaStream_t, View<const T, 2> a, View<const T, 3> w, Offsets begins, Offsets ends,
+               View<T, 2> y);
   void (*dgrad)(cudaStream_t, View<const T, 2> b, View<const T, 3> w, Offsets, bool accumulate,
                 View<T, 2> da);
   void (*wgrad)(device::Queue&, View<const T, 2> b, View<const T, 2> a, Offsets, bool accumulate,

@@ -9,9 +9,10 @@ using device::View;
 using device::cuda::check;
 
 // The tile of rows that block `tile` of the y axis takes; false behind the last one.
-__device__ inline bool find_rows(const int64_t* offsets, int groups, int64_t tile, int& group, int64_t& row) {
+__device__ inline bool find_rows(const int64_t* begins, const int64_t* ends, int groups, int64_t tile,
+                                 int& group, int64_t& row) {
   for (group = 0; group < groups; ++group) {
-    const int64_t tiles = (offsets[group + 1] - offsets[group] + kSimpleTile - 1) / kSimpleTile;
+    const int64_t tiles = (ends[group] - begins[group] + kSimpleTile - 1) / kSimpleTile;
     if (tile < tiles) {
       row = tile * kSimpleTile;
       return true;
@@ -24,38 +25,39 @@ __device__ inline bool find_rows(const int64_t* offsets, int groups, int64_t til
 // y = a op(w): w (groups, n, k) when kTransposed, else (groups, k, n).
 template <class N, bool kTransposed>
 __global__ void __launch_bounds__(kSimpleThreads)
-    rows_product(const N* a, const N* w, const int64_t* offsets, int groups, int64_t n, int64_t k,
-                 bool accumulate, N* y) {
+    rows_product(const N* a, const N* w, const int64_t* begins, const int64_t* ends, int groups, int64_t n,
+                 int64_t k, bool accumulate, N* y) {
   int group = 0;
   int64_t row = 0;
-  if (!find_rows(offsets, groups, blockIdx.y, group, row)) return;
-  const int64_t begin = offsets[group];
+  if (!find_rows(begins, ends, groups, blockIdx.y, group, row)) return;
+  const int64_t begin = begins[group];
   simple_tile(
       SimpleProduct<N, N, N>{a + begin * k, k, 1, w + group * n * k, kTransposed ? 1 : n, kTransposed ? k : 1,
-                             y + begin * n, n, offsets[group + 1] - begin, n, k, accumulate},
+                             y + begin * n, n, ends[group] - begin, n, k, accumulate},
       row, int64_t(blockIdx.x) * kSimpleTile);
 }
 
 template <class T, bool kTransposed>
-void run_rows(cudaStream_t stream, View<const T, 2> a, View<const T, 3> w, View<const int64_t, 1> offsets,
-              bool accumulate, View<T, 2> y) {
+void run_rows(cudaStream_t stream, View<const T, 2> a, View<const T, 3> w, View<const int64_t, 1> begins,
+              View<const int64_t, 1> ends, bool accumulate, View<T, 2> y) {
   const int64_t rows = a.dim(0), k = a.dim(1), n = y.dim(1), groups = w.dim(0);
   if (rows == 0 || n == 0) return;
   const dim3 grid(blocks_for(n, kSimpleTile), unsigned(rows / kSimpleTile + groups));
-  rows_product<native_t<T>, kTransposed><<<grid, kSimpleThreads, 0, stream>>>(
-      native(a.data()), native(w.data()), offsets.data(), int(groups), n, k, accumulate, native(y.data()));
+  rows_product<native_t<T>, kTransposed>
+      <<<grid, kSimpleThreads, 0, stream>>>(native(a.data()), native(w.data()), begins.data(), ends.data(),
+                                            int(groups), n, k, accumulate, native(y.data()));
   check(cudaGetLastError());
 }
 
 template <class T>
-void gemm(cudaStream_t stream, View<const T, 2> a, View<const T, 3> w, View<const int64_t, 1> offsets,
-          View<T, 2> y) {
-  run_rows<T, true>(stream, a, w, offsets, false, y);
+void gemm(cudaStream_t stream, View<const T, 2> a, View<const T, 3> w, View<const int64_t, 1> begins,
+          View<const int64_t, 1> ends, View<T, 2> y) {
+  run_rows<T, true>(stream, a, w, begins, ends, false, y);
 }
 template <class T>
 void dgrad(cudaStream_t stream, View<const T, 2> b, View<const T, 3> w, View<const int64_t, 1> offsets,
            bool accumulate, View<T, 2> da) {
-  run_rows<T, false>(stream, b, w, offsets, accumulate, da);
+  run_rows<T, false>(stream, b, w, offsets, offsets.rows(1, w.dim(0)), accumulate, da);
 }
 
 template <class N>

@@ -10,7 +10,7 @@
 
 namespace cadre::moe::cuda {
 
-// Rows [offsets[e], offsets[e + 1]) belong to group e; M, N and K are the sizes of one group's product.
+// Rows [offsets[e], ends[e]) belong to group e; M, N and K are the sizes of one group's product.
 enum class Form {
   kForward,   // out = a b^T, b (E, N, K)
   kSwiglu,    // gate = a b0^T, up = a b1^T, out = silu(gate) up; N counts both, 128 columns of each a tile
@@ -35,6 +35,7 @@ struct GemmParams {
   CUtensorMap a[kMostProducts], b[kMostProducts];
   CUtensorMap read[2];     // of SwiGLU's way back: gate and up, which the epilogue reads
   const int64_t* offsets;  // null: one group of all rows; not for kWgrad
+  const int64_t* ends;     // offsets + 1 where groups follow each other; unused for weight gradients
   int groups;              // kDenseWgrads: products
   DenseWgrad products[kMostProducts];
   const int32_t* order;  // kWgrad: the groups by falling size

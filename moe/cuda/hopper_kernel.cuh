@@ -91,7 +91,7 @@ struct Block {
   __device__ void for_tiles(const Body& body) const {
     TilePlace place;
     if constexpr (kRagged) {
-      GroupWalk<kTileM * kCluster> walk(p.offsets, p.groups, p.rows, p.n_tiles);
+      GroupWalk<kTileM * kCluster> walk(p.offsets, p.ends, p.groups, p.rows, p.n_tiles);
       for (int64_t tile = blockIdx.x / kCluster; walk.seek(tile, place); tile += gridDim.x / kCluster) {
         place.m = place.m * kCluster + int(rank);
         body(place);

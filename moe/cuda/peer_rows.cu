@@ -51,14 +51,15 @@ __global__ void stage_kernel(const int64_t* offsets, const int32_t* token, const
                              float* to_gate, uint8_t* takes) {
   const int64_t first = blockIdx.x * int64_t(kThreads) + threadIdx.x, step = int64_t(gridDim.x) * kThreads;
   for (int64_t e = first; e <= experts; e += step) to_offsets[e] = offsets[e];
-  const int local = experts / ranks;
   const int64_t slots = offsets[experts];
+  const int local = takes == nullptr ? 0 : experts / ranks;
   int rank = 0;
   for (int64_t a = first; a < slots; a += step) {
-    while (a >= offsets[(rank + 1) * local]) ++rank;  // a only rises
     to_token[a] = token[a];
     to_gate[a] = gate[a];
-    takes[rank * tokens + token[a]] = 1;  // several slots of a token store the same
+    if (takes == nullptr) continue;
+    while (a >= offsets[(rank + 1) * local]) ++rank;  // a only rises
+    takes[rank * tokens + token[a]] = 1;              // several slots of a token store the same
   }
 }
 

@@ -17,7 +17,7 @@ struct Tables {
   const int64_t* offsets;  // (ranks, experts + 1)
   int64_t width, max_tokens, slots;
   int ranks, experts, first, local;
-  int64_t* out_offsets;
+  int64_t *out_offsets, *rank_begins;  // null: not wanted
   int32_t *row, *source;
   float* out_gate;
 };
@@ -61,6 +61,11 @@ __global__ void place_kernel(Tables t) {
   if (threadIdx.x == 0) {
     if (rank == 0) t.out_offsets[group / t.ranks] = before;
     if (group == groups - 1) t.out_offsets[t.local] = before + count;
+    if (t.rank_begins != nullptr) {
+      int64_t* begins = t.rank_begins + group / t.ranks;
+      begins[int64_t(rank) * t.local] = before;
+      if (rank == t.ranks - 1) begins[int64_t(t.ranks) * t.local] = before + count;
+    }
   }
   for (int64_t i = threadIdx.x; i < count; i += kThreads) {
     t.row[before + i] = int32_t(rank * t.max_tokens + t.token[begin + i]);
@@ -82,6 +87,7 @@ void place_slots(Queue& queue, const RankSlots<T>& slots, const SlotPlaces<T>& p
                     .first = slots.first_expert,
                     .local = int(places.offsets.dim(0) - 1),
                     .out_offsets = places.offsets.data(),
+                    .rank_begins = places.rank_begins.data(),
                     .row = places.row.data(),
                     .source = places.source.data(),
                     .out_gate = places.gate.data()};

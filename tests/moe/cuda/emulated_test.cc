@@ -55,7 +55,14 @@ MoeKernels<T> emulated_kernels() {
       cuda::hopper_swiglu(nullptr, x, w_gate, w_up, offsets, gate, up, act);
     };
     table.grouped_gemm = [](Queue&, View<const T, 2> a, View<const T, 3> w, View<const int64_t, 1> offsets,
-                            View<T, 2> y) { cuda::hopper_products().gemm(nullptr, a, w, offsets, y); };
+                            View<T, 2> y) {
+      cuda::hopper_products().gemm(nullptr, a, w, offsets.rows(0, w.dim(0)), offsets.rows(1, w.dim(0)), y);
+    };
+    table.grouped_gemm_between = [](Queue&, View<const T, 2> a, View<const T, 3> w,
+                                    View<const int64_t, 1> begins, View<const int64_t, 1> ends,
+                                    View<T, 2> y) {
+      cuda::hopper_products().gemm(nullptr, a, w, begins, ends, y);
+    };
   }
   return table;
 }
@@ -120,6 +127,26 @@ TEST(Wgrads, GoTogetherWhereTheyFillMoreOfFewerWaves) {
 }
 
 class PassEmulated : public RoutersEmulated<bf16> {};
+
+// Groups cut at a third, with the second parts first: the rows before stay until their turn.
+TEST_F(PassEmulated, PartsOfGroupsHaveTheBitsOfTheWhole) {
+  on_gpu([](Side<bf16>& s) {
+    constexpr int64_t kRows = 400, kIn = 136, kOut = 264;
+    const auto x = s.put<bf16, 2>(numbers<bf16>(kRows * kIn, 1), {kRows, kIn});
+    const auto w = s.put<bf16, 3>(numbers<bf16>(3 * kOut * kIn, 2, 0.1), {3, kOut, kIn});
+    const auto offsets = s.put<int64_t, 1>({0, 150, 150, 390}, {4}),
+               middles = s.put<int64_t, 1>({50, 150, 230}, {3});
+    const auto whole = s.poison<bf16, 2>({kRows, kOut}), parts = s.poison<bf16, 2>({kRows, kOut});
+    s.table.grouped_gemm(s.queue, x, w, offsets, whole);
+    s.table.grouped_gemm_between(s.queue, x, w, middles, offsets.rows(1, 3), parts);
+    const auto second = s.get(parts);
+    EXPECT_TRUE(std::isnan(second[49 * kOut]) && !std::isnan(second[50 * kOut]));
+    EXPECT_TRUE(std::isnan(second[229 * kOut]) && !std::isnan(second[230 * kOut]));
+    s.table.grouped_gemm_between(s.queue, x, w, offsets.rows(0, 3), middles, parts);
+    expect_same({s.get(parts)}, {s.get(whole)});
+    return Results{};
+  });
+}
 
 TEST_F(PassEmulated, ALayerEqualsTheCpus) {
   const auto body = [](auto& side) {

@@ -118,7 +118,10 @@ TYPED_TEST(ExpertEntries, ProductsMatchForEveryExpertAndGroupSize) {
       const auto body = [&, way = way](Side<T>& s) {
         const cudaStream_t stream = cuda::stream_of(s.queue);
         return all_products<T>(
-            s, shape, [&](auto... a) { way->gemm(stream, a...); },
+            s, shape,
+            [&](auto x, auto w, auto offsets, auto y) {
+              way->gemm(stream, x, w, offsets.rows(0, w.dim(0)), offsets.rows(1, w.dim(0)), y);
+            },
             [&](auto... a) { way->dgrad(stream, a...); }, [&](auto... a) { way->wgrad(s.queue, a...); });
       };
       const Results gpu = this->on_gpu(body);
@@ -127,6 +130,39 @@ TYPED_TEST(ExpertEntries, ProductsMatchForEveryExpertAndGroupSize) {
         expect_close(gpu[i], cpu[i], product_bound<T>(longest),
                      fmt::format("{}, in {}, out {}, result {}", name, shape.in, shape.out, i));
       expect_same(this->on_gpu(body), gpu);
+    }
+  }
+}
+
+// Each group cut at a third: the second part first, then, on what that left, the first one.
+TYPED_TEST(ExpertEntries, PartsOfGroupsHaveTheBitsOfTheWhole) {
+  using T = TypeParam;
+  for (const Shape& shape : kShapes) {
+    for (const auto& [name, way] : this->ways()) {
+      this->on_gpu([&, way = way, name = name](Side<T>& s) {
+        const auto in = Inputs<T>::make(s, shape, T());
+        const cudaStream_t stream = cuda::stream_of(s.queue);
+        const int64_t all = shape.rows() + kBehind, e = shape.experts();
+        std::vector<double> begins, middles, ends;
+        for (const int64_t n : shape.sizes) {
+          begins.push_back(ends.empty() ? 0 : ends.back());
+          middles.push_back(begins.back() + double(n / 3));
+          ends.push_back(begins.back() + double(n));
+        }
+        const auto places = [&](const std::vector<double>& v) { return s.template put<int64_t, 1>(v, {e}); };
+        const auto whole = s.template poison<T, 2>({all, shape.out}),
+                   parts = s.template poison<T, 2>({all, shape.out});
+        way->gemm(stream, in.x, in.w, places(begins), places(ends), whole);
+        way->gemm(stream, in.x, in.w, places(middles), places(ends), parts);
+        const auto second = s.get(parts), expected = s.get(whole);
+        for (int64_t g = 0; g < e; ++g)
+          for (auto row = int64_t(begins[size_t(g)]); row < int64_t(ends[size_t(g)]); ++row)
+            EXPECT_EQ(std::isnan(second[size_t(row * shape.out)]), row < int64_t(middles[size_t(g)]))
+                << name << ", row " << row;
+        way->gemm(stream, in.x, in.w, places(begins), places(middles), parts);
+        expect_same({real(s, shape, parts)}, {real(s, shape, whole)});
+        return Results{expected};
+      });
     }
   }
 }
