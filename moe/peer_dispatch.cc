@@ -13,20 +13,9 @@ PeerDispatcher<T>::PeerDispatcher(device::Queue& queue, const MoeKernels<T>& ker
       peers_(peers),
       shape_(shape),
       ranks_(peers.size()),
-      local_experts_(shape.num_experts / peers.size()) {
+      local_experts_(shape.num_experts / peers.size()),
+      region_(peers, shape) {
   require_known_places(shape, ranks_, "peer");
-  const auto place = [this](int64_t count, size_t each) {
-    constexpr size_t kAlignment = 256;
-    const size_t at = region_.bytes;
-    region_.bytes += (size_t(count) * each + kAlignment - 1) / kAlignment * kAlignment;
-    return at;
-  };
-  region_.rows = place(shape.max_tokens * shape.dim, sizeof(T));
-  region_.offsets = place(shape.num_experts + 1, sizeof(int64_t));
-  region_.token = place(shape.max_slots, sizeof(int32_t));
-  region_.gate = place(shape.max_slots, sizeof(W));
-  region_.sums = place(ranks_ * shape.max_tokens * shape.dim, sizeof(T));
-  region_.gate_grads = place(ranks_ * shape.max_slots, sizeof(W));
 }
 
 template <class T>
@@ -49,51 +38,27 @@ void PeerDispatcher<T>::reserve(device::Arena& saved, device::Arena& scratch) {
   table_gate_ = scratch.take<W, 2>({p, width});
   drows_ = scratch.take<T, 2>({rows, shape_.dim});
   home_gate_ = scratch.take<W, 1>({width});
-  peers_.want(region_.bytes);
-  if (!saved.measuring()) peers_.reserve(queue_, region_.bytes);
-}
-
-template <class T>
-template <class U, int N>
-device::View<U, N> PeerDispatcher<T>::own(size_t place, std::array<int64_t, N> shape) const {
-  return {reinterpret_cast<U*>(peers_.at(peers_.rank()) + place), shape};
-}
-
-template <class T>
-template <class U>
-PeerArrays<U> PeerDispatcher<T>::all(size_t place, int64_t skip) const {
-  PeerArrays<U> arrays;
-  arrays.ranks = ranks_;
-  arrays.self = peers_.rank();
-  for (int r = 0; r < ranks_; ++r) arrays.of[r] = reinterpret_cast<const U*>(peers_.at(r) + place) + skip;
-  return arrays;
+  region_.reserve(queue_, saved.measuring());
 }
 
 // Rows wait for the lists of slots: which of them others read is in those.
 template <class T>
 void PeerDispatcher<T>::start_tokens(device::View<const T, 2> x) {
-  peers_.enter(queue_, region_.sums);
-  kernels_.copy_rows(queue_, x, own<T, 2>(region_.rows, {x.dim(0), shape_.dim}));
+  peers_.enter(queue_, region_.boundary());
+  kernels_.copy_rows(queue_, x, region_.rows(x.dim(0)));
 }
 
 // What follows the signal runs beside what the queue is given until receive_tokens.
 template <class T>
 void PeerDispatcher<T>::send_tokens(device::View<const T, 2> x, const Routing<T>& routing) {
   routing_ = &routing;
-  kernels_.stage_slots(queue_, routing,
-                       {.offsets = own<int64_t, 1>(region_.offsets, {shape_.num_experts + 1}),
-                        .token = own<int32_t, 1>(region_.token, {shape_.max_slots}),
-                        .gate = own<W, 1>(region_.gate, {shape_.max_slots})},
-                       takes_);
+  kernels_.stage_slots(queue_, routing, region_.slots(), takes_);
   peers_.signal(queue_, "moe.dispatch.rows", row_bytes(x.dim(0)));
   device::Queue& beside = peers_.fork(queue_);
   peers_.await(beside);
   const int first = int(peers_.rank() * local_experts_);
-  kernels_.pull_slots(beside,
-                      {.offsets = all<int64_t>(region_.offsets),
-                       .token = all<int32_t>(region_.token),
-                       .gate = all<W>(region_.gate)},
-                      first, int(local_experts_), table_offsets_, table_token_, table_gate_);
+  kernels_.pull_slots(beside, region_.all_slots(), first, int(local_experts_), table_offsets_, table_token_,
+                      table_gate_);
   kernels_.place_slots(beside,
                        {.first_expert = first,
                         .max_tokens = shape_.max_tokens,
@@ -102,7 +67,7 @@ void PeerDispatcher<T>::send_tokens(device::View<const T, 2> x, const Routing<T>
                         .offsets = table_offsets_},
                        {.offsets = offsets_, .row = slot_row_, .source = slot_source_, .gate = slot_gate_});
   kernels_.slots_by_row(beside, slot_row_, row_offsets_, row_slots_);
-  kernels_.pull_rows(beside, all<T>(region_.rows), row_offsets_, received_);
+  kernels_.pull_rows(beside, region_.all_rows(), row_offsets_, received_);
 }
 
 template <class T>
@@ -125,7 +90,7 @@ void PeerDispatcher<T>::offer_sums(device::View<const T, 2> slot_rows, device::V
                                    const char* label) {
   const int64_t tokens = shape_.max_tokens;
   const int self = peers_.rank();
-  const auto sums = own<T, 2>(region_.sums, {ranks_ * tokens, shape_.dim});
+  const auto sums = region_.sums();
   const auto sum_block = [&](int rank) {
     kernels_.combine_rows(queue_, slot_rows, row_offsets_.rows(rank * tokens, tokens + 1), row_slots_, weight,
                           false, sums.rows(rank * tokens, tokens));
@@ -139,8 +104,7 @@ void PeerDispatcher<T>::offer_sums(device::View<const T, 2> slot_rows, device::V
 template <class T>
 void PeerDispatcher<T>::read_sums(device::Queue& queue, bool accumulate, device::View<T, 2> out) {
   peers_.await(queue);
-  kernels_.pull_sums(queue, all<T>(region_.sums, peers_.rank() * shape_.max_tokens * shape_.dim), takes_,
-                     accumulate, out);
+  kernels_.pull_sums(queue, region_.all_sums(), takes_, accumulate, out);
 }
 
 template <class T>
@@ -151,12 +115,12 @@ void PeerDispatcher<T>::combine(device::View<const T, 2> slot_output, bool accum
 
 template <class T>
 void PeerDispatcher<T>::send_grad(device::View<const T, 2> dy) {
-  peers_.enter(queue_, region_.sums);
-  kernels_.copy_rows(queue_, dy, own<T, 2>(region_.rows, {dy.dim(0), shape_.dim}));
+  peers_.enter(queue_, region_.boundary());
+  kernels_.copy_rows(queue_, dy, region_.rows(dy.dim(0)));
   peers_.signal(queue_, "moe.dispatch_grad.rows", row_bytes(dy.dim(0)));
   device::Queue& beside = peers_.fork(queue_);
   peers_.await(beside);
-  kernels_.pull_rows(beside, all<T>(region_.rows), row_offsets_, drows_);
+  kernels_.pull_rows(beside, region_.all_rows(), row_offsets_, drows_);
 }
 
 template <class T>
@@ -169,13 +133,11 @@ device::View<const T, 2> PeerDispatcher<T>::receive_grad() {
 template <class T>
 void PeerDispatcher<T>::send_home(device::View<const T, 2> slot_dx, const SlotGrads<T>& grads,
                                   bool accumulate, device::View<T, 2> dx) {
-  kernels_.scatter_gates(queue_, grads.gate, slot_source_,
-                         own<W, 2>(region_.gate_grads, {ranks_, shape_.max_slots}));
+  kernels_.scatter_gates(queue_, grads.gate, slot_source_, region_.gate_grads());
   offer_sums(slot_dx, {}, "moe.combine_grad.rows");
   device::Queue& beside = peers_.fork(queue_);
   read_sums(beside, accumulate, dx);
-  kernels_.pull_gates(beside, all<W>(region_.gate_grads, peers_.rank() * shape_.max_slots),
-                      routing_->expert_offsets, home_gate_);
+  kernels_.pull_gates(beside, region_.all_gate_grads(), routing_->expert_offsets, home_gate_);
 }
 
 template <class T>

@@ -10,8 +10,7 @@
 // sums of gradients home.
 #pragma once
 
-#include "moe/dispatch.h"
-#include "parallel/comm/peer_memory.h"
+#include "moe/peer_region.h"
 
 namespace cadre::moe {
 
@@ -37,20 +36,6 @@ class PeerDispatcher final : public Dispatcher<T> {
   SlotGrads<T> receive_home() override;
 
  private:
-  // Where things stand in every rank's region, in bytes. S: places for slots of one rank.
-  struct Region {
-    size_t rows = 0;                          // (T, D) tokens, or gradients of their outputs
-    size_t offsets = 0, token = 0, gate = 0;  // (E + 1), (S), (S) of the routing
-    // The boundary: what is above is written in the rounds home.
-    size_t sums = 0;        // (P T, D) for each rank's tokens
-    size_t gate_grads = 0;  // (P, S) by the slots of each rank
-    size_t bytes = 0;
-  };
-  template <class U, int N>
-  device::View<U, N> own(size_t place, std::array<int64_t, N> shape) const;
-  // The array that stands `skip` elements behind this place, of every rank.
-  template <class U>
-  PeerArrays<U> all(size_t place, int64_t skip = 0) const;
   // Sums the slots of each row where the others read them; those of this rank's tokens are added up in `out` by `queue`.
   void offer_sums(device::View<const T, 2> slot_rows, device::View<const W, 1> weight, const char* label);
   void read_sums(device::Queue& queue, bool accumulate, device::View<T, 2> out);
@@ -62,7 +47,7 @@ class PeerDispatcher final : public Dispatcher<T> {
   DispatchShape shape_;
   int ranks_;
   int64_t local_experts_;
-  Region region_;
+  PeerRegion<T> region_;
   const Routing<T>* routing_ = nullptr;  // of the last send_tokens
   ExpertSlots<T> work_;
 
