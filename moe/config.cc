@@ -26,7 +26,7 @@ void check_variants(const base::Section& section, const MoeConfig& config) {
 }  // namespace
 
 const char* name_of(DispatchKind kind) {
-  static constexpr const char* kNames[] = {"auto", "exchange", "gather", "peer"};
+  static constexpr const char* kNames[] = {"auto", "exchange", "gather", "peer", "copy"};
   return kNames[int(kind)];
 }
 
@@ -58,8 +58,10 @@ MoeConfig read_moe(base::Section section) {
   const std::string drop = section.choice("drop", "lowest_probability", {"lowest_probability", "position"});
   c.drop = drop == "position" ? DropPolicy::kPosition : DropPolicy::kLowestProbability;
   c.z_loss = section.number("z_loss", c.z_loss, {.min = 0});
-  const std::string dispatch = section.choice("dispatch", "auto", {"auto", "exchange", "gather", "peer"});
-  for (const DispatchKind kind : {DispatchKind::kExchange, DispatchKind::kGather, DispatchKind::kPeer})
+  const std::string dispatch =
+      section.choice("dispatch", "auto", {"auto", "exchange", "gather", "peer", "copy"});
+  for (const DispatchKind kind :
+       {DispatchKind::kExchange, DispatchKind::kGather, DispatchKind::kPeer, DispatchKind::kCopy})
     if (dispatch == name_of(kind)) c.dispatch = kind;
   const std::string shares = section.choice("shares", "auto", {"auto", "experts", "width"});
   for (const ExpertShares kind : {ExpertShares::kExperts, ExpertShares::kWidth})

@@ -88,6 +88,9 @@ const char* about(DispatchKind kind) {
       return "ranks read the rows that were routed to them from each other's memory; counts and places stay "
              "on the "
              "devices";
+    case DispatchKind::kCopy:
+      return "copy engines fetch every row from all ranks of the group, sized by the largest micro-batch; "
+             "the host reads no counts";
     default:
       return "rows go where they were routed; counts travel ahead and the host reads them";
   }
@@ -107,13 +110,18 @@ std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKe
   if (kind == DispatchKind::kPeer)
     return std::make_unique<PeerDispatcher<T>>(queue, kernels, ranks.peers, shape);
   if (kind == DispatchKind::kGather)
-    return std::make_unique<GatherDispatcher<T>>(queue, kernels, ranks.group, shape);
+    return std::make_unique<GatherDispatcher<T>>(
+        queue, kernels, make_collective_wire(queue, kernels, ranks.group, shape), shape, name_of(kind));
+  if (kind == DispatchKind::kCopy)
+    return std::make_unique<GatherDispatcher<T>>(
+        queue, kernels, make_copy_wire(queue, kernels, ranks.peers, shape), shape, name_of(kind));
   // The exchange reads counts and lists in host memory.
   if constexpr (!std::is_same_v<T, device::bf16>) {
     if (queue.kind() == device::DeviceKind::kCpu)
       return std::make_unique<ExchangeDispatcher<T>>(queue, kernels, ranks.group, shape);
   }
-  fail(ExitCode::kUsage, "moe.dispatch: exchange runs on the CPU only; leave it out, or set gather or peer");
+  fail(ExitCode::kUsage,
+       "moe.dispatch: exchange runs on the CPU only; leave it out, or set gather, peer or copy");
 }
 
 template std::unique_ptr<Dispatcher<float>> make_dispatcher(device::Queue&, const MoeKernels<float>&,

@@ -26,6 +26,10 @@ struct ExpertSlots {
   device::View<const int32_t, 1> slot_token;   // (A) for taps: expert rank * max_tokens + token on that rank
   device::View<const int32_t, 1> row_offsets;  // (R + 1), with row_slots: slots of each row, by rising expert
   device::View<const int32_t, 1> row_slots;    // (A)
+  // (P + 1, E_local): slots of local expert e whose tokens are rank r's begin at [r][e] and end at [r + 1][e]. Empty: it does
+  // not matter which outputs are there first.
+  device::View<const int64_t, 2> rank_begins = {};
+  int rank = 0;  // this one's
   int64_t num_slots() const { return slot_row.dim(0); }
 };
 
@@ -60,6 +64,8 @@ class Dispatcher {
   virtual void send_tokens(device::View<const T, 2> x, const Routing<T>& routing) = 0;
   virtual const ExpertSlots<T>& receive_tokens() = 0;
   virtual const ExpertSlots<T>& slots() const = 0;  // of the last receive_tokens, until the next send_tokens
+  // Where there are rank_begins, before combine: the outputs of slots of other ranks' tokens are there, and may leave.
+  virtual void send_outputs(device::View<const T, 2> slot_output) { (void)slot_output; }
   // y[t] = (accumulate ? y[t] : 0) + sum of gate * output over the slots of token t: first those of one rank,
   // by rising expert, then the ranks in order.
   virtual void combine(device::View<const T, 2> slot_output, bool accumulate, device::View<T, 2> y) = 0;
@@ -80,7 +86,7 @@ class Dispatcher {
   virtual SlotGrads<T> receive_home() = 0;
 };
 
-// What ranks reach each other by: `group` moves the queue's memory, `peers` are the same ranks, for DispatchKind::kPeer.
+// What ranks reach each other by: `group` moves the queue's memory, `peers` are the same ranks, for DispatchKind::kPeer and kCopy.
 struct DispatchGroup {
   comm::Communicator& group;
   comm::PeerMemory& peers;

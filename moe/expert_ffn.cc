@@ -59,12 +59,27 @@ void ExpertFfn<T>::expect(int64_t slots) {
 }
 
 template <class T>
-device::View<const T, 2> ExpertFfn<T>::forward(const ExpertSlots<T>& slots) {
+device::View<const T, 2> ExpertFfn<T>::forward(
+    const ExpertSlots<T>& slots, absl::FunctionRef<void(device::View<const T, 2>)> others_there) {
   const int64_t n = slots.num_slots();
   const auto y = y_.rows(0, n);
   if (n == 0) return y;
   remake(slots);
-  kernels_.grouped_gemm(queue_, act_.rows(0, n), w_down_, slots.offsets, y);
+  if (slots.rank_begins.empty() || kernels_.grouped_gemm_between == nullptr) {
+    kernels_.grouped_gemm(queue_, act_.rows(0, n), w_down_, slots.offsets, y);
+    return y;
+  }
+  const int64_t ranks = slots.rank_begins.dim(0) - 1;
+  // Of the tokens of ranks [first, end).
+  const auto outputs = [&](int64_t first, int64_t end) {
+    if (first < end)
+      kernels_.grouped_gemm_between(queue_, act_.rows(0, n), w_down_, slots.rank_begins[first],
+                                    slots.rank_begins[end], y);
+  };
+  outputs(0, slots.rank);
+  outputs(slots.rank + 1, ranks);
+  others_there(y);
+  outputs(slots.rank, slots.rank + 1);
   return y;
 }
 

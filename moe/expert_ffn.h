@@ -3,6 +3,8 @@
 // x.
 #pragma once
 
+#include <absl/functional/function_ref.h>
+
 #include "moe/dispatch.h"
 #include "parallel/device/kernels.h"
 #include "parallel/device/param_table.h"
@@ -32,8 +34,11 @@ class ExpertFfn {
 
   // Of a forward to come, before its slots are known: at most so many.
   void expect(int64_t slots);
-  // (A, D), not yet multiplied by the gates; in scratch until the next call.
-  device::View<const T, 2> forward(const ExpertSlots<T>& slots);
+  // (A, D), not yet multiplied by the gates; in scratch until the next call. Where slots.rank_begins say whose tokens' they are,
+  // those of other ranks' come first and others_there is called between, on devices whose products can be cut.
+  device::View<const T, 2> forward(
+      const ExpertSlots<T>& slots,
+      absl::FunctionRef<void(device::View<const T, 2>)> others_there = [](device::View<const T, 2>) {});
   // Makes again what forward saved, where something else took its place: the same slots and rows.
   void remake(const ExpertSlots<T>& slots);
   struct Grads {

@@ -1,4 +1,4 @@
-// What dispatchers share whose rows have their places before a router has chosen (gather, peer): row rank * max_tokens + token,
+// What dispatchers share whose rows have their places before a router has chosen (gather, copy, peer): row rank * max_tokens + token,
 // so that the host needs no counts.
 #pragma once
 

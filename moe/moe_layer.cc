@@ -146,7 +146,7 @@ void MoeLayer<T>::Impl::forward(device::View<const T, 2> x, device::View<const i
   dispatcher->send_tokens(x, *routing);
   if (shared) shared->forward(x, y);
   const auto& slots = dispatcher->receive_tokens();
-  const auto out = experts->forward(slots);
+  const auto out = experts->forward(slots, [&](device::View<const T, 2> y) { dispatcher->send_outputs(y); });
   if (!plus.empty() && dispatcher->combine_onto(out, shared.has_value(), plus, y)) return;
   dispatcher->combine(out, shared.has_value(), y);
   if (!plus.empty())

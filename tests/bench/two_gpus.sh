@@ -110,6 +110,7 @@ layouts() {
   bench "$name-ep2-experts" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.shares=experts
   bench "$name-ep2-fixed" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.shares=experts moe.rebalance=0
   bench "$name-ep2-peer" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=peer
+  bench "$name-ep2-copy" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=copy
   bench "$name-1-again" $run "$@"
 }
 part_steps() {
@@ -147,7 +148,7 @@ found = json.loads(file.read_text())
 table = {}
 for config in ("olmoe4", "mixtral-mini", "olmoe4-routed", "mixtral-mini-routed"):
     one = max((found[k]["tokens_per_s"] for k in (f"{config}-1", f"{config}-1-again") if k in found), default=None)
-    for layout in ("dp2", "ep2", "ep2-experts", "ep2-fixed", "ep2-peer"):
+    for layout in ("dp2", "ep2", "ep2-experts", "ep2-fixed", "ep2-peer", "ep2-copy"):
         two = found.get(f"{config}-{layout}")
         if one and two:
             table[f"{config}-{layout}"] = {"of_one_gpu": round(two["tokens_per_s"] / 2 / one, 4), "exposed": round(two["exposed_communication"], 4)}
@@ -237,6 +238,7 @@ part_faults() {
   fault stall STOP '5|137'
   dispatch=peer fault stall-peer STOP '5|137'
   dispatch=peer fault kill-peer KILL '5|137'
+  dispatch=copy fault stall-copy STOP '5|137'
   fault kill KILL '5|137'
   # On from the last checkpoint of the killed run, against a run that nothing happened to.
   local steps; steps=$(newest kill); steps=$((10#${steps#step-} + 60))

@@ -160,8 +160,9 @@ struct AtHome {
   std::vector<double> y, dx, gate;
 };
 
-// Forward and backward with experts that scale by expert and by a bit of the row, so that each slot differs.
-AtHome pass(DispatchRig& rig, RandomRouting& random, int64_t first_expert, uint64_t round) {
+// Forward and backward with experts that scale by expert and by a bit of the row, so that each slot differs. early: where
+// slots say whose they are, this rank's own have no outputs yet when those of the others leave.
+AtHome pass(DispatchRig& rig, RandomRouting& random, int64_t first_expert, uint64_t round, bool early) {
   const int64_t tokens = random.routing.num_tokens, width = kTokens * kExperts;
   random.gates.resize(size_t(width));
   random.tokens.resize(size_t(width), -1);
@@ -179,10 +180,17 @@ AtHome pass(DispatchRig& rig, RandomRouting& random, int64_t first_expert, uint6
     for (int64_t e = 0; e + 1 < slots.offsets.dim(0); ++e)
       for (int64_t a = slots.offsets[e]; a < slots.offsets[e + 1]; ++a) body(e, a);
   };
-  each([&](int64_t e, int64_t a) {
-    for (int64_t d = 0; d < kDim; ++d)
-      out[size_t(a * kDim + d)] = double(first_expert + e + 1) * slots.rows[slots.slot_row[a]][d];
-  });
+  early = early && !slots.rank_begins.empty();
+  const auto own = [&](int64_t e, int64_t a) {
+    return a >= slots.rank_begins[slots.rank][e] && a < slots.rank_begins[slots.rank + 1][e];
+  };
+  for (const bool late : {false, true}) {
+    each([&](int64_t e, int64_t a) {
+      for (int64_t d = 0; d < kDim && !(early && own(e, a) != late); ++d)
+        out[size_t(a * kDim + d)] = double(first_expert + e + 1) * slots.rows[slots.slot_row[a]][d];
+    });
+    if (early && !late) rig.dispatcher->send_outputs(view(std::as_const(out), {n, kDim}));
+  }
   AtHome home{
       std::vector<double>(size_t(tokens * kDim), 5), std::vector<double>(size_t(tokens * kDim), 99), {}};
   rig.dispatcher->combine(view(std::as_const(out), {n, kDim}), true, view(home.y, {tokens, kDim}));
@@ -202,23 +210,24 @@ AtHome pass(DispatchRig& rig, RandomRouting& random, int64_t first_expert, uint6
 }
 
 // All ways of sending add up the same numbers in the same order; ranks have different numbers of tokens, also none. The
-// last dispatcher is larger and goes through the same memory as the one before it, in turns.
-TEST_P(EveryDegree, GatherPeerAndExchangeGiveTheSameBits) {
+// large dispatchers go through the same memory as the ones before them, in turns.
+TEST_P(EveryDegree, GatherPeerCopyAndExchangeGiveTheSameBits) {
   comm::run_threads(GetParam(), [&](comm::World& world) {
     comm::Mesh mesh(world, {.ep = GetParam()});
     DispatchRig exchange(mesh, DispatchKind::kExchange, 0);
     DispatchRig gather(mesh, DispatchKind::kGather, 0), peer(mesh, DispatchKind::kPeer, 0),
-        large_peer(mesh, DispatchKind::kPeer, 0, kTokens + 2);
+        large_peer(mesh, DispatchKind::kPeer, 0, kTokens + 2), copy(mesh, DispatchKind::kCopy, 0),
+        large_copy(mesh, DispatchKind::kCopy, 0, kTokens + 2);
     const int64_t first = world.rank() * (kExperts / GetParam());
     for (uint64_t round = 0; round < 20; ++round) {
       const int64_t tokens =
           round % 4 == 3 && world.rank() == 0 ? 0 : kTokens - int64_t(round + world.rank()) % 3;
       const uint64_t key = base::mix(round, world.rank()), values = base::mix(round + 1000, world.rank());
       RandomRouting routing(key, tokens);
-      const AtHome expected = pass(exchange, routing, first, values);
-      for (DispatchRig* rig : {&gather, &peer, &large_peer}) {
+      const AtHome expected = pass(exchange, routing, first, values, false);
+      for (DispatchRig* rig : {&gather, &peer, &large_peer, &copy, &large_copy}) {
         RandomRouting other(key, tokens);
-        const AtHome got = pass(*rig, other, first, values);
+        const AtHome got = pass(*rig, other, first, values, round % 2 == 0);
         ASSERT_EQ(got.y, expected.y) << "round " << round;
         ASSERT_EQ(got.dx, expected.dx) << "round " << round;
         ASSERT_EQ(got.gate, expected.gate) << "round " << round;
@@ -259,16 +268,38 @@ TEST(Dispatch, PeersReadOnlyRowsThatWereRoutedToThem) {
   });
 }
 
-TEST(Dispatch, PeerRefusesRoutersWithHints) {
+TEST(Dispatch, PeerAndCopyRefuseRoutersWithHints) {
+  for (const DispatchKind kind : {DispatchKind::kPeer, DispatchKind::kCopy}) {
+    const std::string name = fmt::format("moe.dispatch: {}", name_of(kind));
+    try {
+      comm::run_threads(2, [&](comm::World& world) {
+        comm::Mesh mesh(world, {.ep = 2});
+        DispatchRig rig(mesh, kind);
+      });
+      FAIL() << name;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kUsage);
+      EXPECT_NE(std::string(error.what()).find(name), std::string::npos) << error.what();
+    }
+  }
+}
+
+// A rank that does not come to copy: the others end with the code for lost ranks, and name it.
+TEST(Dispatch, CopyEndsWhenARankDoesNotCome) {
   try {
     comm::run_threads(2, [&](comm::World& world) {
       comm::Mesh mesh(world, {.ep = 2});
-      DispatchRig rig(mesh, DispatchKind::kPeer);
+      DispatchRig rig(mesh, DispatchKind::kCopy, 0);
+      mesh.expert().set_timeout(std::chrono::milliseconds(200));
+      if (world.rank() == 1) fail(ExitCode::kData, "gone");
+      const auto x = normals<double>(kTokens * kDim, 1);
+      rig.dispatcher->start_tokens(view(x, {kTokens, kDim}));
+      ADD_FAILURE() << "came without rank 1";
     });
     FAIL();
   } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kUsage);
-    EXPECT_NE(std::string(error.what()).find("moe.dispatch: peer"), std::string::npos) << error.what();
+    EXPECT_EQ(error.code(), ExitCode::kComm);
+    EXPECT_NE(std::string(error.what()).find("rank 1 did not come"), std::string::npos) << error.what();
   }
 }
 

@@ -97,11 +97,10 @@ TEST_P(EveryLayout, IsTheSameForEveryExpertDegree) {
     expect_same(run_batch(GetParam().text, 4, ep, 1), one, "ep " + std::to_string(ep));
 }
 
-// With another dispatch: the same sums in the same order. Routers with hints are refused by peer and gather.
-TEST_P(EveryLayout, PeerDispatchGivesTheBitsOfTheExchange) {
-  const std::string text = GetParam().text;
+// With another dispatch: the same sums in the same order. Routers with hints are refused by peer, copy and gather.
+void expect_bits_of_the_exchange(const std::string& text, const std::string& dispatch) {
   if (text.find("autonomy") != std::string::npos) GTEST_SKIP() << "has hints";
-  const std::string peer = "{dispatch: peer, " + text.substr(1);
+  const std::string peer = "{dispatch: " + dispatch + ", " + text.substr(1);
   for (const int ep : {2, 4}) {
     const BatchResult a = run_batch(text, 4, ep, 2), b = run_batch(peer, 4, ep, 2, 1, 0, ep == 2);
     EXPECT_EQ(a.y, b.y) << ep;
@@ -112,6 +111,12 @@ TEST_P(EveryLayout, PeerDispatchGivesTheBitsOfTheExchange) {
   const BatchResult a = run_batch(text, 4, 4, 1, 1, 32), b = run_batch(peer, 4, 4, 1, 1, 32);
   EXPECT_EQ(a.y, b.y) << "ranks without tokens";
   EXPECT_EQ(a.grads, b.grads) << "ranks without tokens";
+}
+TEST_P(EveryLayout, PeerDispatchGivesTheBitsOfTheExchange) {
+  expect_bits_of_the_exchange(GetParam().text, "peer");
+}
+TEST_P(EveryLayout, CopyDispatchGivesTheBitsOfTheExchange) {
+  expect_bits_of_the_exchange(GetParam().text, "copy");
 }
 
 // Ranks that share out the width of every expert: the same sums in another order.

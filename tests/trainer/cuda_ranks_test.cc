@@ -54,6 +54,8 @@ std::vector<Overrides> layouts() {
   all.push_back(with({"mesh.ep=2", "train.micro_batch=2"}, {"moe.dispatch=peer", "moe.num_shared=1"}));
   all.push_back({"mesh.ep=2", "train.micro_batch=4", "moe.shares=width", "moe.width=256"});
   all.push_back({"mesh.ep=2", "train.micro_batch=2", "moe.shares=width", "moe.num_shared=1", "mesh.zero=3"});
+  all.push_back(with({"mesh.ep=2", "train.micro_batch=4"}, {"moe.dispatch=copy"}));
+  all.push_back(with({"mesh.ep=2", "train.micro_batch=2"}, {"moe.dispatch=copy", "moe.num_shared=1"}));
   // Both GPUs share the sequences: two KV heads, one each; and one that both have.
   const Overrides context = {"mesh.cp=2", "train.micro_batch=8", "moe.balance={name: previous_batch}"};
   all.push_back(with(context, {"model.kv_heads=2"}));
@@ -101,16 +103,18 @@ TEST(CudaRanksOnce, StagesOfZeroTrainTheSameBits) {
 }
 
 // The same rows, sums in the same order: another way to travel changes no bit.
-TEST(CudaRanksOnce, PeerDispatchGivesTheBitsOfTheGather) {
+TEST(CudaRanksOnce, PeerAndCopyDispatchGiveTheBitsOfTheGather) {
   for (const Overrides& run :
        {Overrides{"train.micro_batch=4"}, Overrides{"train.micro_batch=2", "moe.num_shared=1"},
         Overrides{"train.global_batch=3", "train.micro_batch=2", "moe.balance={name: none}"},
         Overrides{"train.micro_batch=4", "train.activation_recompute=full"}}) {
     const Overrides ep = with(with(kBf16, {"mesh.ep=2"}), run);
-    const auto gather = steps(*g_world, with(ep, {"moe.dispatch=gather"}), 6),
-               peer = steps(*g_world, with(ep, {"moe.dispatch=peer"}), 6);
-    EXPECT_EQ(losses(peer), losses(gather)) << run.back();
-    EXPECT_EQ(norms(peer), norms(gather)) << run.back();
+    const auto gather = steps(*g_world, with(ep, {"moe.dispatch=gather"}), 6);
+    for (const char* dispatch : {"moe.dispatch=peer", "moe.dispatch=copy"}) {
+      const auto other = steps(*g_world, with(ep, {dispatch}), 6);
+      EXPECT_EQ(losses(other), losses(gather)) << dispatch << ", " << run.back();
+      EXPECT_EQ(norms(other), norms(gather)) << dispatch << ", " << run.back();
+    }
   }
 }
 

@@ -147,15 +147,16 @@ TEST(Recompute, GivesTheSameBits) {
 }
 
 // Rows that are read from other ranks' memory instead of sent; they are kept, so that recomputation reads nothing again.
-TEST(PeerDispatch, TrainsTheSameBits) {
+TEST(PeerDispatch, AndCopyTrainTheSameBits) {
   const Layout layout{4, 2, 2};
   const auto sent = run_steps(layout.ranks, with({}, layout), 6);
-  for (const char* mode : {"none", "full"}) {
-    const auto read =
-        run_steps(layout.ranks,
-                  with({"moe.dispatch=peer", fmt::format("train.activation_recompute={}", mode)}, layout), 6);
-    EXPECT_EQ(losses(read), losses(sent)) << mode;
-    EXPECT_EQ(testing::norms(read), testing::norms(sent)) << mode;
+  for (const char* dispatch : {"moe.dispatch=peer", "moe.dispatch=copy"}) {
+    for (const char* mode : {"none", "full"}) {
+      const auto read = run_steps(
+          layout.ranks, with({dispatch, fmt::format("train.activation_recompute={}", mode)}, layout), 6);
+      EXPECT_EQ(losses(read), losses(sent)) << dispatch << ", " << mode;
+      EXPECT_EQ(testing::norms(read), testing::norms(sent)) << dispatch << ", " << mode;
+    }
   }
 }
 

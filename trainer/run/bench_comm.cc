@@ -41,7 +41,7 @@ class Bench {
         continue;
       }
       dispatch<bf16>(bytes, moe::DispatchKind::kAuto);
-      peer_dispatch(bytes);
+      peer_dispatches(bytes);
     }
     return samples_;
   }
@@ -153,7 +153,7 @@ class Bench {
 
   template <class T>
   void dispatch(int64_t bytes, moe::DispatchKind how);
-  void peer_dispatch(int64_t bytes);
+  void peer_dispatches(int64_t bytes);
 
   const CommBenchConfig config_;
   comm::Mesh mesh_;
@@ -227,8 +227,9 @@ void Bench::dispatch(int64_t bytes, moe::DispatchKind how) {
   scratch.release(0);
   reserve();
   // Of each direction; what each rank has to send is its rows to the others, there and back.
-  const bool peer = how == moe::DispatchKind::kPeer;
-  time(peer ? "dispatch + combine, peer" : "dispatch + combine", 2 * bytes, double(ranks - 1), [&] {
+  std::string name = "dispatch + combine";
+  if (how != moe::DispatchKind::kAuto) name += fmt::format(", {}", moe::name_of(how));
+  time(name, 2 * bytes, double(ranks - 1), [&] {
     dispatcher->start_tokens(x);
     dispatcher->send_tokens(x, slots->routing);
     const auto& work = dispatcher->receive_tokens();
@@ -236,14 +237,15 @@ void Bench::dispatch(int64_t bytes, moe::DispatchKind how) {
   });
 }
 
-// Beside the other one where the ranks can read each other's memory; all of them hear of it when they cannot.
-void Bench::peer_dispatch(int64_t bytes) {
+// Beside that one, where the ranks can read each other's memory; all of them hear of it when they cannot.
+void Bench::peer_dispatches(int64_t bytes) {
   if (!peers_reachable_) return;
   try {
     dispatch<bf16>(bytes, moe::DispatchKind::kPeer);
+    dispatch<bf16>(bytes, moe::DispatchKind::kCopy);
   } catch (const Error& error) {
     if (error.code() != ExitCode::kUsage) throw;
-    spdlog::warn("no rows for peer dispatch: {}", error.what());
+    spdlog::warn("no rows for peer and copy dispatch: {}", error.what());
     peers_reachable_ = false;
   }
 }
