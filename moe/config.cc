@@ -40,7 +40,7 @@ bool share_widths(const MoeConfig& config, int ranks, bool on_gpus) {
   if (config.shares != ExpertShares::kAuto) return config.shares == ExpertShares::kWidth;
   // Loads of few experts differ most, and are few rows to read twice. Parts are whole tiles of the products.
   constexpr int kFewExperts = 8, kColumns = 128;
-  const bool gathers = config.dispatch == DispatchKind::kAuto || config.dispatch == DispatchKind::kGather;
+  const bool gathers = config.dispatch != DispatchKind::kExchange && config.dispatch != DispatchKind::kPeer;
   return on_gpus && gathers && config.num_experts < kFewExperts * ranks &&
          config.width % (ranks * kColumns) == 0;
 }

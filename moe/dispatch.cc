@@ -103,7 +103,7 @@ std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKe
   if (ranks.group.size() == 1) return std::make_unique<LocalDispatcher<T>>(queue, kernels, shape);
   if (shape.widths && kind == DispatchKind::kAuto) kind = DispatchKind::kGather;
   kind = dispatch_kind(kind, queue.kind());
-  require(!shape.widths || kind == DispatchKind::kGather, ExitCode::kUsage,
+  require(!shape.widths || kind == DispatchKind::kGather || kind == DispatchKind::kCopy, ExitCode::kUsage,
           "moe.shares: width sends every row to all ranks, which moe.dispatch: {} does not; leave one of the "
           "two out",
           name_of(kind));

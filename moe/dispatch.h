@@ -93,7 +93,7 @@ struct DispatchGroup {
 };
 
 // For an expert group of one rank nothing is copied or sent. Queue, kernels and group are borrowed. Throws
-// Error(kUsage) for a kind that the device does not have, or that cannot share widths (only gather can; auto then is that).
+// Error(kUsage) for a kind that the device does not have, or that cannot share widths (gather and copy can; auto then is gather).
 template <class T>
 std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKernels<T>& kernels,
                                                const DispatchGroup& ranks, const DispatchShape& shape,

@@ -132,6 +132,9 @@ TEST_P(EveryLayout, IsTheSameWhereRanksShareTheWidthOfExperts) {
     const BatchResult a = run_batch(widths, 4, ep, 2), b = run_batch(widths, 4, ep, 2, 2, 0, true);
     EXPECT_EQ(a.y, b.y) << "threads and remake, ep " << ep;
     EXPECT_EQ(a.grads, b.grads) << "threads and remake, ep " << ep;
+    const BatchResult copied = run_batch("{dispatch: copy, " + widths.substr(1), 4, ep, 2);
+    EXPECT_EQ(copied.y, a.y) << "copies, ep " << ep;
+    EXPECT_EQ(copied.grads, a.grads) << "copies, ep " << ep;
   }
 }
 

@@ -93,7 +93,8 @@ void RunLog::describe(int ranks) const {
   if (state_.config().moe && state_.config().mesh.ep > 1) {
     const bool widths = shares_widths(model);
     auto kind = state_.config().moe->dispatch;
-    kind = widths ? moe::DispatchKind::kGather : moe::dispatch_kind(kind, model.queue.kind());
+    kind = widths && kind == moe::DispatchKind::kAuto ? moe::DispatchKind::kGather
+                                                      : moe::dispatch_kind(kind, model.queue.kind());
     spdlog::info("each rank of {} holds {}", state_.config().mesh.ep,
                  widths ? "its part of the width of every expert" : "its share of the experts");
     spdlog::info("tokens reach their experts by {}{}: {}", moe::name_of(kind),
