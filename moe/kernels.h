@@ -200,6 +200,9 @@ struct MoeKernels {
   // collect_gates of arrays (S) of the ranks.
   void (*pull_gates)(Queue&, const PeerArrays<W>& from, View<const int64_t, 1> offsets, View<W, 1> gates);
 
+  // Once, where collectives run beside what the queue does; null: makes no difference.
+  void (*let_others_run)(Queue&);
+
   // ---- Experts: rows [offsets[e], offsets[e + 1]) belong to local expert e; rows behind the last one, up to
   // the views' sizes, are unspecified in results and never enter one ----
   // y = a w^T; a: (A, in), w: (E, out, in), y: (A, out).

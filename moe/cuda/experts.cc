@@ -123,6 +123,7 @@ bool has_wgmma() {
 template <class T>
 void add_expert_entries(MoeKernels<T>& table) {
   using E = Experts<T>;
+  if (E::kTensorCores) table.let_others_run = let_others_run;
   table.grouped_gemm = E::gemm;
   table.grouped_gemm_between = E::gemm_between;
   table.grouped_dgrad = E::dgrad;

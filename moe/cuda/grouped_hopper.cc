@@ -44,6 +44,7 @@ void launch_between(GemmParams& p, int64_t rows, Offsets begins, Offsets ends, c
   p.groups = begins.empty() ? 1 : int(begins.dim(0));
   p.rows = rows;
   p.small_groups = !begins.empty() && rows <= int64_t(p.groups) * kTileM / 2;
+  if (!p.small_groups) p.claims = tile_claims(stream);
   launch_hopper<kForm, 1>(p, block_count((rows / kTileM + p.groups) * p.n_tiles), stream);
 }
 template <Form kForm>
@@ -190,6 +191,7 @@ void hopper_wgrads(cudaStream_t stream, Wgrads layers, bool accumulate) {
   p.groups = int(layers.size());
   p.rows = layers[0].a.dim(0);
   p.accumulate = accumulate;
+  p.claims = tile_claims(stream);
   int end = 0;
   for (size_t i = 0; i < layers.size(); ++i) {
     const auto& [b, a, dw] = layers[i];

@@ -40,7 +40,10 @@ struct GemmParams {
   DenseWgrad products[kMostProducts];
   const int32_t* order;  // kWgrad: the groups by falling size
   int32_t* next;         // kWgrad: the next tile that nobody has claimed, 0 at the start
-  int m_tiles;           // kWgrad: of the M axis; else unused
+  // Other forms: null, and block b of B makes the tiles b, b + B, ...; or the next tile that nobody has claimed and the number
+  // of blocks that are done claiming, both 0 before and after.
+  int32_t* claims;
+  int m_tiles;  // kWgrad: of the M axis; else unused
   int n_tiles;
   int k_blocks;     // of all terms; unused for weight gradients
   int term_end[2];  // kDgradSum: k blocks of the first term, and of the first two

@@ -4,6 +4,7 @@
 // keeps the tensor cores busy, and the next tile's data is being fetched meanwhile.
 #pragma once
 
+#include <cassert>
 #include <stdexcept>
 
 #include "moe/cuda/group_walk.h"
@@ -73,10 +74,11 @@ struct Block {
   __device__ uint32_t claim_read(int slot) const { return claim_there(kClaims + slot); }
 
   __device__ void init_barriers() const {
+    // The copying warp reads claims too, and the masking one where there is any.
+    constexpr int kReaders = kConsumerWarps + (kForm == Form::kWgrad ? 2 : 1);
     for (int s = 0; s < kClaims; ++s) {
       ptx::barrier_init(claim_there(s), 1);
-      ptx::barrier_init(claim_read(s),
-                        (kConsumerWarps + 2) * kCluster);  // and the copying and the masking warp
+      ptx::barrier_init(claim_read(s), kReaders * kCluster);
     }
     for (int s = 0; s < kStages; ++s) {
       ptx::barrier_init(full(s), 1);
@@ -92,14 +94,17 @@ struct Block {
     TilePlace place;
     if constexpr (kRagged) {
       GroupWalk<kTileM * kCluster> walk(p.offsets, p.ends, p.groups, p.rows, p.n_tiles);
-      for (int64_t tile = blockIdx.x / kCluster; walk.seek(tile, place); tile += gridDim.x / kCluster) {
+      int turn = 0;
+      for (int64_t tile = first_tile<kWarps>(turn); walk.seek(tile, place);
+           tile = tile_after<kWarps>(tile, turn)) {
         place.m = place.m * kCluster + int(rank);
         body(place);
       }
     } else if constexpr (kForm == Form::kDenseWgrads) {
       const int tiles = p.products[p.groups - 1].tiles_end;
-      for (int tile = blockIdx.x / kCluster; tile < tiles; tile += gridDim.x / kCluster)
-        body(place_in_products(tile));
+      int turn = 0;
+      for (int64_t tile = first_tile<kWarps>(turn); tile < tiles; tile = tile_after<kWarps>(tile, turn))
+        body(place_in_products(int(tile)));
     } else {
       for (int turn = 0; read_claim<kWarps>(turn, place); ++turn) body(place);
     }
@@ -115,6 +120,49 @@ struct Block {
     const PanelPlace at = tall ? place_in_panels(tile - first, n_tiles, m_tiles)
                                : place_in_panels(tile - first, m_tiles, n_tiles);
     return {which, (tall ? at.n : at.m) * kCluster + int(rank), tall ? at.m : at.n, 0, p.rows};
+  }
+
+  // ---- Claims of the other forms, where collectives hold multiprocessors: a block that had to wait for one would otherwise begin
+  // its share when the others are done with theirs. A number beyond the last tile ends a block. ----
+  template <bool kWarps>
+  __device__ int64_t first_tile(int& turn) const {
+    return p.claims == nullptr ? blockIdx.x / kCluster : read_tile<kWarps>(turn++);
+  }
+  template <bool kWarps>
+  __device__ int64_t tile_after(int64_t tile, int& turn) const {
+    return p.claims == nullptr ? tile + gridDim.x / kCluster : read_tile<kWarps>(turn++);
+  }
+  template <bool kWarps>
+  __device__ int64_t read_tile(int turn) const {
+    const int slot = turn % kClaims;
+    ptx::barrier_acquire(claim_there(slot), turn / kClaims & 1);
+    const uint32_t tile = ptx::load_shared(claim(slot)).x;
+    if constexpr (kWarps) __syncwarp();
+    if (!kWarps || threadIdx.x % 32 == 0) ptx::barrier_arrive_at(claim_read(slot), 0);
+    return tile;
+  }
+  __device__ bool is_tile(int64_t tile, GroupWalk<kTileM * kCluster>& walk) const {
+    TilePlace place;
+    return kForm == Form::kDenseWgrads ? tile < p.products[p.groups - 1].tiles_end : walk.seek(tile, place);
+  }
+  __device__ void claim_tiles() const {
+    GroupWalk<kTileM * kCluster> walk(kRagged ? p.offsets : nullptr, p.ends, p.groups, p.rows, p.n_tiles);
+    bool more = true;
+    for (int turn = 0; more; ++turn) {
+      const int slot = turn % kClaims;
+      ptx::barrier_wait(claim_read(slot), (turn / kClaims & 1) ^ 1);
+      const int tile = atomicAdd(p.claims, 1);
+      more = is_tile(tile, walk);
+      for (int block = 0; block < kCluster; ++block) {
+        ptx::store_shared_at(claim(slot), block, {uint32_t(tile), 0, 0, 0});
+        ptx::barrier_release_at(claim_there(slot), block);
+      }
+    }
+    // The last one leaves the counters as they were.
+    if (atomicAdd(p.claims + 1, 1) == int(gridDim.x) / kCluster - 1) {
+      p.claims[0] = 0;
+      p.claims[1] = 0;
+    }
   }
 
   // ---- Claims of kWgrad. A tile costs what its group has rows, which may differ a hundredfold: blocks take the
@@ -415,8 +463,13 @@ __global__ void __launch_bounds__(kThreads, 1) hopper_gemm(const __grid_constant
     ptx::give_registers<40>();
     if (warp == kConsumerWarps && lane == 0) block.produce();
     if (kForm == Form::kWgrad && warp == kConsumerWarps + 1) block.mask_tails(lane);
-    if (kForm == Form::kWgrad && warp == kConsumerWarps + 2 && lane == 0 && block.rank == 0)
-      block.make_claims();
+    if (warp == kConsumerWarps + 2 && lane == 0 && block.rank == 0) {
+      if constexpr (kForm == Form::kWgrad) {
+        block.make_claims();
+      } else if (params.claims != nullptr) {
+        block.claim_tiles();
+      }
+    }
   } else {
     ptx::take_registers<232>();
     block.consume(warpgroup, warp, lane);
@@ -433,6 +486,7 @@ template <Form kForm, int kCluster>
 void launch_hopper(const GemmParams& params, int blocks, cudaStream_t stream) {
   const auto kernel = hopper_gemm<kForm, kCluster>;
   constexpr int kSharedBytes = Block<kForm, kCluster>::kSharedBytes;
+  assert(params.claims == nullptr || kForm != Form::kWgrad);
   device::cuda::check(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   constexpr bool kBehind = Block<kForm, kCluster>::kBehind;

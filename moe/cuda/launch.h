@@ -17,6 +17,11 @@ namespace cadre::moe::cuda {
 cudaStream_t stream_of(device::Queue& queue);
 // Device memory of the queue, of undefined content, until the next call.
 std::byte* scratch_of(device::Queue& queue, size_t bytes);
+// Counters of GemmParams::claims for products on this stream, two, 0 between kernels; null unless let_others_run was called
+// for a queue with this stream.
+int32_t* tile_claims(cudaStream_t stream);
+// From now on other kernels hold multiprocessors while this queue works: collectives.
+void let_others_run(device::Queue& queue);
 int multiprocessors();     // of the current device
 int compute_capability();  // of the current device, 10 major + minor
 // Throws Error(kUsage) when there are more experts than the kernels keep in shared memory.

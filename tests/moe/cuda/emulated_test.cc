@@ -20,6 +20,10 @@ cudaStream_t stream_of(device::Queue&) {
 std::byte* scratch_of(device::Queue&, size_t bytes) {
   return emulated::take_memory(bytes);
 }
+int32_t* g_claims = nullptr;
+int32_t* tile_claims(cudaStream_t) {
+  return g_claims;
+}
 int multiprocessors() {
   return 5;  // fewer than there are tiles
 }
@@ -110,6 +114,43 @@ class WgradsEmulated : public RoutersEmulated<bf16> {};
 // Rows that fill the last 64, or do not; taller and wider matrices; tiles that end outside; more tiles than blocks.
 TEST_F(WgradsEmulated, SeveralLayersAtOnceEqualTheCpus) {
   expect_wgrads_match(*this, {{{{136, 264}}, 64}, {{{264, 72}, {72, 520}, {392, 264}, {8, 8}}, 193}});
+}
+
+// Blocks that claim their tiles make the same ones, and leave the counters as they were.
+TEST_F(WgradsEmulated, ClaimedTilesHaveTheSameBits) {
+  const int64_t rows = 470, inner = 72, outer = 520;
+  const std::vector<int64_t> offsets = {0, 200, 200, 470};
+  const auto numbers = [](int64_t count, uint64_t seed) {
+    auto* to = reinterpret_cast<bf16*>(emulated::take_memory(size_t(count) * sizeof(bf16)));
+    const base::Philox random(seed);
+    for (int64_t i = 0; i < count; ++i) to[i] = bf16(float(random.normal(uint64_t(i))));
+    return to;
+  };
+  const View<const bf16, 2> a(numbers(rows * inner, 1), {rows, inner}),
+      b(numbers(rows * outer, 3), {rows, outer});
+  const View<const bf16, 3> w(numbers(3 * outer * inner, 2), {3, outer, inner});
+  const View<const int64_t, 1> groups(offsets.data(), {4});
+  int32_t counters[2] = {0, 0};
+  std::vector<std::vector<uint16_t>> results;
+  for (int32_t* claims : {static_cast<int32_t*>(nullptr), counters}) {
+    cuda::g_claims = claims;
+    const View<bf16, 2> y(numbers(rows * outer, 4), {rows, outer}),
+        dw(numbers(outer * inner, 5), {outer, inner});
+    cuda::hopper_products().gemm(nullptr, a, w, groups.rows(0, 3), groups.rows(1, 3), y);
+    const Wgrad<bf16> layers[] = {{b, a, dw}};
+    cuda::hopper_wgrads(nullptr, layers, false);
+    cuda::hopper_products().gemm(nullptr, a, w, groups.rows(0, 3), groups.rows(1, 3),
+                                 y);  // again, with the counters of before
+    for (const auto view : {y.reshape<1>({y.size()}), dw.reshape<1>({dw.size()})}) {
+      const auto* bits = reinterpret_cast<const uint16_t*>(view.data());
+      results.emplace_back(bits, bits + view.size());
+    }
+    EXPECT_EQ(counters[0], 0);
+    EXPECT_EQ(counters[1], 0);
+  }
+  cuda::g_claims = nullptr;
+  EXPECT_EQ(results[0], results[2]);
+  EXPECT_EQ(results[1], results[3]);
 }
 
 // A GPU of 132 multiprocessors.
