@@ -7,6 +7,7 @@
 #include "moe/dispatch.h"
 #include "moe/expert_ffn.h"
 #include "parallel/base/errors.h"
+#include "parallel/base/trial.h"
 #include "parallel/device/transfer.h"
 
 namespace cadre::moe {
@@ -72,7 +73,7 @@ MoeLayer<T>::Impl::Impl(const MoeConfig& config_in, const MoeContext<T>& context
   const int ranks = context.mesh->expert().size();
   const bool widths = share_widths(config, ranks, context.queue->kind() != device::DeviceKind::kCpu);
   check(config, context, widths);
-  if (kernels.let_others_run != nullptr && context.mesh->data_tensors().size() > 1)
+  if (base::on_trial() && kernels.let_others_run != nullptr && context.mesh->data_tensors().size() > 1)
     kernels.let_others_run(*context.queue);
   const int64_t tokens = context.max_tokens;
   router = make_router<T>(config, {.dim = context.dim,
