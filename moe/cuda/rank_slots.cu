@@ -1,13 +1,14 @@
 // The slots of several ranks on CUDA. Places follow from counts alone, so that the order is the same in every run.
 #include "moe/cuda/entries.h"
 #include "moe/cuda/launch.h"
+#include "parallel/device/cuda/launch_behind.cuh"
 
 namespace cadre::moe::cuda {
 namespace {
 
 using device::Queue;
 using device::View;
-using device::cuda::check;
+using device::cuda::launch;
 
 constexpr int kThreads = 256, kRestBlocks = 64;
 
@@ -91,8 +92,7 @@ void place_slots(Queue& queue, const RankSlots<T>& slots, const SlotPlaces<T>& p
                     .row = places.row.data(),
                     .source = places.source.data(),
                     .out_gate = places.gate.data()};
-  place_kernel<<<unsigned(t.local * t.ranks + kRestBlocks), kThreads, 0, stream_of(queue)>>>(t);
-  check(cudaGetLastError());
+  launch(stream_of(queue), place_kernel, unsigned(t.local * t.ranks + kRestBlocks), kThreads, t);
 }
 
 __global__ void scatter_kernel(const float* from, const int32_t* source, int64_t slots, float* to) {
@@ -103,9 +103,8 @@ __global__ void scatter_kernel(const float* from, const int32_t* source, int64_t
 void scatter_gates(Queue& queue, View<const float, 1> from, View<const int32_t, 1> source,
                    View<float, 2> to) {
   const int64_t slots = source.size();
-  scatter_kernel<<<blocks_for(slots, kThreads), kThreads, 0, stream_of(queue)>>>(from.data(), source.data(),
-                                                                                 slots, to.data());
-  check(cudaGetLastError());
+  launch(stream_of(queue), scatter_kernel, blocks_for(slots, kThreads), kThreads, from.data(), source.data(),
+         slots, to.data());
 }
 
 __global__ void collect_kernel(const float* by_rank, const int64_t* offsets, int ranks, int local,
@@ -121,9 +120,8 @@ void collect_gates(Queue& queue, View<const float, 2> by_rank, View<const int64_
                    View<float, 1> gates) {
   const int ranks = int(by_rank.dim(0)), local = int((offsets.dim(0) - 1) / ranks);
   const int64_t slots = gates.size();
-  collect_kernel<<<blocks_for(slots, kThreads), kThreads, 0, stream_of(queue)>>>(
-      by_rank.data(), offsets.data(), ranks, local, by_rank.dim(1), slots, gates.data());
-  check(cudaGetLastError());
+  launch(stream_of(queue), collect_kernel, blocks_for(slots, kThreads), kThreads, by_rank.data(),
+         offsets.data(), ranks, local, by_rank.dim(1), slots, gates.data());
 }
 
 __global__ void sum_kernel(const float* by_rank, const int64_t* slots, int ranks, int64_t width, int64_t most,
@@ -138,10 +136,8 @@ __global__ void sum_kernel(const float* by_rank, const int64_t* slots, int ranks
 void sum_gates(Queue& queue, View<const float, 2> by_rank, View<const int64_t, 1> offsets,
                View<float, 1> gates) {
   const int64_t slots = gates.size();
-  sum_kernel<<<blocks_for(slots, kThreads), kThreads, 0, stream_of(queue)>>>(
-      by_rank.data(), offsets.data() + offsets.dim(0) - 1, int(by_rank.dim(0)), by_rank.dim(1), slots,
-      gates.data());
-  check(cudaGetLastError());
+  launch(stream_of(queue), sum_kernel, blocks_for(slots, kThreads), kThreads, by_rank.data(),
+         offsets.data() + offsets.dim(0) - 1, int(by_rank.dim(0)), by_rank.dim(1), slots, gates.data());
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "moe/cuda/launch.h"
 #include "parallel/device/cuda/queue_cuda.h"
 #include "tests/moe/cuda/pass_case.h"
+#include "tests/moe/cuda/rank_slot_cases.h"
 #include "tests/moe/cuda/router_cases.h"
 #include "tests/moe/cuda/wgrad_cases.h"
 
@@ -44,6 +45,7 @@ MoeKernels<T> emulated_kernels() {
   cuda::add_score_entries(table);
   cuda::add_route_entries(table);
   cuda::add_slot_entries(table);
+  cuda::add_rank_slot_entries(table);
   cuda::add_row_entries(table);
   if constexpr (std::is_same_v<T, bf16>) {
     table.router_linear = [](Queue&, View<const T, 2> x, View<const T, 2> w, View<float, 2> logits) {
@@ -107,6 +109,10 @@ TYPED_TEST(RoutersEmulated, SlotsOfFewAndOfManyTokens) {
 }
 TYPED_TEST(RoutersEmulated, RowsAreGatheredAndSummed) {
   expect_rows_match<TypeParam>(*this);
+}
+
+TYPED_TEST(RoutersEmulated, SlotsOfSeveralRanks) {
+  expect_rank_slots_match<TypeParam>(*this);
 }
 
 class WgradsEmulated : public RoutersEmulated<bf16> {};

@@ -1,4 +1,5 @@
 // The router's, balance losses' and rows' entries of CUDA's table against the CPU's in double.
+#include "tests/moe/cuda/rank_slot_cases.h"
 #include "tests/moe/cuda/router_cases.h"
 
 namespace cadre::moe {
@@ -126,6 +127,9 @@ TYPED_TEST(RouterEntries, BalanceSumsAndGradients) {
   }
 }
 
+TYPED_TEST(RouterEntries, SlotsOfSeveralRanks) {
+  expect_rank_slots_match<TypeParam>(*this);
+}
 TYPED_TEST(RouterEntries, RowsAreGatheredAndSummed) {
   expect_rows_match<TypeParam>(*this);
 }
