@@ -23,7 +23,7 @@ for arg; do case $arg in --gtest_output=json:*) echo '{"tests":1,"failures":0,"e
 [ "${CADRE_TEST_CASES:-}" != short ] || echo "========= ERROR SUMMARY: 0 errors"
 EOF
 done
-for bench in bench_kernels bench_attention bench_moe cadre; do
+for bench in bench_kernels bench_attention bench_moe bench_wgrads cadre; do
   program "$top/bin/$bench" <<<'echo "{\"program\": \"${0##*/}\"}"; echo "{not json"; echo "$*"'
 done
 program "$top/fake/nvidia-smi" <<<'echo "Pretended GPU, 1.0"'

@@ -111,6 +111,10 @@ layouts() {
   bench "$name-ep2-fixed" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.shares=experts moe.rebalance=0
   bench "$name-ep2-peer" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=peer
   bench "$name-ep2-copy" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=copy
+  # docs/cuda.md, "On trial"
+  bench "$name-dp2-trial" env CADRE_TRIAL=1 $ranks $run "$@" train.global_batch=16
+  bench "$name-ep2-trial" env CADRE_TRIAL=1 $ranks $run "$@" train.global_batch=16 mesh.ep=2
+  bench "$name-ep2-copy-trial" env CADRE_TRIAL=1 $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=copy
   bench "$name-1-again" $run "$@"
 }
 part_steps() {
@@ -148,7 +152,7 @@ found = json.loads(file.read_text())
 table = {}
 for config in ("olmoe4", "mixtral-mini", "olmoe4-routed", "mixtral-mini-routed"):
     one = max((found[k]["tokens_per_s"] for k in (f"{config}-1", f"{config}-1-again") if k in found), default=None)
-    for layout in ("dp2", "ep2", "ep2-experts", "ep2-fixed", "ep2-peer", "ep2-copy"):
+    for layout in ("dp2", "ep2", "ep2-experts", "ep2-fixed", "ep2-peer", "ep2-copy", "dp2-trial", "ep2-trial", "ep2-copy-trial"):
         two = found.get(f"{config}-{layout}")
         if one and two:
             table[f"{config}-{layout}"] = {"of_one_gpu": round(two["tokens_per_s"] / 2 / one, 4), "exposed": round(two["exposed_communication"], 4)}
