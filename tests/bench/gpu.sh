@@ -5,7 +5,7 @@
 #     tests/bench/gpu.sh pack FOLDER     builds, and puts all that a machine without a compiler needs into FOLDER
 #
 #   --parts A,B,...   these, in this order; else all, the most important first:
-#                     tests steps attention memcheck racecheck layers kernels trained trial
+#                     tests steps attention memcheck racecheck layers kernels trained wgrads
 #   --seconds N       ends after that time: parts are cut short or left out (3600)
 #   --configs G,...   groups of configurations for the steps, + joins what is on the GPU together
 #   --trace FILE      a routing trace for the layers (docs/formats.md)
@@ -20,7 +20,7 @@ cd "$(dirname "$0")/../.." || exit 2
 programs=(launch/cadre tests/device/cuda/device_cuda_test tests/moe/cuda/moe_cuda_test tests/optim/optim_cuda_test
   tests/trainer/trainer_cuda_test tests/bench/bench_kernels tests/bench/bench_attention tests/bench/bench_moe
   tests/bench/bench_wgrads)
-all=tests,steps,attention,memcheck,racecheck,layers,kernels,trained,trial
+all=tests,steps,attention,memcheck,racecheck,layers,kernels,trained,wgrads
 
 usage() { sed -n '4,15s/^# \{0,1\}//p' "$0"; exit 2; }
 
@@ -232,20 +232,8 @@ part_trained() {
   return $code
 }
 
-# What waits for a measurement (docs/cuda.md, "On trial"), by turns with what it would replace.
-part_trial() {
-  local turn trial data code=0
-  data=$(data_of dense355m)
-  limited trial-tests 120 env CADRE_TRIAL=1 "$(program trainer_cuda_test)" --gtest_filter='CudaBf16.*:*CudaRecorded*:CudaStep*' || code=1
-  limited trial-wgrads 60 "$(program bench_wgrads)" || code=1
-  for turn in 1 2 3; do
-    for trial in 0 1; do
-      limited "trial-dense355m-$trial-$turn" 60 env CADRE_TRIAL=$trial "$(program cadre)" bench configs/bench-dense355m.yaml train.steps=40 --json \
-        ${data:+"data.manifest=$data" data.mask_documents=false} || code=1
-    done
-  done
-  return $code
-}
+# Weight gradients in one launch beside cuBLASLt's.
+part_wgrads() { limited wgrads 60 "$(program bench_wgrads)"; }
 
 step_options=("$@")
 peers=yes

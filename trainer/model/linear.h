@@ -7,7 +7,6 @@
 #include <string>
 
 #include "moe/one_expert.h"
-#include "parallel/base/trial.h"
 #include "parallel/device/param_table.h"
 #include "parallel/device/tap.h"
 #include "trainer/model/context.h"
@@ -136,7 +135,6 @@ struct WeightPart {
 // In one launch, where the device has one that is better than products one by one. False: nothing was done.
 template <class T>
 bool backward_weights_at_once(const ModelContext<T>& c, std::span<const WeightPart<T>> parts) {
-  if (!base::on_trial()) return false;
   std::array<moe::Wgrad<T>, moe::kMostWgrads> all;
   std::array<device::View<const T, 2>, 3 * moe::kMostWgrads> operands;
   for (size_t i = 0; i < parts.size(); ++i) {
