@@ -1,7 +1,8 @@
 // Speed of attention on CUDA: what the table chooses, this project's own kernels (those of this GPU, and those for
 // every GPU), and what cuDNN's deterministic backward pass costs beside the one that adds atomically. FLOPs are those
 // of the visible scores.
-//   bench_attention [LENGTHS]   LENGTHS: a file of document lengths in tokens, packed one after the other
+//   bench_attention [LENGTHS [NAMES]]   LENGTHS: a file of document lengths in tokens, packed one after the other, or -;
+//                                       NAMES: only what has this in its name
 #include "tests/bench/bench.h"
 
 #include <fstream>
@@ -93,10 +94,10 @@ int main(int argc, char** argv) {
   const Probe probe = cuda::accelerator_cuda().probe();
   fmt::print("{}\n", probe.report);
   if (probe.num_devices == 0) return 2;
-  Bench b("");
+  Bench b(argc > 2 ? argv[2] : "");
   b.ceilings();
   std::vector<std::pair<std::string, Lengths>> documents = {{"512", {512}}, {"-", {}}, {"100", {100}}};
-  if (argc > 1) {
+  if (argc > 1 && std::string(argv[1]) != "-") {
     std::ifstream file(argv[1]);
     Lengths lengths;
     for (int64_t n = 0; file >> n;) lengths.push_back(n);

@@ -207,6 +207,7 @@ void CudaKernels<T>::attention_backward(Queue& queue, AttentionShape shape, View
   if constexpr (std::is_same_v<T, bf16>) {
     if (all_aligned16(dout.data(), q.data(), k.data(), v.data(), out.data(), dq.data(), dk.data(),
                       dv.data()) &&
+        !(has_hopper_products() && hopper_backward_in_one(shape)) &&
         cudnn_backward(queue, shape, dout, q, k, v, segment, out, lse, dq, dk, dv)) {
       return;
     }

@@ -22,34 +22,55 @@ __global__ void prepare_kernel(int64_t tokens, int length, const int32_t* __rest
   documents[token] = document_of(segment + (token - at), length, at);
 }
 
-// A warp a token and head: {lse in powers of two, sum over the head of dout * out}. Past the end of a sequence an
-// infinite log-sum-exp makes every weight 0.
-template <int kHead>
+// What the backward passes want of log-sum-exp and delta, the sum over the head of dout * out. Past the end of a sequence
+// every weight is to be 0.
+struct WriteStats {
+  float2* stats;
+  __device__ void operator()(int64_t row, int padded, int at, bool live, float lse, float delta,
+                             float) const {
+    stats[row * padded + at] = {live ? lse * kLog2E : INFINITY, delta};
+  }
+};
+struct WriteBias {
+  __nv_bfloat16* bias;
+  __device__ void operator()(int64_t row, int padded, int at, bool live, float lse, float delta,
+                             float scale) const {
+    const int column = at % 64;
+    __nv_bfloat16* const to = bias + (row * (padded / 64) + at / 64) * (2 * kBiasTerms * 64) + column % 8;
+    // Finite, since other rows of ones and zeros are multiplied by it as well.
+    float left[2] = {live ? -lse / scale : -1e30f, -delta};
+    for (int which = 0; which < 2; ++which) {
+      for (int i = 0; i < kBiasTerms; ++i) {
+        const __nv_bfloat16 term = __float2bfloat16_rn(left[which]);
+        left[which] -= __bfloat162float(term);
+        to[(which * kBiasTerms + i) * 64 + (column / 8 ^ i) * 8] = term;
+      }
+    }
+  }
+};
+// kHead / 8 lanes a token and head.
+template <int kHead, class Write>
 __global__ void __launch_bounds__(256)
-    stats_kernel(int64_t count, int heads, int length, int padded, const __nv_bfloat16* __restrict__ dout,
-                 const __nv_bfloat16* __restrict__ out, const float* __restrict__ lse,
-                 float2* __restrict__ stats) {
-  const int64_t item = int64_t(blockIdx.x) * 8 + threadIdx.x / 32;  // (sequence, padded, head)
-  if (item >= count) return;
-  const int lane = threadIdx.x % 32, head = int(item % heads), at = int(item / heads % padded);
-  const int64_t sequence = item / heads / padded;
-  float2* to = stats + (sequence * heads + head) * padded + at;
-  if (at >= length) {
-    if (lane == 0) *to = {INFINITY, 0};
-    return;
-  }
-  const int64_t row = (sequence * length + at) * heads + head;
-  constexpr int kPairs = kHead / 64;
+    stats_kernel(int64_t count, int heads, int length, int padded, float scale,
+                 const __nv_bfloat16* __restrict__ dout, const __nv_bfloat16* __restrict__ out,
+                 const float* __restrict__ lse, Write write) {
+  constexpr int kLanes = kHead / 8, kItems = 256 / kLanes;
+  const int64_t item = int64_t(blockIdx.x) * kItems + threadIdx.x / kLanes;  // (sequence, head, padded)
+  const int lane = threadIdx.x % kLanes, at = int(item % padded), head = int(item / padded % heads);
+  const int64_t sequence = item / padded / heads, row = (sequence * length + at) * heads + head;
+  const bool live = item < count && at < length;
   float sum = 0;
+  if (live) {
+    float a[8], b[8];
+    load<8>(dout + row * kHead + lane * 8, a);
+    load<8>(out + row * kHead + lane * 8, b);
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const int64_t pair = row * (kHead / 2) + lane * kPairs + i;
-    const float2 a = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162*>(dout)[pair]);
-    const float2 b = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162*>(out)[pair]);
-    sum = fmaf(a.x, b.x, fmaf(a.y, b.y, sum));
+    for (int i = 0; i < 8; ++i) sum = fmaf(a[i], b[i], sum);
   }
-  sum = warp_sum(sum);
-  if (lane == 0) *to = {lse[row] * kLog2E, sum};
+#pragma unroll
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+  if (lane == 0 && item < count)
+    write(sequence * heads + head, padded, at, live, live ? lse[row] : 0.f, sum, scale);
 }
 
 int64_t aligned(int64_t bytes) {
@@ -99,8 +120,41 @@ Params params(const AttentionShape& s, const Prepared& prepared, bool keys_kept,
   return p;
 }
 
+int multiprocessors() {
+  static const int kCount = [] {
+    int device = 0, count = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+    return count;
+  }();
+  return kCount;
+}
+
+// Of flash_hopper_backward.cu: a block makes whole heads of keys. Of few heads, most blocks would have none or stand at the end.
+constexpr double kLeastShare = 0.6;                 // of the blocks' turns that have work
+constexpr int64_t kMostSums = int64_t(2) << 30;     // bytes
+constexpr int64_t kBiasBytes = 2 * kBiasTerms * 2;  // of a token and head
+int64_t pairs_of(const AttentionShape& s) {
+  return s.num_sequences * s.num_kv_heads;
+}
+int64_t blocks_of(const AttentionShape& s) {
+  return std::min<int64_t>(pairs_of(s), multiprocessors());
+}
+int64_t bytes_of_sums(const AttentionShape& s) {
+  return blocks_of(s) * (s.num_heads / s.num_kv_heads) * padded_length(s) * s.head_dim * 4;
+}
+bool in_one_kernel(const AttentionShape& s) {
+  const int64_t turns = ceil_div(pairs_of(s), multiprocessors());
+  return s.head_dim == 64 && double(pairs_of(s)) >= kLeastShare * double(turns * multiprocessors()) &&
+         bytes_of_sums(s) <= kMostSums;
+}
+
 }  // namespace
 }  // namespace hopper
+
+bool hopper_backward_in_one(const AttentionShape& s) {
+  return hopper_attention_supports(s) && hopper::in_one_kernel(s);
+}
 
 bool hopper_attention_supports(const AttentionShape& s) {
   return s.num_past == 0 && (s.head_dim == 64 || s.head_dim == 128);
@@ -109,7 +163,10 @@ bool hopper_attention_supports(const AttentionShape& s) {
 size_t hopper_attention_bytes(const AttentionShape& s, bool backward) {
   const int64_t rows = s.num_sequences * hopper::padded_length(s) * s.num_heads;
   return size_t(256 + hopper::aligned(s.num_sequences * s.seq_len * 8) +
-                (backward ? hopper::aligned(rows * 8) : 0));
+                (!backward ? 0
+                 : hopper::in_one_kernel(s)
+                     ? hopper::aligned(rows * hopper::kBiasBytes) + hopper::bytes_of_sums(s)
+                     : hopper::aligned(rows * 8)));
 }
 
 void hopper_attention(Queue& queue, const AttentionShape& s, View<const bf16, 3> q, View<const bf16, 3> k,
@@ -133,10 +190,21 @@ void hopper_attention_backward(Queue& queue, const AttentionShape& s, View<const
   const hopper::Prepared prepared = hopper::prepare(queue, s, segment, scratch);
   const int padded = hopper::padded_length(s);
   const int64_t items = s.num_sequences * padded * s.num_heads;
-  const auto stats = s.head_dim == 64 ? hopper::stats_kernel<64> : hopper::stats_kernel<128>;
-  stats<<<unsigned(ceil_div(items, 8)), 256, 0, stream(queue)>>>(
-      items, int(s.num_heads), int(s.seq_len), padded, raw(dout), raw(out), lse.data(), prepared.stats);
-  launched();
+  const bool in_one = hopper::in_one_kernel(s);
+  auto* const bias = reinterpret_cast<__nv_bfloat16*>(prepared.stats);
+  const auto make_stats = [&](auto kernel, const auto& write) {
+    kernel<<<unsigned(ceil_div(items, 256 / (s.head_dim / 8))), 256, 0, stream(queue)>>>(
+        items, int(s.num_heads), int(s.seq_len), padded, float(1 / std::sqrt(double(s.head_dim))), raw(dout),
+        raw(out), lse.data(), write);
+    launched();
+  };
+  if (in_one) {
+    make_stats(hopper::stats_kernel<64, hopper::WriteBias>, hopper::WriteBias{bias});
+  } else if (s.head_dim == 64) {
+    make_stats(hopper::stats_kernel<64, hopper::WriteStats>, hopper::WriteStats{prepared.stats});
+  } else {
+    make_stats(hopper::stats_kernel<128, hopper::WriteStats>, hopper::WriteStats{prepared.stats});
+  }
 
   hopper::Params p = hopper::params(s, prepared, true, 0);
   p.own[0] = hopper::head_map(s, k, 128);
@@ -145,6 +213,14 @@ void hopper_attention_backward(Queue& queue, const AttentionShape& s, View<const
   p.other[1] = hopper::head_map(s, dout, 64);
   p.out[0] = raw(dk);
   p.out[1] = raw(dv);
+  if (in_one) {
+    p.out[2] = raw(dq);
+    p.bias = bias;
+    p.sums = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(bias) +
+                                      hopper::aligned(items * hopper::kBiasBytes));
+    hopper::launch_backward(p, int(hopper::blocks_of(s)), stream(queue));
+    return;
+  }
   s.head_dim == 64 ? hopper::launch_dkv<64>(p, stream(queue)) : hopper::launch_dkv<128>(p, stream(queue));
 
   p = hopper::params(s, prepared, false, 1);

@@ -104,4 +104,32 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
 #endif
 }
 
+// Two warpgroups that keep keys, one that makes dq, one whose first lane copies.
+inline constexpr int kFourRoles = 512;
+inline constexpr int kBiasTerms = 3, kTermBytes = kBiasTerms * 64 * 2;  // of Params::bias
+template <class Kernel>
+__global__ void __launch_bounds__(kFourRoles, 1) four_roles_kernel(const __grid_constant__ Params params) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(1024) uint8_t memory[];
+  const Kernel kernel{params, ptx::shared_address(memory)};
+  kernel.clear(int(threadIdx.x));
+  if (threadIdx.x == 0) {
+    kernel.init();
+    ptx::fence_barrier_init();
+  }
+  __syncthreads();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (warp >= 12) {
+    ptx::give_registers<32>();
+    if (warp == 12 && lane == 0) kernel.produce();
+  } else if (warp >= 8) {
+    ptx::give_registers<80>();
+    kernel.sum_queries(warp - 8, int(threadIdx.x) - 256);
+  } else {
+    ptx::take_registers<200>();
+    kernel.keep_keys(warp, lane);
+  }
+#endif
+}
+
 }  // namespace cadre::device::cuda::hopper

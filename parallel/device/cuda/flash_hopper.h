@@ -1,8 +1,8 @@
 // Attention with asynchronous warpgroup products, for bf16 on sm_90a alone: head sizes 64 and 128, no past keys,
 // 16-byte aligned views (Shah et al. 2024, FlashAttention 3, for the order of the forward pass). Documents cost
-// what they see: tiles that no query sees are never read. The backward pass makes dk and dv in one kernel and dq in
-// another, so that every element is summed by one thread in a fixed order: 7 products instead of 5, but no
-// S x S workspace and nothing added atomically.
+// what they see: tiles that no query sees are never read. Every element is summed in a fixed order, without an S x S
+// workspace. The backward pass makes dq, dk and dv in one kernel, where there are heads of 64 enough for every
+// multiprocessor to have whole ones; else dk and dv in one kernel and dq in another: 7 products instead of 5.
 #pragma once
 
 #include "parallel/device/bf16.h"
@@ -11,6 +11,9 @@
 namespace cadre::device::cuda {
 
 bool hopper_attention_supports(const AttentionShape&);
+// Whether the backward pass makes dq, dk and dv in one kernel, which is faster than cuDNN's repeatable one
+// (docs/performance.md).
+bool hopper_backward_in_one(const AttentionShape&);
 
 // Bytes of scratch, 256-byte aligned.
 size_t hopper_attention_bytes(const AttentionShape&, bool backward);

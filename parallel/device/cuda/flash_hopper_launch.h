@@ -13,6 +13,9 @@ void launch_dkv(const Params&, cudaStream_t);
 template <int kHead>
 void launch_dq(const Params&, cudaStream_t);
 
+// dk, dv and dq in out, by this many blocks.
+void launch_backward(const Params&, int blocks, cudaStream_t);
+
 template <class Kernel>
 void launch(const Params& params, cudaStream_t stream) {
   const auto kernel = attention_kernel<Kernel>;
@@ -21,6 +24,15 @@ void launch(const Params& params, cudaStream_t stream) {
   check(cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, device));
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::kSharedBytes));
   kernel<<<unsigned(blocks), kThreads, Kernel::kSharedBytes, stream>>>(params);
+  launched();
+}
+
+// Kernel: of flash_hopper_backward.cu.
+template <class Kernel>
+void launch_four_roles(const Params& params, int blocks, cudaStream_t stream) {
+  const auto kernel = four_roles_kernel<Kernel>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::kSharedBytes));
+  kernel<<<unsigned(blocks), kFourRoles, Kernel::kSharedBytes, stream>>>(params);
   launched();
 }
 

@@ -32,10 +32,14 @@ struct Params {
   float scale;                // of the scores
   const Document* documents;  // (T), or null
   const float2* stats;        // (sequences, heads, padded): log-sum-exp in powers of two, and delta
-  int padded;                 // length in whole tiles
-  int32_t* next;              // the next item that nobody has claimed, 0 at the start
+  // Of the kernel that makes dq, dk and dv, instead: (sequences, heads, tiles of 64, 2, kBiasTerms, 64): numbers that add up to
+  // -log-sum-exp / scale, and such of -delta. In row i of the three, eight numbers stand where eight times (their place ^ i) is.
+  const __nv_bfloat16* bias;
+  int padded;     // length in whole tiles
+  int32_t* next;  // the next item that nobody has claimed, 0 at the start
   float* lse;
-  __nv_bfloat16* out[2];  // out, dq, or dk and dv
+  __nv_bfloat16* out[3];  // out, dq, or dk and dv, and dq behind them where one kernel makes all
+  float* sums;            // of that kernel: for each block dq of its heads, in tiles
 
   __device__ const Document* documents_of(int sequence) const {
     return documents == nullptr ? nullptr : documents + int64_t(sequence) * length;
@@ -58,7 +62,8 @@ struct Ring {
   }
 };
 
-// Items go from the copying lane to the multiplying warps through a few slots of shared memory.
+// Items go from the copying lane to the kTakers multiplying warps through a few slots of shared memory.
+template <int kTakers>
 struct Claims {
   static constexpr int kSlots = 4, kSlotBytes = 32, kBytes = kSlots * (kSlotBytes + 2 * 8);
   uint32_t at;  // address
@@ -69,7 +74,7 @@ struct Claims {
   __device__ void init() const {
     for (int s = 0; s < kSlots; ++s) {
       ptx::barrier_init(there(s), 1);
-      ptx::barrier_init(taken(s), kConsumerWarps);
+      ptx::barrier_init(taken(s), kTakers);
     }
   }
   __device__ void give(int turn, const Item& item, bool live) const {
@@ -94,7 +99,7 @@ struct Claims {
 // that rows are there and one that says that all warps have read them, and behind them the claims.
 template <int kStages, int kRings>
 struct Barriers {
-  static constexpr int kMost = 16, kBytes = kMost * 8 + Claims::kBytes;
+  static constexpr int kMost = 16, kBytes = kMost * 8 + Claims<kConsumerWarps>::kBytes;
   static_assert(2 + 2 * kRings * kStages <= kMost);
   uint32_t at;  // address
 
@@ -104,7 +109,7 @@ struct Barriers {
     return at + 16 + (2 * ring * kStages + stage) * 8;
   }
   __device__ uint32_t read(int stage, int ring = 0) const { return there(stage, ring) + kStages * 8; }
-  __device__ Claims claims() const { return {at + kMost * 8}; }
+  __device__ Claims<kConsumerWarps> claims() const { return {at + kMost * 8}; }
 
   __device__ void init() const {
     ptx::barrier_init(own_there(), 1);

@@ -108,6 +108,26 @@ __device__ inline void copy_bytes(const void* from, uint32_t barrier, uint32_t t
       : "memory");
 }
 
+// ---- Bulk copies, shared to global: `bytes` in a row, a multiple of 16 at addresses that are; by the lane that waits ----
+__device__ inline void store_bytes(void* to, uint32_t from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes)
+               : "memory");
+}
+// Adds floats to those in memory, in no order among each other.
+__device__ inline void add_floats(float* to, uint32_t from, uint32_t bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
+               "r"(from), "r"(bytes)
+               : "memory");
+}
+__device__ inline void commit_stores() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Until all that were committed but the last kPending are done in memory.
+template <int kPending>
+__device__ inline void wait_stores() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 // 16 bytes of a thread's own choice, zeros when not live; in groups, which it can wait for.
 __device__ inline void copy_unit(uint32_t to, const void* from, bool live) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(live ? 16 : 0)
@@ -189,7 +209,8 @@ __device__ inline void wgmma(float (&d)[128], uint64_t a, uint64_t b, int32_t ke
       : "l"(a), "l"(b), "r"(keep), "n"(kTransposeA), "n"(kTransposeB));
 }
 
-// The same for n 64, and with both operands K-major.
+// The same for n 64.
+template <int kTransposeA, int kTransposeB>
 __device__ inline void wgmma(float (&d)[32], uint64_t a, uint64_t b, int32_t keep) {
   asm volatile(
       "{\n.reg .pred p;\n"
@@ -197,15 +218,20 @@ __device__ inline void wgmma(float (&d)[32], uint64_t a, uint64_t b, int32_t kee
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, %32, %33, p, 1, 1, 0, 0;\n}"
+      "}, %32, %33, p, 1, 1, %35, %36;\n}"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
         "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
         "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
         "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
         "+f"(d[30]), "+f"(d[31])
-      : "l"(a), "l"(b), "r"(keep));
+      : "l"(a), "l"(b), "r"(keep), "n"(kTransposeA), "n"(kTransposeB));
+}
+// With both operands K-major.
+__device__ inline void wgmma(float (&d)[32], uint64_t a, uint64_t b, int32_t keep) {
+  wgmma<0, 0>(d, a, b, keep);
 }
 // The first of a sum: what was in d is lost.
+template <int kTransposeA = 0, int kTransposeB = 0>
 __device__ inline void wgmma_first(float (&d)[32], uint64_t a, uint64_t b) {
   asm volatile(
       "{\n.reg .pred p;\n"
@@ -213,13 +239,13 @@ __device__ inline void wgmma_first(float (&d)[32], uint64_t a, uint64_t b) {
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, %32, %33, p, 1, 1, 0, 0;\n}"
+      "}, %32, %33, p, 1, 1, %34, %35;\n}"
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]), "=f"(d[4]), "=f"(d[5]), "=f"(d[6]), "=f"(d[7]),
         "=f"(d[8]), "=f"(d[9]), "=f"(d[10]), "=f"(d[11]), "=f"(d[12]), "=f"(d[13]), "=f"(d[14]), "=f"(d[15]),
         "=f"(d[16]), "=f"(d[17]), "=f"(d[18]), "=f"(d[19]), "=f"(d[20]), "=f"(d[21]), "=f"(d[22]),
         "=f"(d[23]), "=f"(d[24]), "=f"(d[25]), "=f"(d[26]), "=f"(d[27]), "=f"(d[28]), "=f"(d[29]),
         "=f"(d[30]), "=f"(d[31])
-      : "l"(a), "l"(b));
+      : "l"(a), "l"(b), "n"(kTransposeA), "n"(kTransposeB));
 }
 // The same for n 128, and with both operands K-major.
 __device__ inline void wgmma(float (&d)[64], uint64_t a, uint64_t b, int32_t keep) {
@@ -304,6 +330,21 @@ __device__ inline void wgmma(float (&d)[64], uint32_t a0, uint32_t a1, uint32_t 
         "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]),
         "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(keep));
+}
+
+// ---- Arithmetic ----
+// 2^x of the special function unit; 0 where that is no normal number.
+__device__ inline float exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// ---- Warpgroups ----
+// Waits for the 128 threads that meet under this number, 1 to 15.
+template <int kNumber>
+__device__ inline void sync_warpgroup() {
+  asm volatile("bar.sync %0, 128;" ::"n"(kNumber) : "memory");
 }
 
 // ---- Registers by role ----

@@ -110,6 +110,10 @@ inline float __fdividef(float a, float b) {
   return a / b;
 }
 template <class V>
+V __ldcg(const V* p) {
+  return *p;
+}
+template <class V>
 V atomicAdd(V* to, V add) {
   const V old = *to;
   *to += add;

@@ -69,6 +69,8 @@ void Machine::turn(int warp) {
 // Those that wait for all threads have one less to wait for.
 void Machine::end_thread() {
   Thread& t = *threads_[size_t(current_)];
+  if (!(t.stores.empty() && t.open_stores.empty()) && !error_)
+    error_ = std::make_exception_ptr(std::runtime_error("a thread ended before its stores"));
   t.done = true;
   all_waited_ = all_waited_ && t.waited;
   --live_;
@@ -115,6 +117,10 @@ void Machine::wait_for_kernel_before(const std::function<void()>& begin) {
   if (last_at(before_, live_)) begin();
 }
 
+void Machine::sync_warpgroup(int number) {
+  last_at(warpgroups_.at(size_t(number)), 128);
+}
+
 void Machine::barrier_init(uint32_t address, int arrivals) {
   if (address % 8 != 0) throw std::runtime_error("a barrier is not aligned");
   barriers_[address] = {arrivals, arrivals, 0, 0};
@@ -155,6 +161,41 @@ void Machine::finish_copies() {
     Barrier& b = barriers_.at(copy.barrier);
     b.bytes -= int64_t(copy.bytes.size());
     end_phase(b);
+  }
+}
+
+// What is read is what lies there when the store is done, at the latest moment or at once.
+void Machine::store(uint8_t* to, uint32_t from, uint32_t bytes, bool adds) {
+  if (from % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0)
+    throw std::runtime_error("a store is not aligned");
+  threads_[size_t(current_)]->open_stores.push_back({to, from, bytes, adds});
+}
+void Machine::commit_stores() {
+  Thread& t = *threads_[size_t(current_)];
+  t.stores.push_back(std::move(t.open_stores));
+  t.open_stores.clear();
+  if (random_() % 2 == 0) wait_stores(0);
+}
+// Those that were committed are done in any order: the last first.
+void Machine::wait_stores(size_t pending) {
+  Thread& t = *threads_[size_t(current_)];
+  while (t.stores.size() > pending) {
+    const auto group = t.stores.begin() + int64_t(t.stores.size() - pending) - 1;
+    for (const Store& s : *group) finish_store(s);
+    t.stores.erase(group);
+  }
+}
+void Machine::finish_store(const Store& s) {
+  if (!s.adds) {
+    std::memcpy(s.to, at(s.from), s.bytes);
+    return;
+  }
+  for (uint32_t i = 0; i < s.bytes; i += 4) {
+    float sum, value;
+    std::memcpy(&sum, s.to + i, 4);
+    std::memcpy(&value, at(s.from + i), 4);
+    sum += value;
+    std::memcpy(s.to + i, &sum, 4);
   }
 }
 

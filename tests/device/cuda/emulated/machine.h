@@ -51,10 +51,16 @@ class Machine {
   void wait_for_kernel_before(const std::function<void()>& begin);
   bool all_waited() const { return all_waited_; }  // of those that ended
 
+  void sync_warpgroup(int number);  // of 128 threads
+
   void barrier_init(uint32_t address, int arrivals);
   void arrive(uint32_t address, int64_t bytes);
   void wait(uint32_t address, uint32_t parity);
   void copy(uint32_t barrier, uint32_t to, std::vector<uint8_t> bytes);
+  // From shared memory to memory, where floats may be added; done somewhen until wait_stores() of the same thread.
+  void store(uint8_t* to, uint32_t from, uint32_t bytes, bool adds);
+  void commit_stores();
+  void wait_stores(size_t pending);
   const Deposit* meet(const Deposit& own);  // of all 32 lanes, until the next but one meeting
 
   void issue(const Product& product);
@@ -62,6 +68,11 @@ class Machine {
   void wait_products(size_t pending);
 
  private:
+  struct Store {
+    uint8_t* to;
+    uint32_t from, bytes;
+    bool adds;
+  };
   struct Thread {
     ucontext_t context;
     bool done = false, waited = false;
@@ -69,6 +80,8 @@ class Machine {
     uint32_t value = 0;
     std::vector<Product> open;
     std::vector<std::vector<Product>> groups;
+    std::vector<Store> open_stores;
+    std::vector<std::vector<Store>> stores;  // by commit
   };
   struct Meeting {
     int arrived = 0;
@@ -95,6 +108,7 @@ class Machine {
   void wait_while(const uint32_t& watched, uint32_t value);
   bool last_at(Meeting& meeting, int expected);
   void finish_copies();
+  void finish_store(const Store& store);
   void end_phase(Barrier& barrier);
   void run_product(const Product& product);
   float shared_value(uint64_t descriptor, int row, int k, bool rows_contiguous);
@@ -105,6 +119,7 @@ class Machine {
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;
   Meeting sync_, before_;
+  std::array<Meeting, 16> warpgroups_;
   std::map<uint32_t, Barrier> barriers_;
   std::vector<Copy> copies_;
   std::function<void(int)> body_;

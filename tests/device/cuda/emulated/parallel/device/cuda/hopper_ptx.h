@@ -79,6 +79,27 @@ inline void copy_bytes(const void* from, uint32_t barrier, uint32_t to, uint32_t
   machine().copy(barrier, to, {p, p + bytes});
 }
 
+inline void store_bytes(void* to, uint32_t from, uint32_t bytes) {
+  machine().store(static_cast<uint8_t*>(to), from, bytes, false);
+}
+inline void add_floats(float* to, uint32_t from, uint32_t bytes) {
+  machine().store(reinterpret_cast<uint8_t*>(to), from, bytes, true);
+}
+inline void commit_stores() {
+  machine().commit_stores();
+}
+template <int kPending>
+inline void wait_stores() {
+  machine().wait_stores(kPending);
+}
+template <int kNumber>
+inline void sync_warpgroup() {
+  machine().sync_warpgroup(kNumber);
+}
+inline float exp2(float x) {
+  return x < -126.f ? 0.f : std::exp2(x);
+}
+
 inline void wgmma_begin() {}
 inline void wgmma_commit() {
   machine().commit();
@@ -100,10 +121,10 @@ template <int kCount>
 inline void wgmma(float (&d)[kCount], uint64_t a, uint64_t b, int32_t keep) {
   wgmma<0, 0>(d, a, b, keep);
 }
-template <int kCount>
+template <int kAcrossA = 0, int kAcrossB = 0, int kCount>
 inline void wgmma_first(float (&d)[kCount], uint64_t a, uint64_t b) {
   std::fill(d, d + kCount, NAN);
-  wgmma(d, a, b, 0);
+  wgmma<kAcrossA, kAcrossB>(d, a, b, 0);
 }
 template <int kCount>
 inline void wgmma(float (&d)[kCount], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b,
