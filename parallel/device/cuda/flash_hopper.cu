@@ -22,42 +22,46 @@ __global__ void prepare_kernel(int64_t tokens, int length, const int32_t* __rest
   documents[token] = document_of(segment + (token - at), length, at);
 }
 
-// What the backward passes want of log-sum-exp and delta, the sum over the head of dout * out. Past the end of a sequence
-// every weight is to be 0.
+// What the backward passes want of log-sum-exp and delta, the sum over the head of dout * out, of which every lane of a token
+// and head knows both and writes a part. Past the end of a sequence every weight is to be 0.
 struct WriteStats {
   float2* stats;
-  __device__ void operator()(int64_t row, int padded, int at, bool live, float lse, float delta,
+  __device__ void operator()(int lane, int64_t row, int padded, int at, bool live, float lse, float delta,
                              float) const {
-    stats[row * padded + at] = {live ? lse * kLog2E : INFINITY, delta};
+    if (lane == 0) stats[row * padded + at] = {live ? lse * kLog2E : INFINITY, delta};
   }
 };
+// Of heads of 64: a warp has four tokens in a row, whose terms one lane writes together.
 struct WriteBias {
   __nv_bfloat16* bias;
-  __device__ void operator()(int64_t row, int padded, int at, bool live, float lse, float delta,
+  __device__ void operator()(int lane, int64_t row, int padded, int at, bool live, float lse, float delta,
                              float scale) const {
-    const int column = at % 64;
-    __nv_bfloat16* const to = bias + (row * (padded / 64) + at / 64) * (2 * kBiasTerms * 64) + column % 8;
+    const int term = lane % kBiasTerms, first = at / 4 * 4, column = first % 64;
     // Finite, since other rows of ones and zeros are multiplied by it as well.
-    float left[2] = {live ? -lse / scale : -1e30f, -delta};
-    for (int which = 0; which < 2; ++which) {
-      for (int i = 0; i < kBiasTerms; ++i) {
-        const __nv_bfloat16 term = __float2bfloat16_rn(left[which]);
-        left[which] -= __bfloat162float(term);
-        to[(which * kBiasTerms + i) * 64 + (column / 8 ^ i) * 8] = term;
-      }
-    }
+    float left = lane >= kBiasTerms ? -delta : live ? -lse / scale : -1e30f;
+    for (int i = 0; i < term; ++i) left -= __bfloat162float(__float2bfloat16_rn(left));
+    float of_token[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) of_token[i] = __shfl_sync(~0u, left, i * 8 + lane);
+    if (threadIdx.x % 32 >= 2 * kBiasTerms) return;
+    __nv_bfloat16* const to = bias + ((row * (padded / 64) + at / 64) * (2 * kBiasTerms) + lane) * 64;
+    *reinterpret_cast<uint2*>(to + (column / 8 ^ term) * 8 + column % 8) = {pack(of_token[0], of_token[1]),
+                                                                            pack(of_token[2], of_token[3])};
   }
 };
-// kHead / 8 lanes a token and head.
+
+// kHead / 8 lanes a token and head, of which a GPU has not room for 2^31.
 template <int kHead, class Write>
 __global__ void __launch_bounds__(256)
-    stats_kernel(int64_t count, int heads, int length, int padded, float scale,
+    stats_kernel(uint32_t count, int heads, int length, int padded, float scale,
                  const __nv_bfloat16* __restrict__ dout, const __nv_bfloat16* __restrict__ out,
                  const float* __restrict__ lse, Write write) {
   constexpr int kLanes = kHead / 8, kItems = 256 / kLanes;
-  const int64_t item = int64_t(blockIdx.x) * kItems + threadIdx.x / kLanes;  // (sequence, head, padded)
-  const int lane = threadIdx.x % kLanes, at = int(item % padded), head = int(item / padded % heads);
-  const int64_t sequence = item / padded / heads, row = (sequence * length + at) * heads + head;
+  const uint32_t item = blockIdx.x * kItems + threadIdx.x / kLanes;  // (sequence, head, padded)
+  const uint32_t pair = item / uint32_t(padded), sequence = pair / uint32_t(heads);
+  const int lane = threadIdx.x % kLanes, at = int(item - pair * uint32_t(padded)),
+            head = int(pair - sequence * uint32_t(heads));
+  const int64_t row = (int64_t(sequence) * length + at) * heads + head;
   const bool live = item < count && at < length;
   float sum = 0;
   if (live) {
@@ -69,8 +73,7 @@ __global__ void __launch_bounds__(256)
   }
 #pragma unroll
   for (int mask = kLanes / 2; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
-  if (lane == 0 && item < count)
-    write(sequence * heads + head, padded, at, live, live ? lse[row] : 0.f, sum, scale);
+  if (item < count) write(lane, pair, padded, at, live, live ? lse[row] : 0.f, sum, scale);
 }
 
 int64_t aligned(int64_t bytes) {
@@ -194,8 +197,8 @@ void hopper_attention_backward(Queue& queue, const AttentionShape& s, View<const
   auto* const bias = reinterpret_cast<__nv_bfloat16*>(prepared.stats);
   const auto make_stats = [&](auto kernel, const auto& write) {
     kernel<<<unsigned(ceil_div(items, 256 / (s.head_dim / 8))), 256, 0, stream(queue)>>>(
-        items, int(s.num_heads), int(s.seq_len), padded, float(1 / std::sqrt(double(s.head_dim))), raw(dout),
-        raw(out), lse.data(), write);
+        uint32_t(items), int(s.num_heads), int(s.seq_len), padded, float(1 / std::sqrt(double(s.head_dim))),
+        raw(dout), raw(out), lse.data(), write);
     launched();
   };
   if (in_one) {

@@ -149,7 +149,7 @@ struct Backward {
     Turns kept, step;
     Ring ring(kStages);
     Item item;
-    for (int turn = 0; claims().take(turn, lane, item); ++turn)
+    for (int turn = 0; claims().take(turn, item); ++turn)
       for (int block = 0; block < blocks(); ++block, ++kept.count)
         make_keys(uniform(item.pair), block, kept, ring, step, warp, lane);
   }
@@ -342,7 +342,7 @@ struct Backward {
     Turns kept, step, sums;
     const float* latest = nullptr;  // what was added to last
     Item item;
-    for (int turn = 0; claims().take(turn, lane, item); ++turn) {
+    for (int turn = 0; claims().take(turn, item); ++turn) {
       int seen = 0;  // tiles below were seen by the block of keys before
       for (int block = 0; block < blocks(); ++block, ++kept.count) {
         const int from = kept.slot(kKept);

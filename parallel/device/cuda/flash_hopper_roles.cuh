@@ -74,7 +74,7 @@ struct Claims {
   __device__ void init() const {
     for (int s = 0; s < kSlots; ++s) {
       ptx::barrier_init(there(s), 1);
-      ptx::barrier_init(taken(s), kTakers);
+      ptx::barrier_init(taken(s), kTakers * 32);
     }
   }
   __device__ void give(int turn, const Item& item, bool live) const {
@@ -84,12 +84,11 @@ struct Claims {
     ptx::store_shared(slot(turn) + 16, {uint32_t(item.tiles.begin), uint32_t(item.tiles.end), 0, 0});
     ptx::barrier_arrive(there(turn));
   }
-  // By a whole warp. False when there is no more.
-  __device__ bool take(int turn, int lane, Item& item) const {
+  // By every lane of a warp. False when there is no more.
+  __device__ bool take(int turn, Item& item) const {
     ptx::barrier_wait(there(turn), turn / kSlots & 1);
     const uint4 v = ptx::load_shared(slot(turn)), w = ptx::load_shared(slot(turn) + 16);
-    __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(taken(turn));
+    ptx::barrier_arrive(taken(turn));
     item = {int(v.x), int(v.y), {int(w.x), int(w.y)}, int(v.z)};
     return item.block >= 0;
   }
@@ -164,7 +163,7 @@ template <class Kernel>
 __device__ inline void consume(const Kernel& kernel, int warp, int lane) {
   Ring ring(Kernel::kStages);
   Item item;
-  for (int turn = 0; kernel.barriers().claims().take(turn, lane, item); ++turn)
+  for (int turn = 0; kernel.barriers().claims().take(turn, item); ++turn)
     kernel.make_tile(item, turn, ring, warp / 4, warp, lane);
 }
 
