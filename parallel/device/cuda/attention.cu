@@ -223,7 +223,8 @@ int64_t attention_workspace(Queue& queue, const AttentionShape& s, bool backward
     most = std::max(most, int64_t(hopper_attention_bytes(s, backward)));
 #if CADRE_CUDNN
   if (CudnnAttention* cudnn = cudnn_for(queue, s, {})) {
-    for (const int64_t bytes : {cudnn->forward_bytes(s), backward ? cudnn->backward_bytes(s) : -1}) {
+    const bool ours = has_hopper_products() && hopper_backward_in_one(s);
+    for (const int64_t bytes : {cudnn->forward_bytes(s), backward && !ours ? cudnn->backward_bytes(s) : -1}) {
       if (bytes >= 0 && bytes <= kMaxWorkspace) most = std::max(most, 4 * rows + bytes);
     }
   }
