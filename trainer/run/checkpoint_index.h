@@ -32,7 +32,7 @@ struct TensorInfo {
   std::string dtype;                // kFloat32 or kBfloat16
   std::vector<int64_t> shape;       // global
   std::vector<TensorPiece> pieces;  // in rising begin, without gaps or overlaps
-  int axis = 0, parts = 1;          // of order(): split_axis of device::ParamRow, and the ranks that shared it
+  int axis = 0, parts = 1;  // of order(): split_axis of device::ParamRow, and the ranks that shared it
   device::ElementOrder order() const { return {shape, axis, parts}; }
   int64_t numel() const;
 };
