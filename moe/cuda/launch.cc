@@ -5,6 +5,7 @@
 
 #include "parallel/base/errors.h"
 #include "parallel/device/cuda/kernel_state.h"
+#include "parallel/device/cuda/multiprocessors.h"
 #include "parallel/device/cuda/queue_cuda.h"
 
 namespace cadre::moe::cuda {
@@ -56,8 +57,7 @@ void let_others_run(device::Queue& queue) {
 }
 
 int multiprocessors() {
-  static const int kCount = attribute(cudaDevAttrMultiProcessorCount);
-  return kCount;
+  return device::cuda::multiprocessors();
 }
 int compute_capability() {
   static const int kCapability =

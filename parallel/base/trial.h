@@ -1,4 +1,4 @@
-// Ways of GPU code that pass every test which needs no GPU, but whose speed nobody has measured on one yet: taken where the
+// Ways of GPU code that pass every test, but whose speed nobody has measured yet on the GPUs that it takes: taken where the
 // environment has CADRE_TRIAL=1 (docs/cuda.md lists them). A measurement makes them the way, or removes them.
 #pragma once
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "parallel/device/cuda/flash_hopper_launch.h"
+#include "parallel/device/cuda/multiprocessors.h"
 #include "parallel/device/cuda/tensor_map.h"
 
 namespace cadre::device::cuda {
@@ -121,16 +122,6 @@ Params params(const AttentionShape& s, const Prepared& prepared, bool keys_kept,
   p.padded = padded_length(s);
   p.next = prepared.counters + counter;
   return p;
-}
-
-int multiprocessors() {
-  static const int kCount = [] {
-    int device = 0, count = 0;
-    check(cudaGetDevice(&device));
-    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-    return count;
-  }();
-  return kCount;
 }
 
 // Of flash_hopper_backward.cu: a block makes whole heads of keys. Of few heads, most blocks would have none or stand at the end.

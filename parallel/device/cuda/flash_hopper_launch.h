@@ -2,6 +2,7 @@
 #pragma once
 
 #include "parallel/device/cuda/flash_hopper.cuh"
+#include "parallel/device/cuda/multiprocessors.h"
 #include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::device::cuda::hopper {
@@ -19,11 +20,8 @@ void launch_backward(const Params&, int blocks, cudaStream_t);
 template <class Kernel>
 void launch(const Params& params, cudaStream_t stream) {
   const auto kernel = attention_kernel<Kernel>;
-  int device = 0, blocks = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, device));
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::kSharedBytes));
-  kernel<<<unsigned(blocks), kThreads, Kernel::kSharedBytes, stream>>>(params);
+  kernel<<<unsigned(multiprocessors()), kThreads, Kernel::kSharedBytes, stream>>>(params);
   launched();
 }
 

@@ -3,6 +3,7 @@
 #include <cassert>
 
 #include "parallel/device/cuda/kernels_cuda.h"
+#include "parallel/device/cuda/multiprocessors.h"
 #include "parallel/device/cuda/vec.cuh"
 
 namespace cadre::device::cuda {
@@ -97,16 +98,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-int64_t multiprocessors() {
-  static const int kCount = [] {
-    int device = 0, count = 0;
-    check(cudaGetDevice(&device));
-    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-    return count;
-  }();
-  return kCount;
-}
-
 }  // namespace
 
 template <class T>
@@ -125,7 +116,7 @@ void CudaKernels<T>::rope(Queue& queue, View<T, 3> x, View<const int32_t, 1> pos
   const int along_x = std::min(parts, kThreads), along_y = std::min(stride, kThreads / along_x),
             along_z = std::min(64, kThreads / (along_x * along_y));
   // As many as run at a time; a token's angles do not depend on who takes it.
-  const int64_t most = ceil_div(multiprocessors() * kBlocks, times);
+  const int64_t most = ceil_div(int64_t(multiprocessors()) * kBlocks, times);
   const auto kernel = pairs    ? rope_kernel<E, kVec<T>, 2>
                       : vector ? rope_kernel<E, kVec<T>, 1>
                                : rope_kernel<E, 1, 1>;
