@@ -48,6 +48,18 @@ void transpose_statistics(Queue& queue, const AttentionShape& s, bool inverse, c
                 int(s.seq_len), inverse, from, to);
 }
 
+// wgmma is of compute capability 9.0 alone, not of what came after.
+bool has_hopper_products() {
+  static const bool kHas = [] {
+    int device = 0, major = 0, minor = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+    return major == 9 && minor == 0;
+  }();
+  return kHas;
+}
+
 #if CADRE_CUDNN
 // Sequences this short take cuDNN longer than the kernels of this folder, and a backward pass with more workspace than
 // this is left to them as well.
@@ -76,11 +88,15 @@ bool cudnn_forward(Queue& queue, const AttentionShape& s, View<const bf16, 3> q,
   return true;
 }
 
+bool own_backward_is_better(const AttentionShape& s) {
+  return has_hopper_products() && hopper_backward_beats_cudnn(s);
+}
+
 bool cudnn_backward(Queue& queue, const AttentionShape& s, View<const bf16, 3> dout, View<const bf16, 3> q,
                     View<const bf16, 3> k, View<const bf16, 3> v, View<const int32_t, 1> segment,
                     View<const bf16, 3> out, View<const float, 2> lse, View<bf16, 3> dq, View<bf16, 3> dk,
                     View<bf16, 3> dv) {
-  CudnnAttention* cudnn = cudnn_for(queue, s, segment);
+  CudnnAttention* cudnn = own_backward_is_better(s) ? nullptr : cudnn_for(queue, s, segment);
   const int64_t bytes = cudnn == nullptr ? -1 : cudnn->backward_bytes(s);
   if (bytes < 0 || bytes > kMaxWorkspace) return false;
   float* by_head = scratch<float>(queue, ceil_div(lse.size(), 64) * 64 + ceil_div(bytes, 4));
@@ -90,18 +106,6 @@ bool cudnn_backward(Queue& queue, const AttentionShape& s, View<const bf16, 3> d
   return true;
 }
 #endif
-
-// wgmma is of compute capability 9.0 alone, not of what came after.
-bool has_hopper_products() {
-  static const bool kHas = [] {
-    int device = 0, major = 0, minor = 0;
-    check(cudaGetDevice(&device));
-    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-    return major == 9 && minor == 0;
-  }();
-  return kHas;
-}
 
 struct BackwardScratch {
   float* delta;  // (T, N): the sum over each head of dout * out
@@ -207,7 +211,6 @@ void CudaKernels<T>::attention_backward(Queue& queue, AttentionShape shape, View
   if constexpr (std::is_same_v<T, bf16>) {
     if (all_aligned16(dout.data(), q.data(), k.data(), v.data(), out.data(), dq.data(), dk.data(),
                       dv.data()) &&
-        !(has_hopper_products() && hopper_backward_in_one(shape)) &&
         cudnn_backward(queue, shape, dout, q, k, v, segment, out, lse, dq, dk, dv)) {
       return;
     }
@@ -223,8 +226,8 @@ int64_t attention_workspace(Queue& queue, const AttentionShape& s, bool backward
     most = std::max(most, int64_t(hopper_attention_bytes(s, backward)));
 #if CADRE_CUDNN
   if (CudnnAttention* cudnn = cudnn_for(queue, s, {})) {
-    const bool ours = has_hopper_products() && hopper_backward_in_one(s);
-    for (const int64_t bytes : {cudnn->forward_bytes(s), backward && !ours ? cudnn->backward_bytes(s) : -1}) {
+    const bool both = backward && !own_backward_is_better(s);
+    for (const int64_t bytes : {cudnn->forward_bytes(s), both ? cudnn->backward_bytes(s) : -1}) {
       if (bytes >= 0 && bytes <= kMaxWorkspace) most = std::max(most, 4 * rows + bytes);
     }
   }

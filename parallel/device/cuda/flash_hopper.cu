@@ -124,8 +124,10 @@ Params params(const AttentionShape& s, const Prepared& prepared, bool keys_kept,
   return p;
 }
 
-// Of flash_hopper_backward.cu: a block makes whole heads of keys. Of few heads, most blocks would have none or stand at the end.
-constexpr double kLeastShare = 0.6;                 // of the blocks' turns that have work
+// Of flash_hopper_backward.cu: a block makes whole heads of keys, so that of few heads some blocks have none, or stand at the
+// end. The shares of the blocks' turns with work from which it is the faster one, from what it takes at a share of 0.97 on
+// an H200: 0.43 of two kernels' time in documents of 512 tokens, 0.66 (1024 tokens) to 0.76 (2048) of cuDNN's.
+constexpr double kShareForTwoKernels = 0.5, kShareForCudnn = 0.75;
 constexpr int64_t kMostSums = int64_t(2) << 30;     // bytes
 constexpr int64_t kBiasBytes = 2 * kBiasTerms * 2;  // of a token and head
 int64_t pairs_of(const AttentionShape& s) {
@@ -137,17 +139,20 @@ int64_t blocks_of(const AttentionShape& s) {
 int64_t bytes_of_sums(const AttentionShape& s) {
   return blocks_of(s) * (s.num_heads / s.num_kv_heads) * padded_length(s) * s.head_dim * 4;
 }
-bool in_one_kernel(const AttentionShape& s) {
+double share_of_turns(const AttentionShape& s) {
   const int64_t turns = ceil_div(pairs_of(s), multiprocessors());
-  return s.head_dim == 64 && double(pairs_of(s)) >= kLeastShare * double(turns * multiprocessors()) &&
-         bytes_of_sums(s) <= kMostSums;
+  return double(pairs_of(s)) / double(turns * multiprocessors());
+}
+bool in_one_kernel(const AttentionShape& s) {
+  return s.head_dim == 64 && share_of_turns(s) >= kShareForTwoKernels && bytes_of_sums(s) <= kMostSums;
 }
 
 }  // namespace
 }  // namespace hopper
 
-bool hopper_backward_in_one(const AttentionShape& s) {
-  return hopper_attention_supports(s) && hopper::in_one_kernel(s);
+bool hopper_backward_beats_cudnn(const AttentionShape& s) {
+  return hopper_attention_supports(s) && hopper::in_one_kernel(s) &&
+         hopper::share_of_turns(s) >= hopper::kShareForCudnn;
 }
 
 bool hopper_attention_supports(const AttentionShape& s) {

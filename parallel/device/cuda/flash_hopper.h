@@ -11,9 +11,8 @@
 namespace cadre::device::cuda {
 
 bool hopper_attention_supports(const AttentionShape&);
-// Whether the backward pass makes dq, dk and dv in one kernel, which is faster than cuDNN's repeatable one
-// (docs/performance.md).
-bool hopper_backward_in_one(const AttentionShape&);
+// Whether the backward pass makes dq, dk and dv in one kernel that is faster than cuDNN's repeatable one.
+bool hopper_backward_beats_cudnn(const AttentionShape&);
 
 // Bytes of scratch, 256-byte aligned.
 size_t hopper_attention_bytes(const AttentionShape&, bool backward);
