@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <span>
 #include <thread>
 
@@ -20,15 +21,20 @@ int64_t* numbers(const PeerMemory& peers, int rank) {
   return reinterpret_cast<int64_t*>(peers.at(rank));
 }
 
+void run_peers(int ranks, const std::function<void(PeerMemory&, device::Queue&)>& body) {
+  run_threads(ranks, [&](World& world) {
+    Mesh mesh(world, {.ep = ranks});
+    device::CpuQueue queue(1);
+    body(mesh.expert_peers(), queue);
+  });
+}
+
 class Peers : public testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Ranks, Peers, testing::Values(1, 2, 4, 8));
 
 // Two parts in turns, as its users do: under tsan this also says that no read meets a write.
 TEST_P(Peers, RoundsShowWhatEveryRankWroteBeforeItsSignal) {
-  run_threads(GetParam(), [](World& world) {
-    Mesh mesh(world, {.ep = world.size()});
-    PeerMemory& peers = mesh.expert_peers();
-    device::CpuQueue queue(1);
+  run_peers(GetParam(), [](PeerMemory& peers, device::Queue& queue) {
     peers.reserve(queue, kBytes);
     for (int64_t round = 0; round < 40; ++round) {
       const int64_t part = round % 2;
@@ -42,10 +48,7 @@ TEST_P(Peers, RoundsShowWhatEveryRankWroteBeforeItsSignal) {
 
 // Rounds of the second lane overtake those of the first, and copies bring what was signalled.
 TEST_P(Peers, LanesHaveRoundsOfTheirOwn) {
-  run_threads(GetParam(), [](World& world) {
-    Mesh mesh(world, {.ep = world.size()});
-    PeerMemory& peers = mesh.expert_peers();
-    device::CpuQueue queue(1);
+  run_peers(GetParam(), [](PeerMemory& peers, device::Queue& queue) {
     peers.reserve(queue, kBytes);
     for (int64_t round = 0; round < 40; ++round) {
       int64_t* own = numbers(peers, peers.rank());
@@ -66,10 +69,7 @@ TEST_P(Peers, LanesHaveRoundsOfTheirOwn) {
 }
 
 TEST_P(Peers, ALargerRegionTakesThePlaceOfASmallerOne) {
-  run_threads(GetParam(), [](World& world) {
-    Mesh mesh(world, {.ep = world.size()});
-    PeerMemory& peers = mesh.expert_peers();
-    device::CpuQueue queue(1);
+  run_peers(GetParam(), [](PeerMemory& peers, device::Queue& queue) {
     for (const size_t bytes : {kBytes, kBytes / 2, 100 * kBytes}) {
       peers.want(bytes);
       peers.reserve(queue, bytes);
@@ -88,10 +88,7 @@ TEST_P(Peers, ALargerRegionTakesThePlaceOfASmallerOne) {
 // Rank 1 is slow to read what rank 0 wrote above a boundary; rank 0 goes on to write below another one, in the same place.
 TEST(PeerMemory, UsersOfOtherBoundariesDoNotWriteOverWhatIsRead) {
   std::atomic<bool> written = false;
-  run_threads(2, [&](World& world) {
-    Mesh mesh(world, {.ep = 2});
-    PeerMemory& peers = mesh.expert_peers();
-    device::CpuQueue queue(1);
+  run_peers(2, [&](PeerMemory& peers, device::Queue& queue) {
     peers.reserve(queue, kBytes);
     peers.enter(queue, 256);
     for (const int64_t place : {0, 64}) {  // below, then above
