@@ -1,4 +1,5 @@
-// Runs on several GPUs, one process each, against the same runs on one. Skipped where there are fewer GPUs.
+// Runs on several GPUs, one process each, against the same runs on one. Skipped where there are fewer GPUs, but for ranks that
+// may share one.
 #include <unistd.h>
 
 #include <cmath>
@@ -6,6 +7,7 @@
 
 #include "parallel/comm/transports.h"
 #include "parallel/device/accelerator.h"
+#include "tests/comm/nccl/one_gpu.h"
 #include "tests/trainer/run_fixture.h"
 
 namespace cadre::trainer {
@@ -52,7 +54,8 @@ std::vector<Overrides> layouts() {
   }
   all.push_back(with({"mesh.ep=2", "train.micro_batch=4"}, {"moe.dispatch=peer"}));
   all.push_back(with({"mesh.ep=2", "train.micro_batch=2"}, {"moe.dispatch=peer", "moe.num_shared=1"}));
-  all.push_back({"mesh.ep=2", "train.micro_batch=4", "moe.shares=width", "moe.width=256"});
+  // Of 256: parts of whole tiles. Roundings grow with the rate, on CPU ranks too: at 0.003 whole experts are 4e-4 off as well.
+  all.push_back({"mesh.ep=2", "train.micro_batch=4", "moe.shares=width", "moe.width=256", "optim.lr=0.0003"});
   all.push_back({"mesh.ep=2", "train.micro_batch=2", "moe.shares=width", "moe.num_shared=1", "mesh.zero=3"});
   all.push_back(with({"mesh.ep=2", "train.micro_batch=4"}, {"moe.dispatch=copy"}));
   all.push_back(with({"mesh.ep=2", "train.micro_batch=2"}, {"moe.dispatch=copy", "moe.num_shared=1"}));
@@ -224,6 +227,7 @@ TEST(CudaRanksOnce, ACheckpointMadeBesideStepsContinuesBitByBit) {
 // Each rank sees one GPU alone, as under some launchers, so that it can also be the only rank of a world. Before anything
 // asks for GPUs.
 void show_own_gpu() {
+  if (cadre::comm::ranks_may_share_a_gpu()) return;
   const char* local = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");
   if (local != nullptr) setenv("CUDA_VISIBLE_DEVICES", local, 1);
 }
