@@ -58,7 +58,7 @@ void PeerMemory::connect(device::Queue& queue, size_t bytes) {
   };
   attempt([&] {
     port_ = device::make_peer_port(queue.kind(), kFlagBytes + bytes);
-    handle = port_->handle();
+    handle = port_->handle_of(port_->data());
   });
   const std::vector<std::string> handles = host_.gather_texts(handle, "peer memory");
   regions_.assign(size_t(size()), port_->data());
@@ -85,6 +85,19 @@ void PeerMemory::reserve(device::Queue& queue, size_t bytes) {
   boundary_ = 0;
   bytes_ = bytes;
   watchdog_ = make_watchdog(queue.kind());
+}
+
+bool PeerMemory::reachable(device::Queue& queue) {
+  if (reachable_) return *reachable_;
+  try {
+    reserve(queue, 1);
+    reachable_ = true;
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::kUsage) throw;
+    spdlog::info("peer memory: {}", error.what());
+    reachable_ = false;
+  }
+  return *reachable_;
 }
 
 std::unique_ptr<Watchdog> PeerMemory::make_watchdog(device::DeviceKind kind) {

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -44,6 +45,9 @@ class PeerMemory {
   // Regions of at least `bytes` for this queue's device, with nothing under way. A larger one than before loses what was in
   // it. Collective, with the same number on all ranks. Throws Error(kUsage) on all of them when one cannot read another.
   void reserve(device::Queue& queue, size_t bytes);
+
+  // Whether reserve() of some memory succeeds. Collective the first time.
+  bool reachable(device::Queue& queue);
 
   // The region of a rank of the group, as this rank reaches it; aligned to 256 bytes. Valid until the next reserve().
   std::byte* at(int rank) const;
@@ -75,6 +79,7 @@ class PeerMemory {
   size_t boundary_ = 0;  // of the last user; 0: none yet
   uint64_t round_[device::kPeerLanes] = {};
   bool imitation_ = false;
+  std::optional<bool> reachable_;
   std::unique_ptr<device::PeerPort> port_;
   std::vector<std::byte*> regions_;     // by rank, flags first
   std::unique_ptr<Watchdog> watchdog_;  // on devices; knows the port

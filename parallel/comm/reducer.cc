@@ -41,6 +41,17 @@ GradReducer<T>::GradReducer(Mesh& mesh, device::ParamStore<T>& store, const Shar
       for (int64_t& cut : cuts) cut -= begin;
       cuts_[g].push_back(std::move(cuts));
     }
+    if (communicators_[g]->size() == 1) continue;
+    const auto share = [this, g](auto flat) {
+      communicators_[g]->share(reinterpret_cast<std::byte*>(flat.data()),
+                               size_t(flat.size()) * sizeof(*flat.data()));
+    };
+    const device::Group group = device::Group(g);
+    if (!sharded_values(group)) share(store.values(group));
+    if (!sharded_grads(group)) {
+      share(store.grads(group));
+      share(store.grad_sums(group));
+    }
   }
 }
 
@@ -49,6 +60,7 @@ GradReducer<T>::~GradReducer() {
   if (std::uncaught_exceptions() > 0) return;
   try {
     finish_values();
+    for (Communicator* communicator : communicators_) communicator->end_sharing();
   } catch (const std::exception&) {
     // A rank was lost: whoever waits for it next says so.
   }

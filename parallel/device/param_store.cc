@@ -5,13 +5,16 @@
 #include "parallel/base/rng.h"
 #include "parallel/device/kernels.h"
 #include "parallel/device/param_table.h"
+#include "parallel/device/peer.h"
 #include "parallel/device/transfer.h"
 
 namespace cadre::device {
 namespace {
 template <class U>
 View<U, 1> allocate(Buffer& memory, DeviceKind device, int64_t n, bool planned) {
-  const size_t bytes = size_t(n) * sizeof(U);
+  size_t bytes = size_t(n) * sizeof(U);
+  // Other ranks' GPUs may be shown the memory, whole pages of it (PeerPort).
+  if (device == DeviceKind::kCuda) bytes = (bytes + kPeerPage - 1) / kPeerPage * kPeerPage;
   memory = planned ? Buffer::planned(bytes) : Buffer(device, bytes);
   return View<U, 1>(reinterpret_cast<U*>(memory.data()), {n});
 }

@@ -26,8 +26,8 @@ class CpuPeerPort final : public PeerPort {
   explicit CpuPeerPort(size_t bytes) : memory_(std::make_unique<Buffer>(DeviceKind::kCpu, bytes)) {}
 
   std::byte* data() const override { return memory_->data(); }
-  std::string handle() const override {
-    const CpuHandle own = {process_identity(), reinterpret_cast<uintptr_t>(data())};
+  std::string handle_of(const std::byte* allocation) const override {
+    const CpuHandle own = {process_identity(), reinterpret_cast<uintptr_t>(allocation)};
     return {reinterpret_cast<const char*>(&own), sizeof own};
   }
   std::byte* open(const std::string& handle) override {

@@ -22,14 +22,18 @@ inline constexpr int kFlagStride = 16;  // words from one flag to the next: each
 // Numbers of one lane come in the order of one queue; those of another lane may overtake them.
 inline constexpr int kPeerLanes = 2;
 
+// What CUDA shares between processes is whole pages of this size, with whatever else lies in them.
+inline constexpr size_t kPeerPage = size_t(2) << 20;
+
 class PeerPort {
  public:
   virtual ~PeerPort() = default;
   // This rank's region, zero-filled at the start.
   virtual std::byte* data() const = 0;
-  // What other ranks open the region by: bytes for the way there.
-  virtual std::string handle() const = 0;
-  // The region behind a handle, as this rank's device reaches it. Throws Error(kUsage) with what stands in the way: another
+  // What other ranks open an allocation of this rank's device by: bytes for the way there. On a GPU it should be whole pages
+  // (kPeerPage).
+  virtual std::string handle_of(const std::byte* allocation) const = 0;
+  // The memory behind a handle, as this rank's device reaches it. Throws Error(kUsage) with what stands in the way: another
   // host, or two GPUs that cannot read each other.
   virtual std::byte* open(const std::string& handle) = 0;
   // Waits for the device and closes what was opened. All ranks close before any port goes.

@@ -9,6 +9,7 @@
 #include "parallel/base/log.h"
 #include "parallel/base/rng.h"
 #include "parallel/comm/native.h"
+#include "parallel/device/peer.h"
 #include "parallel/device/transfer.h"
 #include "trainer/run/train_state.h"
 
@@ -29,7 +30,8 @@ class Bench {
     owned_ = make_queue(run, world, mesh_);
     queue_ = owned_ ? owned_.get() : &host_;
     for (device::Buffer* buffer : {&send_, &receive_})
-      *buffer = device::Buffer(kind(), size_t(config.max_bytes));
+      *buffer =
+          device::Buffer(kind(), (size_t(config.max_bytes) / device::kPeerPage + 1) * device::kPeerPage);
   }
 
   std::vector<CommSample> run() {
@@ -40,7 +42,8 @@ class Bench {
         dispatch<float>(bytes, moe::DispatchKind::kAuto);
         continue;
       }
-      dispatch<bf16>(bytes, moe::DispatchKind::kAuto);
+      copies(bytes);
+      dispatch<bf16>(bytes, moe::DispatchKind::kGather);
       peer_dispatches(bytes);
     }
     return samples_;
@@ -124,7 +127,7 @@ class Bench {
   }
 
   template <class T>
-  void sums(int64_t bytes) {
+  void sums(int64_t bytes, const std::string& how = "") {
     const int ranks = group().size(), self = group().rank();
     const double share = double(ranks - 1) / ranks;
     const int64_t count = bytes / int64_t(sizeof(T));
@@ -134,14 +137,22 @@ class Bench {
     T* data = reinterpret_cast<T*>(send_.data());
     T* own = data + cuts[size_t(self)];
     const auto scatter = [&] { group().reduce_scatter(data, cuts, own, "bench").then(*queue_); };
-    time("reduce-scatter", bytes, share, scatter);
-    time("all-reduce", bytes, 2 * share, [&] {
+    time("reduce-scatter" + how, bytes, share, scatter);
+    time("all-reduce" + how, bytes, 2 * share, [&] {
       scatter();
       group()
           .all_gather(own, parts.counts[size_t(self)], data, parts.counts, parts.begins, comm::dtype_of<T>(),
                       "bench")
           .then(*queue_);
     });
+  }
+
+  // As gradients and values travel between GPUs of one host.
+  void copies(int64_t bytes) {
+    group().share(send_.data(), send_.bytes());
+    if (group().copies(send_.data())) sums<bf16>(bytes, ", copy engines");
+    queue_->wait();
+    group().end_sharing();
   }
 
   void native(int64_t bytes) {
@@ -228,7 +239,8 @@ void Bench::dispatch(int64_t bytes, moe::DispatchKind how) {
   reserve();
   // Of each direction; what each rank has to send is its rows to the others, there and back.
   std::string name = "dispatch + combine";
-  if (how != moe::DispatchKind::kAuto) name += fmt::format(", {}", moe::name_of(how));
+  if (how == moe::DispatchKind::kPeer || how == moe::DispatchKind::kCopy)
+    name += fmt::format(", {}", moe::name_of(how));
   time(name, 2 * bytes, double(ranks - 1), [&] {
     dispatcher->start_tokens(x);
     dispatcher->send_tokens(x, slots->routing);

@@ -63,6 +63,7 @@ class NcclCommunicator::Waiting : public Request::State {
 
 NcclCommunicator::NcclCommunicator(Communicator& host, device::Queue& queue, std::function<void(int)> abort)
     : Communicator(host.name()),
+      host_(host),
       queue_(static_cast<gpu::CudaQueue&>(queue)),
       rank_(host.rank()),
       size_(host.size()) {
@@ -118,6 +119,7 @@ NcclCommunicator::~NcclCommunicator() {
     cudaStreamSynchronize(sum_stream_);
     cudaStreamSynchronize(stream_);
   }
+  windows_.reset();
   watchdog_.reset();
   if (comm_ != nullptr) (flying ? ncclCommAbort : ncclCommDestroy)(comm_);
   for (cudaStream_t stream : {stream_, sum_stream_}) cudaStreamDestroy(stream);
@@ -174,6 +176,33 @@ void NcclCommunicator::end_together() {
   together_.clear();
 }
 
+void NcclCommunicator::share(std::byte* data, size_t bytes) {
+  if (alone_ || bytes == 0) return;
+  if (!windows_) {
+    windows_ = PeerWindows::connect(host_);
+    alone_ = !windows_;
+    if (alone_) return;
+    if (rank_ == 0)
+      spdlog::info("communicator '{}': copy engines move gradients and values between {} GPUs", name(),
+                   size_);
+  }
+  windows_->add(data, bytes);
+}
+
+void NcclCommunicator::end_sharing() {
+  gpu::check(cudaStreamSynchronize(stream_));
+  windows_.reset();
+}
+
+bool NcclCommunicator::copies(const void* data) const {
+  return windows_ && !open_ && !imitation() && windows_->at(data, rank_) != nullptr;
+}
+
+// What stands at `from` on a peer; between two meetings.
+void NcclCommunicator::fetch(void* to, const void* from, int peer, size_t bytes) {
+  if (bytes > 0) gpu::check(cudaMemcpyAsync(to, windows_->at(from, peer), bytes, cudaMemcpyDefault, stream_));
+}
+
 Request NcclCommunicator::all_to_all(const void* send, std::span<const int64_t> send_counts,
                                      std::span<const int64_t> send_displs, void* receive,
                                      std::span<const int64_t> receive_counts,
@@ -207,6 +236,18 @@ Request NcclCommunicator::all_gather(const void* send, int64_t send_count, void*
   const ncclDataType_t type = nccl_type(dtype);
   auto call = begin("all_gather", label, uint64_t(send_count) * size_of(dtype));
   const bool imitate = imitation();
+  // Asked of the place where all begins: a rank's own part may be empty, and all have to decide alike.
+  if (send == at(receive, receive_displs[rank_], dtype) && copies(at(receive, receive_displs[0], dtype))) {
+    windows_->meet(stream_);
+    // Each begins with the one after it, so that no rank is asked by all at a time.
+    for (int step = 1; step < size_; ++step) {
+      const int peer = (rank_ + step) % size_;
+      std::byte* place = at(receive, receive_displs[peer], dtype);
+      fetch(place, place, peer, size_t(receive_counts[peer]) * size_of(dtype));
+    }
+    windows_->meet(stream_);
+    return end(std::move(call));
+  }
   if (!imitate && even(receive_counts, receive_displs)) {
     check(
         ncclAllGather(send, at(receive, receive_displs[0], dtype), size_t(send_count), type, comm_, stream_),

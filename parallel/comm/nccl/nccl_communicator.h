@@ -2,8 +2,9 @@
 // queue was given so far, and records an event at its end, which Request::then() lets the queue wait for. A Watchdog
 // follows the events, with ncclCommGetAsyncError, and ends the world with exit code 5.
 //
-// NCCL moves the data, and sums are made here: parts come from all ranks and are added in rank order, bf16 in fp32,
-// as every transport promises. NVLink multicast and everything else of NCCL's environment is left as it is set.
+// NCCL moves the data, and copy engines what stands in shared memory of one host's GPUs (peer_windows.h). Sums are made here:
+// parts come from all ranks and are added in rank order, bf16 in fp32, as every transport promises. NVLink multicast and
+// everything else of NCCL's environment is left as it is set.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -17,6 +18,7 @@
 #include "parallel/comm/communicator.h"
 #include "parallel/comm/native.h"
 #include "parallel/comm/nccl/events.h"
+#include "parallel/comm/nccl/peer_windows.h"
 #include "parallel/comm/watchdog.h"
 #include "parallel/device/memory.h"
 
@@ -28,8 +30,8 @@ namespace cadre::comm::nccl {
 
 class NcclCommunicator final : public Communicator {
  public:
-  // Collective over `host`, which gives the ranks and carries NCCL's id to them. `queue` is a CUDA queue of the
-  // thread's current device; both are borrowed. abort(5) is called from another thread when a collective fails.
+  // Collective over `host`, which gives the ranks and carries what they have to tell each other. `queue` is a CUDA queue of
+  // the thread's current device; both are borrowed. abort(5) is called from another thread when a collective fails.
   NcclCommunicator(Communicator& host, device::Queue& queue, std::function<void(int)> abort);
   ~NcclCommunicator() override;
   int rank() const override { return rank_; }
@@ -45,6 +47,9 @@ class NcclCommunicator final : public Communicator {
   Request broadcast(void* data, int64_t count, int root, Dtype dtype, std::string_view label) override;
   void begin_together() override;
   void end_together() override;
+  void share(std::byte* data, size_t bytes) override;
+  void end_sharing() override;
+  bool copies(const void* data) const override;
 
   // For benchmarks of NCCL's own collectives: start() gives one to the stream, after the queue's work so far, and the
   // queue goes on after it.
@@ -72,8 +77,10 @@ class NcclCommunicator final : public Communicator {
   void close(Call& call);
   void copy(void* to, const void* from, size_t bytes);
   void check(ncclResult_t result, std::string_view label) const;
+  void fetch(void* to, const void* from, int peer, size_t bytes);
   void reduce_part(const Staged& staged, int64_t begin, int half, std::string_view label);
 
+  Communicator& host_;
   device::cuda::CudaQueue& queue_;
   int rank_, size_, device_ = 0;
   ncclComm_t comm_ = nullptr;
@@ -82,6 +89,8 @@ class NcclCommunicator final : public Communicator {
   std::array<cudaEvent_t, 2> arrived_{}, summed_{};  // by half of the staging memory
   device::Buffer staging_;
   std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>();
+  std::unique_ptr<PeerWindows> windows_;
+  bool alone_ = false;                           // no windows between these ranks
   std::vector<std::shared_ptr<Call>> together_;  // calls since begin_together()
   bool open_ = false;
   std::unique_ptr<Watchdog> watchdog_;

@@ -39,9 +39,10 @@ struct NcclCommunicator::Staged {
   void* receive;
   Dtype dtype;
   int64_t chunk;  // elements of a part that come at a time
+  bool copies;    // else NCCL
 };
 
-// Elements [begin, begin + chunk) of every part: sent and received, then added up beside the next ones' journey.
+// Elements [begin, begin + chunk) of every part: sent and received, or fetched, then added up beside the next ones' journey.
 void NcclCommunicator::reduce_part(const Staged& s, int64_t begin, int half, std::string_view label) {
   const auto count_of = [&](int r) {
     return std::clamp<int64_t>(s.cuts[r + 1] - s.cuts[r] - begin, 0, s.chunk);
@@ -49,12 +50,17 @@ void NcclCommunicator::reduce_part(const Staged& s, int64_t begin, int half, std
   const int64_t own = count_of(rank_);
   std::byte* staged = staging_.data() + size_t(half) * kHalf;
   const ncclDataType_t type = nccl_type(s.dtype);
-  if (!imitation()) check(ncclGroupStart(), label);
-  for (int peer = 0; peer < size_; ++peer) {
-    if (peer == rank_) continue;
+  const bool by_nccl = !imitation() && !s.copies;
+  if (by_nccl) check(ncclGroupStart(), label);
+  for (int step = 1; step < size_; ++step) {
+    const int peer = (rank_ + step) % size_;
     const std::byte* from = at(s.send, s.cuts[peer] + begin, s.dtype);
     std::byte* to = at(staged, (peer < rank_ ? peer : peer - 1) * s.chunk, s.dtype);
     const int64_t there = count_of(peer);
+    if (s.copies) {
+      fetch(to, at(s.send, s.cuts[rank_] + begin, s.dtype), peer, size_t(own) * size_of(s.dtype));
+      continue;
+    }
     if (imitation()) {
       copy(to, from, size_t(std::min(own, there)) * size_of(s.dtype));
       continue;
@@ -62,7 +68,7 @@ void NcclCommunicator::reduce_part(const Staged& s, int64_t begin, int half, std
     if (there > 0) check(ncclSend(from, size_t(there), type, peer, comm_, stream_), label);
     if (own > 0) check(ncclRecv(to, size_t(own), type, peer, comm_, stream_), label);
   }
-  if (!imitation()) check(ncclGroupEnd(), label);
+  if (by_nccl) check(ncclGroupEnd(), label);
   order(stream_, arrived_[half], sum_stream_);
   const Parts parts = {at(s.send, s.cuts[rank_] + begin, s.dtype),
                        staged,
@@ -83,14 +89,16 @@ Request NcclCommunicator::start_reduction(const void* send, std::span<const int6
   for (int r = 0; r < size_; ++r) longest = std::max(longest, cuts[r + 1] - cuts[r]);
   constexpr int64_t kUnit = 16;  // elements: parts begin where packs of 16 bytes do
   const int64_t fits = int64_t(kHalf / size_of(dtype)) / (size_ - 1) / kUnit * kUnit;
-  const Staged staged = {send, cuts, receive, dtype, fits};
+  const Staged staged = {send, cuts, receive, dtype, fits, copies(at(send, cuts[0], dtype))};
   auto call = begin("reduce_scatter", label, uint64_t(cuts[size_] - cuts[0]) * size_of(dtype));
+  if (staged.copies) windows_->meet(stream_);
   int half = 0;
   for (int64_t begin = 0; begin < longest; begin += fits, half ^= 1) {
     // The half's sums of two turns ago read what is written now.
     if (begin >= 2 * fits) gpu::check(cudaStreamWaitEvent(stream_, summed_[half], 0));
     reduce_part(staged, begin, half, label);
   }
+  if (staged.copies) windows_->meet(stream_);
   for (int h = 0; h < 2; ++h) {
     if (longest > h * fits) gpu::check(cudaStreamWaitEvent(stream_, summed_[h], 0));
   }

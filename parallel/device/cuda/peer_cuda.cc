@@ -3,7 +3,9 @@
 #include <cuda_runtime_api.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
+#include <string_view>
 #include <vector>
 
 #include "parallel/base/errors.h"
@@ -16,9 +18,6 @@
 namespace cadre::device::cuda {
 namespace {
 
-// What CUDA shares between processes is whole pages of this size, with whatever else lies in them.
-constexpr size_t kSharedUnit = size_t(2) << 20;
-
 struct CudaHandle {
   char host[64];  // ends with 0
   uint64_t process, address;
@@ -27,12 +26,23 @@ struct CudaHandle {
   cudaIpcMemHandle_t memory;
 };
 
+// NCCL's users turn peer access off where it is broken; the other name is for this program alone.
+void require_allowed() {
+  const auto is = [](const char* name, std::string_view value) {
+    const char* found = std::getenv(name);
+    require(found == nullptr || found != value, ExitCode::kUsage,
+            "{}={} in the environment: GPUs shall not read each other's memory", name, value);
+  };
+  is("NCCL_P2P_DISABLE", "1");
+  is("CADRE_PEER_MEMORY", "0");
+}
+
 class CudaPeerPort final : public PeerPort {
  public:
   explicit CudaPeerPort(size_t bytes) {
     check(cudaGetDevice(&device_));
     beside_ = std::make_unique<CudaQueue>(device_);
-    data_ = accelerator_cuda().allocate((bytes + kSharedUnit - 1) / kSharedUnit * kSharedUnit);
+    data_ = accelerator_cuda().allocate((bytes + kPeerPage - 1) / kPeerPage * kPeerPage);
     void* status = nullptr;
     check(cudaHostAlloc(&status, sizeof(PeerStatus), cudaHostAllocMapped | cudaHostAllocPortable));
     status_ = static_cast<PeerStatus*>(status);
@@ -48,14 +58,14 @@ class CudaPeerPort final : public PeerPort {
   }
 
   std::byte* data() const override { return data_; }
-  std::string handle() const override {
+  std::string handle_of(const std::byte* allocation) const override {
     CudaHandle own = {};
     host_identity().copy(own.host, sizeof own.host - 1);
     own.process = process_identity();
-    own.address = reinterpret_cast<uintptr_t>(data_);
+    own.address = reinterpret_cast<uintptr_t>(allocation);
     own.device = device_;
     check(cudaDeviceGetPCIBusId(own.bus, sizeof own.bus, device_));
-    check(cudaIpcGetMemHandle(&own.memory, data_));
+    check(cudaIpcGetMemHandle(&own.memory, const_cast<std::byte*>(allocation)));
     return {reinterpret_cast<const char*>(&own), sizeof own};
   }
   std::byte* open(const std::string& handle) override {
@@ -145,6 +155,7 @@ class CudaPeerPort final : public PeerPort {
 }  // namespace
 
 std::unique_ptr<PeerPort> make_peer_port_cuda(size_t bytes) {
+  require_allowed();
   return std::make_unique<CudaPeerPort>(bytes);
 }
 

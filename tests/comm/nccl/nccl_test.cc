@@ -8,7 +8,10 @@
 #include "parallel/comm/mesh.h"
 #include "parallel/comm/shards.h"
 #include "parallel/device/accelerator.h"
+#include "parallel/device/cuda/queue_cuda.h"
+#include "parallel/device/peer.h"
 #include "parallel/device/transfer.h"
+#include "tests/comm/nccl/one_gpu.h"
 
 namespace cadre::comm {
 namespace {
@@ -23,7 +26,9 @@ const device::Accelerator& gpu() {
 
 class Nccl : public testing::Test {
  protected:
-  Nccl() : queue_(gpu().make_queue(g_world->local_rank())), mesh_(*g_world, {.ep = g_world->size()}) {
+  Nccl()
+      : queue_(gpu().make_queue(g_world->local_rank() % gpu().probe().num_devices)),
+        mesh_(*g_world, {.ep = g_world->size()}) {
     mesh_.connect(*queue_);
   }
   Communicator& comm() { return mesh_.data_tensors(); }
@@ -189,6 +194,63 @@ TEST_F(Nccl, AllReduceAndTogether) {
   }
 }
 
+// As a run does it: sums of gradients and gathered values in turns, in memory that is written anew at once. One part is longer
+// than the memory in which parts are collected, one is a single element, and one empty, at the memory's end.
+TEST_F(Nccl, SharedMemoryTravelsByCopiesWithTheSameBits) {
+  const int64_t longest = int64_t(20) << 20;
+  std::vector<int64_t> rising = {0, 1}, falling = {0, 4096};
+  for (int r = 1; r < size(); ++r) {
+    rising.push_back(rising.back() + longest + 8 * r + 5);
+    falling.push_back(falling.back());
+  }
+  for (const std::vector<int64_t>& cuts : {rising, falling}) {
+    std::vector<int64_t> counts;
+    for (int r = 0; r < size(); ++r) counts.push_back(cuts[size_t(r) + 1] - cuts[size_t(r)]);
+    const int64_t own_begin = cuts[size_t(rank())], own = counts[size_t(rank())];
+    const size_t bytes = size_t(cuts.back()) * sizeof(float);
+    const device::Buffer grads(device::DeviceKind::kCuda,
+                               (bytes / device::kPeerPage + 1) * device::kPeerPage),
+        values(device::DeviceKind::kCuda, (bytes / device::kPeerPage + 1) * device::kPeerPage);
+    const auto view = [&](const device::Buffer& memory) {
+      return View<float, 1>(reinterpret_cast<float*>(memory.data()), {cuts.back()});
+    };
+    const auto turn = [&](int number) {
+      std::vector<float> mine(size_t(cuts.back()));
+      for (size_t i = 0; i < mine.size(); ++i) mine[i] = float(number + 1) * float(i % 1000) + float(rank());
+      float *const sums = view(grads).data() + own_begin, *const slice = view(values).data() + own_begin;
+      device::upload(*queue_, mine, view(grads));
+      comm().reduce_scatter<float>(view(grads).data(), cuts, sums, "sums").then(*queue_);
+      ASSERT_EQ(cudaMemcpyAsync(slice, sums, size_t(own) * sizeof(float), cudaMemcpyDeviceToDevice,
+                                static_cast<device::cuda::CudaQueue&>(*queue_).stream()),
+                cudaSuccess);
+      comm()
+          .all_gather(slice, own, view(values).data(), counts, std::span(cuts).first(counts.size()),
+                      Dtype::kFloat, "values")
+          .then(*queue_);
+    };
+    std::vector<std::vector<float>> by_nccl;
+    for (int number = 0; number < 3; ++number) {
+      turn(number);
+      by_nccl.push_back(get(view(values)));
+    }
+    EXPECT_EQ(by_nccl[2][5], 3 * 5 * float(size()) + float(size() * (size() - 1) / 2));
+    comm().share(grads.data(), bytes);
+    comm().share(values.data(), bytes);
+    EXPECT_TRUE(comm().copies(grads.data()));
+    EXPECT_TRUE(comm().copies(values.data() + bytes - 1));
+    EXPECT_FALSE(comm().copies(values.data() + bytes));
+    for (int number = 0; number < 12; ++number) {
+      turn(number % 3);
+      if (number > 8) {
+        EXPECT_EQ(get(view(values)), by_nccl[size_t(number % 3)]) << number;
+      }
+    }
+    queue_->wait();
+    comm().end_sharing();
+    EXPECT_FALSE(comm().copies(grads.data()));
+  }
+}
+
 TEST_F(Nccl, ImitationMovesOwnDataAndEnds) {
   comm().set_imitation(true);
   const std::vector<int64_t> counts(size_t(size()), 4), begins = begins_of(counts);
@@ -207,7 +269,8 @@ int main(int argc, char** argv) {
   const auto world = cadre::comm::make_world(&argc, &argv);
   cadre::comm::g_world = world.get();
   const auto probe = cadre::comm::gpu().probe();
-  if (world->size() < 2 || probe.num_devices < world->local_size()) {
+  const int needed = cadre::comm::ranks_may_share_a_gpu() ? 1 : world->local_size();
+  if (world->size() < 2 || probe.num_devices < needed) {
     if (world->rank() == 0) std::printf("[  SKIPPED ] %d ranks: %s\n", world->size(), probe.report.c_str());
     return 0;
   }

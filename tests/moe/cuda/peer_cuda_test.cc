@@ -151,7 +151,8 @@ class PeerPorts : public testing::Test {
 
 // All signals of a round are queued before its awaits, as one thread has both queues.
 TEST_F(PeerPorts, AnAwaitComesAfterWhatWasWrittenBeforeTheSignal) {
-  ASSERT_EQ(ports[0]->open(ports[1]->handle()), ports[1]->data());  // of one process: the same pointer
+  ASSERT_EQ(ports[0]->open(ports[1]->handle_of(ports[1]->data())),
+            ports[1]->data());  // of one process: the same pointer
   constexpr int64_t kCount = 5000, kPlace = 8192;
   for (uint64_t round = 1; round <= 50; ++round) {
     for (int self : {0, 1}) {
@@ -186,7 +187,7 @@ TEST_F(PeerPorts, AMissingPeerEndsTheWaitAndIsNamed) {
 }
 
 TEST_F(PeerPorts, AHandleOfAnotherHostIsRefused) {
-  std::string handle = ports[1]->handle();
+  std::string handle = ports[1]->handle_of(ports[1]->data());
   handle[0] = handle[0] == 'x' ? 'y' : 'x';
   try {
     ports[0]->open(handle);
