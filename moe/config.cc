@@ -3,7 +3,6 @@
 #include "moe/balance_loss.h"
 #include "moe/router.h"
 #include "parallel/base/errors.h"
-#include "parallel/base/trial.h"
 
 namespace cadre::moe {
 namespace {
@@ -42,7 +41,7 @@ bool share_widths(const MoeConfig& config, int ranks, bool on_gpus) {
   // Loads of few experts differ most, and are few rows to read twice. Parts are whole tiles of the products.
   constexpr int kFewExperts = 8, kColumns = 128;
   const bool gathers = config.dispatch != DispatchKind::kExchange && config.dispatch != DispatchKind::kPeer;
-  return base::on_trial() && on_gpus && gathers && config.num_experts < kFewExperts * ranks &&
+  return on_gpus && gathers && config.num_experts < kFewExperts * ranks &&
          config.width % (ranks * kColumns) == 0;
 }
 

@@ -13,7 +13,7 @@ enum class DropPolicy { kLowestProbability, kPosition };
 // How tokens travel to the ranks of their experts: exchange sends what was routed, with counts that the host reads;
 // gather sends every row to all ranks of the group, and the host reads nothing; peer lets the ranks of one host read
 // what was routed from each other's memory, and the host reads nothing; copy lets the copy engines of one host's GPUs fetch every
-// row beside kernels, as gather sends them. auto: exchange on the CPU, gather on GPUs.
+// row beside kernels, as gather sends them. auto: exchange on the CPU, on GPUs copy where it can be, else gather.
 enum class DispatchKind { kAuto, kExchange, kGather, kPeer, kCopy };
 const char* name_of(DispatchKind kind);
 

@@ -74,9 +74,11 @@ class LocalDispatcher final : public Dispatcher<T> {
 
 }  // namespace
 
-DispatchKind dispatch_kind(DispatchKind kind, device::DeviceKind device) {
+DispatchKind dispatch_kind(DispatchKind kind, bool widths, device::Queue& queue, comm::PeerMemory& peers) {
   if (kind != DispatchKind::kAuto) return kind;
-  return device == device::DeviceKind::kCpu ? DispatchKind::kExchange : DispatchKind::kGather;
+  if (queue.kind() == device::DeviceKind::kCpu)
+    return widths ? DispatchKind::kGather : DispatchKind::kExchange;
+  return peers.reachable(queue) ? DispatchKind::kCopy : DispatchKind::kGather;
 }
 
 const char* about(DispatchKind kind) {
@@ -101,8 +103,7 @@ std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKe
                                                const DispatchGroup& ranks, const DispatchShape& shape,
                                                DispatchKind kind) {
   if (ranks.group.size() == 1) return std::make_unique<LocalDispatcher<T>>(queue, kernels, shape);
-  if (shape.widths && kind == DispatchKind::kAuto) kind = DispatchKind::kGather;
-  kind = dispatch_kind(kind, queue.kind());
+  kind = dispatch_kind(kind, shape.widths, queue, ranks.peers);
   require(!shape.widths || kind == DispatchKind::kGather || kind == DispatchKind::kCopy, ExitCode::kUsage,
           "moe.shares: width sends every row to all ranks, which moe.dispatch: {} does not; leave one of the "
           "two out",

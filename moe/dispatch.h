@@ -93,13 +93,14 @@ struct DispatchGroup {
 };
 
 // For an expert group of one rank nothing is copied or sent. Queue, kernels and group are borrowed. Throws
-// Error(kUsage) for a kind that the device does not have, or that cannot share widths (gather and copy can; auto then is gather).
+// Error(kUsage) for a kind that the device does not have, or that cannot share widths (gather and copy can).
 template <class T>
 std::unique_ptr<Dispatcher<T>> make_dispatcher(device::Queue& queue, const MoeKernels<T>& kernels,
                                                const DispatchGroup& ranks, const DispatchShape& shape,
                                                DispatchKind kind = DispatchKind::kAuto);
-// What kAuto stands for on a device, as in a run file.
-DispatchKind dispatch_kind(DispatchKind kind, device::DeviceKind device);
+// What kAuto stands for, as in a run file: on GPUs copy where the ranks reach each other's memory, else gather; on the CPU exchange,
+// or gather where ranks share widths. Collective the first time.
+DispatchKind dispatch_kind(DispatchKind kind, bool widths, device::Queue& queue, comm::PeerMemory& peers);
 // One line about a kind for the log: what travels, and what the host reads.
 const char* about(DispatchKind kind);
 

@@ -106,15 +106,14 @@ layouts() {
   shift 2
   bench "$name-1" $run "$@"
   bench "$name-dp2" $ranks $run "$@" train.global_batch=16
+  bench "$name-dp2-nccl" env CADRE_PEER_MEMORY=0 $ranks $run "$@" train.global_batch=16
   bench "$name-ep2" $ranks $run "$@" train.global_batch=16 mesh.ep=2
+  bench "$name-ep2-nccl" env CADRE_PEER_MEMORY=0 $ranks $run "$@" train.global_batch=16 mesh.ep=2
+  bench "$name-ep2-gather" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=gather
   bench "$name-ep2-experts" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.shares=experts
-  bench "$name-ep2-fixed" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.shares=experts moe.rebalance=0
   bench "$name-ep2-peer" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=peer
-  bench "$name-ep2-copy" $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=copy
   # docs/cuda.md, "On trial"
-  bench "$name-dp2-trial" env CADRE_TRIAL=1 $ranks $run "$@" train.global_batch=16
-  bench "$name-ep2-trial" env CADRE_TRIAL=1 $ranks $run "$@" train.global_batch=16 mesh.ep=2
-  bench "$name-ep2-copy-trial" env CADRE_TRIAL=1 $ranks $run "$@" train.global_batch=16 mesh.ep=2 moe.dispatch=copy
+  bench "$name-dp2-nccl-trial" env CADRE_TRIAL=1 CADRE_PEER_MEMORY=0 $ranks $run "$@" train.global_batch=16
   bench "$name-1-again" $run "$@"
 }
 part_steps() {
@@ -152,7 +151,7 @@ found = json.loads(file.read_text())
 table = {}
 for config in ("olmoe4", "mixtral-mini", "olmoe4-routed", "mixtral-mini-routed"):
     one = max((found[k]["tokens_per_s"] for k in (f"{config}-1", f"{config}-1-again") if k in found), default=None)
-    for layout in ("dp2", "ep2", "ep2-experts", "ep2-fixed", "ep2-peer", "ep2-copy", "dp2-trial", "ep2-trial", "ep2-copy-trial"):
+    for layout in ("dp2", "dp2-nccl", "ep2", "ep2-nccl", "ep2-gather", "ep2-experts", "ep2-peer", "dp2-nccl-trial"):
         two = found.get(f"{config}-{layout}")
         if one and two:
             table[f"{config}-{layout}"] = {"of_one_gpu": round(two["tokens_per_s"] / 2 / one, 4), "exposed": round(two["exposed_communication"], 4)}
@@ -166,7 +165,7 @@ PYTHON
 part_channels() {
   local n
   for n in 4 8 16 32; do
-    bench "olmoe4-dp2-ctas$n" env NCCL_MAX_CTAS=$n $ranks "$cadre" bench configs/bench-olmoe4.yaml train.steps=8 train.global_batch=16 --json
+    bench "olmoe4-dp2-ctas$n" env NCCL_MAX_CTAS=$n CADRE_PEER_MEMORY=0 $ranks "$cadre" bench configs/bench-olmoe4.yaml train.steps=8 train.global_batch=16 --json
   done
 }
 
@@ -240,9 +239,9 @@ fault() {
 }
 part_faults() {
   fault stall STOP '5|137'
+  CADRE_PEER_MEMORY=0 fault stall-nccl STOP '5|137'
   dispatch=peer fault stall-peer STOP '5|137'
   dispatch=peer fault kill-peer KILL '5|137'
-  dispatch=copy fault stall-copy STOP '5|137'
   fault kill KILL '5|137'
   # On from the last checkpoint of the killed run, against a run that nothing happened to.
   local steps; steps=$(newest kill); steps=$((10#${steps#step-} + 60))

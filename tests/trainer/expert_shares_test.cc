@@ -40,9 +40,6 @@ TEST(ExpertShares, AreWidthsWhereARankOfGpusHasFewExperts) {
   moe::MoeConfig config;
   config.num_experts = 8;
   config.width = 3584;
-  ::unsetenv("CADRE_TRIAL");
-  EXPECT_FALSE(moe::share_widths(config, 2, true)) << "not measured yet";
-  ::setenv("CADRE_TRIAL", "1", 1);
   EXPECT_TRUE(moe::share_widths(config, 2, true));
   EXPECT_FALSE(moe::share_widths(config, 2, false)) << "the CPU sends rows where they are routed";
   EXPECT_FALSE(moe::share_widths(config, 1, true));
@@ -56,7 +53,6 @@ TEST(ExpertShares, AreWidthsWhereARankOfGpusHasFewExperts) {
   config.shares = moe::ExpertShares::kExperts;
   config.width = 3584;
   EXPECT_FALSE(moe::share_widths(config, 2, true));
-  ::unsetenv("CADRE_TRIAL");
 }
 
 TEST(ExpertShares, AreWholeExpertsWhereThoseAreNeeded) {

@@ -92,11 +92,10 @@ void RunLog::describe(int ranks) const {
       state_.config().mesh.ep, model.host.num_threads());
   if (state_.config().moe && state_.config().mesh.ep > 1) {
     const bool widths = shares_widths(model);
-    auto kind = state_.config().moe->dispatch;
-    kind = widths && kind == moe::DispatchKind::kAuto ? moe::DispatchKind::kGather
-                                                      : moe::dispatch_kind(kind, model.queue.kind());
     spdlog::info("each rank of {} holds {}", state_.config().mesh.ep,
                  widths ? "its part of the width of every expert" : "its share of the experts");
+    const auto kind =
+        moe::dispatch_kind(state_.config().moe->dispatch, widths, model.queue, model.mesh.expert_peers());
     spdlog::info("tokens reach their experts by {}{}: {}", moe::name_of(kind),
                  state_.config().moe->dispatch == kind ? "" : " (auto)", moe::about(kind));
   }
