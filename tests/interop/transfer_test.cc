@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "tests/interop/interop_fixture.h"
+#include "trainer/interop/shared_folder.h"
 
 namespace cadre::interop {
 namespace {
@@ -129,6 +130,13 @@ TEST(Transfer, FilesBesideTheWeightsGoAlongUnchanged) {
     EXPECT_EQ(base::read_file(folder / "out" / name, ExitCode::kData),
               base::read_file(folder / "in" / name, ExitCode::kData));
   }
+}
+
+// One may have hundreds of gigabytes to write while the others are done.
+TEST(Transfer, RanksWaitForEachOtherAsLongAsFilesTake) {
+  comm::run_threads(2, [](comm::World& world) {
+    EXPECT_GE(patient_ranks(world, "test")->timeout(), std::chrono::hours(12));
+  });
 }
 
 TEST(Transfer, ATiedHeadMayBeInTheFilesWhenItIsTheEmbedding) {

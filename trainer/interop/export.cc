@@ -214,7 +214,7 @@ class Exporter {
 }  // namespace
 
 TransferReport export_model(const ExportOptions& options, comm::World& world) {
-  const auto ranks = world.split(0, "export");
+  const auto ranks = patient_ranks(world, "export");
   Exporter exporter(options, trainer::find_checkpoint(options.from, *ranks), world);
   SharedFolder folder(*ranks, options.to);
   folder.on_all("files", [&] {

@@ -230,7 +230,7 @@ TransferReport import_model(const ImportOptions& options, comm::World& world) {
                    {"config", config},
                    {"files", companion_files(options.from)}}}};
 
-  const auto ranks = world.split(0, "import");
+  const auto ranks = patient_ranks(world, "import");
   SharedFolder folder(*ranks, options.to);
   folder.on_first("tokenizer", [&] {
     check_tied_head(hf, weights, options.from.string());

@@ -1,10 +1,19 @@
 #include "trainer/interop/shared_folder.h"
 
+#include <chrono>
+
 #include "parallel/base/files.h"
 
 namespace cadre::interop {
 
 namespace fs = std::filesystem;
+
+std::unique_ptr<comm::Communicator> patient_ranks(comm::World& world, const std::string& name) {
+  auto ranks = world.split(0, name);
+  constexpr auto kPatience = std::chrono::hours(24);
+  ranks->set_timeout(kPatience);
+  return ranks;
+}
 
 SharedFolder::SharedFolder(comm::Communicator& ranks, fs::path folder)
     : ranks_(ranks), folder_(fs::absolute(folder).lexically_normal()) {

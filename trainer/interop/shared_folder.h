@@ -5,11 +5,17 @@
 #include <absl/functional/function_ref.h>
 
 #include <filesystem>
+#include <memory>
+#include <string>
 #include <string_view>
 
-#include "parallel/comm/communicator.h"
+#include "parallel/comm/mesh.h"
 
 namespace cadre::interop {
+
+// All ranks, who wait for each other as long as files of any size take. A rank that is lost ends the others all the same, by
+// whoever started them.
+std::unique_ptr<comm::Communicator> patient_ranks(comm::World& world, const std::string& name);
 
 class SharedFolder {
  public:
