@@ -106,6 +106,8 @@ layouts() {
   shift 2
   bench "$name-1" $run "$@"
   bench "$name-dp2" $ranks $run "$@" train.global_batch=16
+  # Streams that share a hardware queue would hold each other up where one waits for a peer.
+  bench "$name-dp2-queues" env CUDA_DEVICE_MAX_CONNECTIONS=32 $ranks $run "$@" train.global_batch=16
   bench "$name-dp2-nccl" env CADRE_PEER_MEMORY=0 $ranks $run "$@" train.global_batch=16
   bench "$name-ep2" $ranks $run "$@" train.global_batch=16 mesh.ep=2
   bench "$name-ep2-nccl" env CADRE_PEER_MEMORY=0 $ranks $run "$@" train.global_batch=16 mesh.ep=2
@@ -151,7 +153,7 @@ found = json.loads(file.read_text())
 table = {}
 for config in ("olmoe4", "mixtral-mini", "olmoe4-routed", "mixtral-mini-routed"):
     one = max((found[k]["tokens_per_s"] for k in (f"{config}-1", f"{config}-1-again") if k in found), default=None)
-    for layout in ("dp2", "dp2-nccl", "ep2", "ep2-nccl", "ep2-gather", "ep2-experts", "ep2-peer", "dp2-nccl-trial"):
+    for layout in ("dp2", "dp2-queues", "dp2-nccl", "ep2", "ep2-nccl", "ep2-gather", "ep2-experts", "ep2-peer", "dp2-nccl-trial"):
         two = found.get(f"{config}-{layout}")
         if one and two:
             table[f"{config}-{layout}"] = {"of_one_gpu": round(two["tokens_per_s"] / 2 / one, 4), "exposed": round(two["exposed_communication"], 4)}
