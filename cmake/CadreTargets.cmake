@@ -75,12 +75,12 @@ function(cadre_test name)
   endforeach()
 endfunction()
 
-# cadre_test_one_gpu(NAME RANKS 2 [ARGS ...]): the ranks of a test for several GPUs once more, as NAME_on_one_gpu, where they may
+# cadre_test_one_gpu(NAME RANKS 2): the ranks of a test for several GPUs once more, as NAME_on_one_gpu, where they may
 # share one (tests/comm/nccl/one_gpu_nccl.cc).
 function(cadre_test_one_gpu name)
-  cmake_parse_arguments(ARG "" "RANKS" "ARGS" ${ARGN})
+  cmake_parse_arguments(ARG "" "RANKS" "" ${ARGN})
   add_test(NAME ${name}_on_one_gpu
-    COMMAND ${MPIEXEC_EXECUTABLE} -np ${ARG_RANKS} -x LD_PRELOAD=$<TARGET_FILE:one_gpu_nccl> $<TARGET_FILE:${name}> ${ARG_ARGS})
+    COMMAND ${MPIEXEC_EXECUTABLE} -np ${ARG_RANKS} -x LD_PRELOAD=$<TARGET_FILE:one_gpu_nccl> $<TARGET_FILE:${name}>)
   set_tests_properties(${name}_on_one_gpu PROPERTIES PROCESSORS ${ARG_RANKS} LABELS cuda TIMEOUT 600 ENVIRONMENT "${CADRE_MPI_TEST_ENVIRONMENT}")
   add_dependencies(${name} one_gpu_nccl)
 endfunction()
