@@ -9,6 +9,7 @@
 
 #include "parallel/base/log.h"
 #include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/driver_function.h"
 
 namespace cadre::comm::nccl {
 namespace {
@@ -19,27 +20,19 @@ constexpr size_t kFlagWords = device::kMostPeers * device::kFlagStride;
 constexpr size_t kRegionBytes = (kFlagWords + 1 + device::kMostPeers) * sizeof(uint64_t);
 constexpr auto kPatience = std::chrono::seconds(10);
 
-// The driver's function through the runtime: linking the driver's library would keep the program from starting on
-// machines without one.
-template <class Function>
-Function driver_function(const char* name) {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  constexpr unsigned kSince = 11070;
-  gpu::check(cudaGetDriverEntryPointByVersion(name, &function, kSince, cudaEnableDefault, &found));
-  require(found == cudaDriverEntryPointSuccess, ExitCode::kComm, "the NVIDIA driver has no {}", name);
-  return reinterpret_cast<Function>(function);
-}
+constexpr unsigned kMemoryOperations = 11070;  // the version of CUDA that they have their present form from
 
 void write_value(cudaStream_t stream, uint64_t* address, uint64_t value) {
-  static const auto write = driver_function<PFN_cuStreamWriteValue64_v11070>("cuStreamWriteValue64");
+  static const auto write =
+      gpu::driver_function<PFN_cuStreamWriteValue64_v11070>("cuStreamWriteValue64", kMemoryOperations);
   const CUresult result = write(stream, CUdeviceptr(address), value, CU_STREAM_WRITE_VALUE_DEFAULT);
   require(result == CUDA_SUCCESS, ExitCode::kComm, "a GPU's stream cannot signal a peer (CUDA error {})",
           int(result));
 }
 
 void wait_value(cudaStream_t stream, uint64_t* address, uint64_t at_least) {
-  static const auto wait = driver_function<PFN_cuStreamWaitValue64_v11070>("cuStreamWaitValue64");
+  static const auto wait =
+      gpu::driver_function<PFN_cuStreamWaitValue64_v11070>("cuStreamWaitValue64", kMemoryOperations);
   const CUresult result = wait(stream, CUdeviceptr(address), at_least, CU_STREAM_WAIT_VALUE_GEQ);
   require(result == CUDA_SUCCESS, ExitCode::kComm, "a GPU's stream cannot wait for a peer (CUDA error {})",
           int(result));

@@ -1,27 +1,17 @@
 #include "parallel/device/cuda/tensor_map.h"
 
 #include <cudaTypedefs.h>
-#include <cuda_runtime_api.h>
 
 #include <stdexcept>
 
-#include "parallel/device/cuda/check.h"
+#include "parallel/device/cuda/driver_function.h"
 
 namespace cadre::device::cuda {
 namespace {
 
-// The driver's function through the runtime: linking the driver's library would keep the program from
-// starting on machines without one.
 PFN_cuTensorMapEncodeTiled_v12000 encoder() {
-  static const auto kFunction = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
-                                           &found));
-    if (found != cudaDriverEntryPointSuccess)
-      throw std::runtime_error("the NVIDIA driver has no cuTensorMapEncodeTiled; it needs CUDA 12 or newer");
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
+  static const auto kFunction =
+      driver_function<PFN_cuTensorMapEncodeTiled_v12000>("cuTensorMapEncodeTiled", 12000);
   return kFunction;
 }
 
