@@ -6,7 +6,7 @@ namespace cadre::launch {
 
 LoadedModel load_model(const std::filesystem::path& path, comm::World& world, int64_t max_sequences) {
   LoadedModel loaded;
-  loaded.folder = trainer::find_checkpoint(path, *world.split(0, "checkpoint"));
+  loaded.folder = trainer::find_checkpoint(path, *world.everyone("checkpoint"));
   trainer::TensorReader reader(loaded.folder);
   loaded.step = reader.index().step;
   loaded.config = trainer::checkpoint_config(reader.index(), loaded.folder);

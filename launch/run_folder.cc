@@ -92,7 +92,7 @@ std::string take_claim(const std::filesystem::path& out, const std::string& sour
 
 void claim_run(const std::filesystem::path& out, const std::string& source, comm::World& world) {
   static std::optional<base::FileLock> held;
-  const auto ranks = world.split(0, "claim");
+  const auto ranks = world.everyone("claim");
   ranks->agree(world.rank() == 0 ? take_claim(out, source, held) : "", ExitCode::kUsage,
                "claim the run's folder");
 }
@@ -110,7 +110,7 @@ void open_box(const std::filesystem::path& out, const comm::World& world) {
 
 void open_shared(const std::filesystem::path& out, const std::string& source, comm::World& world) {
   umask(0077);
-  const auto ranks = world.split(0, "folder");
+  const auto ranks = world.everyone("folder");
   int place = 0;
   std::string error;
   if (world.rank() == 0) {

@@ -8,6 +8,7 @@
 
 #include "launch/ranks.h"
 #include "launch/verbs.h"
+#include "parallel/comm/transports.h"
 #include "trainer/run/bench.h"
 #include "trainer/run/bench_comm.h"
 #include "trainer/run/bench_rollout.h"
@@ -19,6 +20,7 @@ namespace {
 struct BenchArguments {
   std::string run_file, batches, save;
   std::vector<std::string> overrides;
+  int imitate = 0;
   bool json = false, turns = false;
 };
 
@@ -30,6 +32,11 @@ void print_text(const trainer::BenchResult& r) {
     fmt::print("SGEMM {0} x {0} x {0}, {1} thread{2}: {3:.1f} GFLOP/s\n", peak.n, peak.threads,
                peak.threads == 1 ? "" : "s", peak.best_flops / 1e9);
   }
+  if (r.imitated)
+    fmt::print(
+        "{} ranks are imitated: this one takes its own data for theirs, and what goes between them is copied "
+        "here\n",
+        r.ranks - 1);
   const double median = r.median_seconds();
   fmt::print(
       "step: median {:.1f} ms over {} (fastest {:.1f}, slowest {:.1f}), mean {:.1f}, {:.0f} tokens/s\n",
@@ -41,6 +48,8 @@ void print_text(const trainer::BenchResult& r) {
         "communication: {:.1f}% of the step is exposed ({:.1f} ms with each collective replaced by a local "
         "copy)\n",
         100 * r.exposed_share(), 1e3 * r.alone_seconds);
+  }
+  if (r.ranks > 1) {
     fmt::print("tokens/s a rank: {:.0f}\n", double(r.tokens) / median / r.ranks);
     if (r.rank_load > 1)
       fmt::print("experts: the fullest rank has {:.3f} of the mean; they changed ranks in {} layers\n",
@@ -86,6 +95,7 @@ void print_json(const trainer::BenchResult& r) {
       {"params", r.params},
       {"active_params", r.active_params},
       {"ranks", r.ranks},
+      {"imitated_ranks", r.imitated ? r.ranks - 1 : 0},
       {"threads", r.threads},
       {"sgemm", peaks},
       {r.gpu_bytes > 0 ? "bf16_peak_gflops" : "sgemm_peak_gflops", r.peak_flops / 1e9},
@@ -163,7 +173,15 @@ int bench_rollout(const BenchArguments& arguments, const trainer::RolloutBenchCo
   return int(ExitCode::kOk);
 }
 
-int bench(const BenchArguments& arguments, comm::World& world) {
+int bench(const BenchArguments& arguments, comm::World& ranks) {
+  require(arguments.imitate == 0 || ranks.size() == 1, ExitCode::kUsage,
+          "--imitate takes the place of the other ranks, and {} are here; start it without mpirun",
+          ranks.size());
+  require(arguments.imitate == 0 || arguments.save.empty(), ExitCode::kUsage,
+          "--save needs all ranks, which write a part each; leave out --imitate");
+  const std::unique_ptr<comm::World> imitated =
+      arguments.imitate > 0 ? comm::make_imitated_world(arguments.imitate) : nullptr;
+  comm::World& world = imitated ? *imitated : ranks;
   const auto config = trainer::load_run(arguments.run_file, arguments.overrides);
   const trainer::Dataset dataset =
       config.data.manifest.empty() ? trainer::random_dataset(config) : trainer::open_dataset(config);
@@ -190,6 +208,10 @@ void add_bench(CLI::App& app, Run& run) {
                  "Read numbers of steps from the standard input, take each and print its JSON");
   verb->add_option("--batches", arguments->batches,
                    "Write what the first 8 steps train on: tokens, then targets of each, as int32");
+  verb->add_option(
+          "--imitate", arguments->imitate,
+          "Be one of that many ranks, alone: the time and memory of a rank on a cluster, without its wire")
+      ->check(CLI::Range(2, 1 << 20));
   verb->add_option("--save", arguments->save,
                    "Then write a checkpoint into this folder while steps go on, and say what that costs");
   const auto comm_config = std::make_shared<trainer::CommBenchConfig>();

@@ -23,7 +23,7 @@ struct TrainArguments {
 void require_same_run(const trainer::RunConfig& config, comm::World& world) {
   const std::string hash = base::sha256_text(trainer::resolved_yaml(config) + commit() + CADRE_VERSION);
   const auto number = double(std::stoull(hash.substr(0, 12), nullptr, 16));
-  const auto ranks = world.split(0, "same run");
+  const auto ranks = world.everyone("same run");
   const double largest = ranks->all_reduce(number, comm::ReduceOp::kMax, "same run");
   const double smallest = ranks->all_reduce(number, comm::ReduceOp::kMin, "same run");
   ranks->agree(

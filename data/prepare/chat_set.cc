@@ -218,7 +218,7 @@ PrepareResult prepare_chat_set(const PrepareOptions& options, comm::World& world
       "--kind {} needs the tokenizer of the model that it is for: give --tokenizer the file of a run or a "
       "prepared folder, or `bytes`",
       name_of(options.kind));
-  const std::unique_ptr<comm::Communicator> comm = world.split(0, "prepare");
+  const std::unique_ptr<comm::Communicator> comm = world.everyone("prepare");
   comm->set_timeout(std::chrono::hours(24 * 7));  // the others wait while rank 0 works
   PrepareResult result;
   run_on_root(*comm, "prepare: examples", [&] { ChatSetMaker(options, result).run(); });

@@ -184,7 +184,7 @@ Report finish_report(const Work& work, const Choices& choices, const Tokenizer& 
 PrepareResult prepare(const PrepareOptions& options, comm::World& world) {
   check_options(options);
   if (options.kind != SetKind::kText) return prepare_chat_set(options, world);
-  const std::unique_ptr<comm::Communicator> comm = world.split(0, "prepare");
+  const std::unique_ptr<comm::Communicator> comm = world.everyone("prepare");
   // Ranks wait for the slowest pass of others, which may take hours.
   comm->set_timeout(std::chrono::hours(24 * 7));
   PrepareResult result;

@@ -163,6 +163,13 @@ Request Communicator::start_reduction(const void* send, std::span<const int64_t>
   std::vector<int64_t> send_counts(ranks), receive_counts(ranks, own);
   for (int r = 0; r < ranks; ++r) send_counts[r] = cuts[r + 1] - cuts[r];
   auto reduction = std::make_unique<Reduction>(staging_, ranks, own, dtype, op, receive);
+  if (imitation_) {
+    const size_t bytes = size_t(own) * size_of(dtype);
+    const std::byte* part = static_cast<const std::byte*>(send) + size_t(cuts[rank()]) * size_of(dtype);
+    for (int r = 0; r < ranks && bytes > 0; ++r)
+      std::memcpy(reduction->parts() + size_t(r) * bytes, part, bytes);
+    return Request(std::move(reduction));
+  }
   reduction->start(all_to_all(send, send_counts, cuts.first(ranks), reduction->parts(), receive_counts,
                               offsets_of(receive_counts), dtype, label));
   return Request(std::move(reduction));
@@ -185,6 +192,11 @@ void Communicator::all_reduce_untyped(void* data, int64_t count, Dtype dtype, Re
     Reduction reduction(staging_, ranks, count, dtype, op, data);
     reduction.start(all_gather(data, count, reduction.parts(), counts, offsets_of(counts), dtype, label));
     return reduction.wait();
+  }
+  if (in_host_memory() && imitation_) {
+    std::vector<int64_t> whole(size_t(ranks) + 1, 0);
+    std::fill(whole.begin() + rank() + 1, whole.end(), count);  // so that all is this rank's to add up
+    return start_reduction(data, whole, data, dtype, op, label).wait();
   }
   std::vector<int64_t> cuts(ranks + 1), counts(ranks);
   for (int r = 0; r <= ranks; ++r) cuts[r] = count / ranks * r + std::min<int64_t>(r, count % ranks);
@@ -212,11 +224,19 @@ void Communicator::imitate_all_gather(const void* send, int64_t send_count, void
                                       std::span<const int64_t> receive_counts,
                                       std::span<const int64_t> receive_displs, Dtype dtype) const {
   const int64_t width = int64_t(size_of(dtype));
+  const auto place = [&](int peer) {
+    return static_cast<std::byte*>(receive) + receive_displs[peer] * width;
+  };
+  const bool in_place = send == place(rank());
+  const int64_t longest = *std::max_element(receive_counts.begin(), receive_counts.end());
+  Staging::Block aside = in_place ? staging_->take(size_t(longest * width)) : Staging::Block();
   for (int peer = 0; peer < size(); ++peer) {
-    const int64_t count = std::min(send_count, receive_counts[peer]);
-    void* to = static_cast<std::byte*>(receive) + receive_displs[peer] * width;
-    if (count > 0 && to != send) std::memmove(to, send, size_t(count * width));
+    const int64_t count = in_place ? receive_counts[peer] : std::min(send_count, receive_counts[peer]);
+    if (count == 0 || (in_place && peer == rank())) continue;
+    const void* from = in_place ? place(peer) : send;
+    std::memcpy(in_place ? aside.data.get() : place(peer), from, size_t(count * width));
   }
+  if (in_place) staging_->give_back(std::move(aside));
 }
 
 std::vector<int64_t> Communicator::exchange_counts(std::span<const int64_t> send, std::string_view label) {

@@ -98,7 +98,9 @@ class Communicator {
   virtual bool copies(const void* data) const { return (void)data, false; }
 
   // For measuring what waiting for other ranks costs: while true, the verbs move as many bytes from this rank's own
-  // data and talk to nobody. What arrives is meaningless. The same on all ranks, with nothing under way.
+  // data and talk to nobody. Sums are those of ranks that all have what this one has; all_gather in place
+  // leaves what stands in the others' places, and what else arrives is meaningless. The same on all ranks, with nothing under
+  // way.
   void set_imitation(bool on) { imitation_ = on; }
   bool imitation() const { return imitation_; }
 

@@ -73,10 +73,10 @@ Mesh::Mesh(World& world, const MeshConfig& config) : world_(world), config_(conf
             "ranks, or change mesh.{}",
             world.size(), key, degree, key, degree, key);
   }
-  data_ = world.split(0, "data");
-  expert_ = world.split(world.rank() / config.ep, "expert");
-  replicas_ = world.split(world.rank() % config.ep, "replicas");
-  context_ = world.split(world.rank() / config.cp, "context");
+  data_ = world.everyone("data");
+  expert_ = world.split([ep = config.ep](int rank) { return rank / ep; }, "expert");
+  replicas_ = world.split([ep = config.ep](int rank) { return rank % ep; }, "replicas");
+  context_ = world.split([cp = config.cp](int rank) { return rank / cp; }, "context");
   const std::chrono::milliseconds timeout(int64_t(1e3 * config.timeout_s));
   for (const auto& group : {&data_, &expert_, &replicas_, &context_}) (*group)->set_timeout(timeout);
   expert_peers_ = std::make_unique<PeerMemory>(*expert_, world);

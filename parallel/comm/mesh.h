@@ -32,8 +32,13 @@ class World {
   virtual int size() const = 0;
   virtual int local_size() const = 0;  // ranks on this host
   virtual int local_rank() const = 0;  // from 0 among them
-  // A communicator of the ranks that pass the same color, ordered by world rank. Collective over the world.
-  virtual std::unique_ptr<Communicator> split(int color, const std::string& name) = 0;
+  // A communicator of the ranks that have this one's color, a number from 0 on below size(), ordered by world rank.
+  // Collective over the world, with the same colors on all ranks.
+  using Colors = std::function<int(int rank)>;
+  virtual std::unique_ptr<Communicator> split(const Colors& color_of, const std::string& name) = 0;
+  std::unique_ptr<Communicator> everyone(const std::string& name) {
+    return split([](int) { return 0; }, name);
+  }
   // Ends all ranks at once with this exit code. Does not return in a real job.
   virtual void abort(int exit_code) = 0;
 };

@@ -243,9 +243,9 @@ class MpiWorld : public World {
   int local_size() const override { return local_size_; }
   int local_rank() const override { return local_rank_; }
 
-  std::unique_ptr<Communicator> split(int color, const std::string& name) override {
+  std::unique_ptr<Communicator> split(const Colors& color_of, const std::string& name) override {
     MPI_Comm comm = MPI_COMM_NULL;
-    check(MPI_Comm_split(MPI_COMM_WORLD, color, rank_, &comm), name);
+    check(MPI_Comm_split(MPI_COMM_WORLD, color_of(rank_), rank_, &comm), name);
     int members = 1;
     MPI_Comm_size(comm, &members);
     if (members > 1) return std::make_unique<MpiCommunicator>(name, comm);

@@ -19,7 +19,8 @@ constexpr size_t kFlagBytes = device::kPeerLanes * kLaneFlags * sizeof(uint64_t)
 
 }  // namespace
 
-PeerMemory::PeerMemory(Communicator& host, World& world) : host_(host), world_(world) {}
+PeerMemory::PeerMemory(Communicator& host, World& world)
+    : host_(host), world_(world), imitation_(host.imitation()) {}
 
 // Leaving is collective: while an exception flies, the other ranks will not come.
 PeerMemory::~PeerMemory() {
@@ -64,7 +65,7 @@ void PeerMemory::connect(device::Queue& queue, size_t bytes) {
   regions_.assign(size_t(size()), port_->data());
   attempt([&] {
     for (int r = 0; r < size(); ++r)
-      if (r != rank()) regions_[size_t(r)] = port_->open(handles[size_t(r)]);
+      if (r != rank() && !imitation_) regions_[size_t(r)] = port_->open(handles[size_t(r)]);
   });
 }
 

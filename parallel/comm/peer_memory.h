@@ -64,7 +64,8 @@ class PeerMemory {
   device::Queue& fork(device::Queue& queue) { return port_->fork(queue); }
   void join(device::Queue& queue) { port_->join(queue); }
 
-  // See Communicator::set_imitation: all regions are this rank's own, and nobody waits.
+  // See Communicator::set_imitation: all regions are this rank's own, and nobody waits. So it is from the beginning with a
+  // `host` in imitation.
   void set_imitation(bool on) { imitation_ = on; }
 
  private:

@@ -15,8 +15,14 @@ class SubWorld final : public World {
   int size() const override { return count_; }
   int local_size() const override { return whole_.local_size(); }
   int local_rank() const override { return whole_.local_rank(); }
-  std::unique_ptr<Communicator> split(int color, const std::string& name) override {
-    return whole_.split(part_ * whole_.size() + color, name);  // colors are below the number of ranks
+  std::unique_ptr<Communicator> split(const Colors& color_of, const std::string& name) override {
+    // Ranks of other parts ask for groups of their own.
+    return whole_.split(
+        [&](int rank) {
+          const bool here = rank >= first_ && rank < first_ + count_;
+          return here ? part_ * whole_.size() + color_of(rank - first_) : -1;
+        },
+        name);
   }
   void abort(int exit_code) override { whole_.abort(exit_code); }
 

@@ -186,7 +186,8 @@ class TcpWorld : public World {
   int local_size() const override { return local_size_; }
   int local_rank() const override { return local_rank_; }
 
-  std::unique_ptr<Communicator> split(int color, const std::string& name) override {
+  std::unique_ptr<Communicator> split(const Colors& color_of, const std::string& name) override {
+    const int color = color_of(rank());
     const std::vector<int64_t> colors =
         all_.exchange_counts(std::vector<int64_t>(size_t(size()), color), "split " + name);
     TcpGroup group{++splits_, {}};

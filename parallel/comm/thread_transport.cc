@@ -192,7 +192,8 @@ class ThreadWorld : public World {
   int local_size() const override { return hub_->size(); }
   int local_rank() const override { return rank_; }
 
-  std::unique_ptr<Communicator> split(int color, const std::string& name) override {
+  std::unique_ptr<Communicator> split(const Colors& color_of, const std::string& name) override {
+    const int color = color_of(rank_);
     const std::vector<int64_t> colors =
         all_.exchange_counts(std::vector<int64_t>(size(), color), "split " + name);
     int members = 0, my_rank = 0;

@@ -15,6 +15,8 @@ std::unique_ptr<World> make_local_world();            // one rank, no MPI
 std::unique_ptr<World> make_tcp_world(int rank, int ranks, const std::string& meeting,
                                       std::chrono::milliseconds timeout);
 std::unique_ptr<Communicator> make_local_communicator(const std::string& name);
+// Rank 0 of `ranks`, the others imitated: it sends nothing, and takes them to be on this host.
+std::unique_ptr<World> make_imitated_world(int ranks);
 
 // The ranks of `host` with the memory of this queue's device: NCCL. Collective over the group, which `host` serves
 // to meet; it and the queue outlive the result. When a collective hangs or fails, `world` is aborted with exit code

@@ -61,7 +61,7 @@ void check_scatter(Communicator& comm, std::vector<int64_t> cuts, bool in_place)
 }  // namespace
 
 void check_all_to_all(World& world) {
-  const auto comm = world.split(0, "all");
+  const auto comm = world.everyone("all");
   const int n = comm->size(), me = comm->rank();
   std::vector<int64_t> send_counts(n), send_displs(n), receive_counts(n), receive_displs(n);
   std::vector<int32_t> send;
@@ -92,7 +92,7 @@ void check_all_to_all(World& world) {
 }
 
 void check_all_gather(World& world) {
-  const auto comm = world.split(0, "all");
+  const auto comm = world.everyone("all");
   const int n = comm->size(), me = comm->rank();
   for (const bool in_place : {false, true}) {
     std::vector<int64_t> counts(n), displs(n);
@@ -115,7 +115,7 @@ void check_all_gather(World& world) {
 }
 
 void check_broadcast(World& world) {
-  const auto comm = world.split(0, "all");
+  const auto comm = world.everyone("all");
   for (int root = 0; root < comm->size(); ++root) {
     std::vector<int64_t> data(100, comm->rank() == root ? root + 1000 : 0);
     comm->broadcast(data.data(), 100, root, Dtype::kInt64, "from root").wait();
@@ -124,7 +124,7 @@ void check_broadcast(World& world) {
 }
 
 void check_all_reduce(World& world) {
-  const auto comm = world.split(0, "all");
+  const auto comm = world.everyone("all");
   for (int64_t count : {0, 1, 5, 1000, 4096, 4097, 20001}) {  // both sides of the limit between the two ways
     check_sums<float>(*comm, count);
     check_sums<double>(*comm, count);
@@ -137,7 +137,7 @@ void check_all_reduce(World& world) {
 }
 
 void check_reduce_scatter(World& world) {
-  const auto comm = world.split(0, "all");
+  const auto comm = world.everyone("all");
   const int n = comm->size();
   std::vector<int64_t> even(n + 1), all_to_last(n + 1, 0), uneven_cuts(n + 1, 3);
   for (int r = 0; r <= n; ++r) even[r] = r * 1000;
@@ -153,7 +153,7 @@ void check_reduce_scatter(World& world) {
 }
 
 void check_overlapping_calls(World& world) {
-  const auto comm = world.split(0, "all");
+  const auto comm = world.everyone("all");
   const int n = comm->size(), me = comm->rank();
   constexpr int kCalls = 6;
   const std::vector<int64_t> ones(n, 1);
@@ -179,7 +179,7 @@ void check_overlapping_calls(World& world) {
 }
 
 void check_small_verbs(World& world) {
-  const auto comm = world.split(0, "all");
+  const auto comm = world.everyone("all");
   const int n = comm->size(), me = comm->rank();
   std::vector<int64_t> counts(n);
   for (int r = 0; r < n; ++r) counts[r] = me * 100 + r;
@@ -192,7 +192,7 @@ void check_small_verbs(World& world) {
 }
 
 void check_agreement(World& world) {
-  const auto comm = world.split(0, "all");
+  const auto comm = world.everyone("all");
   EXPECT_NO_THROW(comm->agree("", ExitCode::kData, "fine"));
   const int last = comm->size() - 1;
   try {
@@ -208,7 +208,7 @@ void check_agreement(World& world) {
 }
 
 void check_timeout(World& world) {
-  const auto comm = world.split(0, "late");
+  const auto comm = world.everyone("late");
   const int last = comm->size() - 1;
   const int64_t sent = comm->rank();
   std::vector<int64_t> got(comm->size()), displs(comm->size());

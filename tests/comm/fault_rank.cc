@@ -11,7 +11,7 @@
 int main(int, char** argv) {
   const std::string way = argv[1];
   const auto world = cadre::comm::make_world(nullptr, nullptr);
-  const auto comm = world->split(0, "data");
+  const auto comm = world->everyone("data");
   comm->barrier("all are here");
   if (world->rank() == 1) {
     if (way == "abort") world->abort(6);

@@ -83,7 +83,7 @@ TEST(TcpWorld, MeetsAtAnAddressAndCountsTheRanksOfAHost) {
     EXPECT_EQ(world.size(), 3);
     EXPECT_EQ(world.local_size(), 3);
     EXPECT_EQ(world.local_rank(), world.rank());
-    world.split(0, "all")->barrier("meet");
+    world.everyone("all")->barrier("meet");
   });
   for (const std::string& error : errors) EXPECT_EQ(error, "");
 }
@@ -98,7 +98,7 @@ TEST(TcpWorld, TheFileIsGoneWhenAllHaveMet) {
 TEST(TcpWorld, ARankThatLeavesIsNamed) {
   const auto start = std::chrono::steady_clock::now();
   const auto errors = run_tcp(3, "file:" + meeting_file(), [](World& world) {
-    const auto all = world.split(0, "all");
+    const auto all = world.everyone("all");
     all->barrier("start");
     if (world.rank() == 1) throw Error(ExitCode::kNumeric, "gone");
     all->barrier("end");

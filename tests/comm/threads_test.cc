@@ -59,7 +59,7 @@ std::string error_of(int ranks, const std::function<void(World&)>& body) {
 TEST(ThreadWorld, AThrowingRankReleasesTheOthersAndItsErrorIsTheOneReported) {
   for (int thrower : {0, 1, 3}) {
     const std::string error = error_of(4, [&](World& world) {
-      const auto comm = world.split(0, "all");
+      const auto comm = world.everyone("all");
       comm->barrier("start");
       if (world.rank() == thrower) throw Error(ExitCode::kNumeric, "loss is not finite");
       comm->barrier("never");
@@ -76,13 +76,13 @@ TEST(ThreadWorld, OfSeveralErrorsTheLowestRanksIsReported) {
 
 TEST(ThreadWorld, CallsThatDoNotMatchAreNamed) {
   const std::string counts = error_of(2, [](World& world) {
-    const auto comm = world.split(0, "all");
+    const auto comm = world.everyone("all");
     std::vector<float> data(size_t(3 + world.rank()));
     comm->all_reduce(std::span(data), ReduceOp::kSum, "lengths differ");
   });
   EXPECT_NE(counts.find("'lengths differ'"), std::string::npos) << counts;
   const std::string verbs = error_of(2, [](World& world) {
-    const auto comm = world.split(0, "all");
+    const auto comm = world.everyone("all");
     int64_t value = 0;
     if (world.rank() == 0) comm->broadcast(&value, 1, 0, Dtype::kInt64, "one").wait();
     if (world.rank() == 1) comm->all_reduce(value, ReduceOp::kSum, "another");
@@ -93,7 +93,7 @@ TEST(ThreadWorld, CallsThatDoNotMatchAreNamed) {
 
 TEST(ThreadWorld, AbortReleasesWaitingRanks) {
   const std::string error = error_of(2, [](World& world) {
-    const auto comm = world.split(0, "all");
+    const auto comm = world.everyone("all");
     if (world.rank() == 0) return world.abort(5);
     comm->barrier("never");
   });

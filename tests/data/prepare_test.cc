@@ -279,7 +279,7 @@ TEST_F(PipelineTest, DecidesTheSameWithLittleMemory) {
     options_.memory_bytes = memory_bytes;
     std::vector<Choice> choices;
     comm::run_threads(1, [&](comm::World& world) {
-      const auto comm = world.split(0, "test");
+      const auto comm = world.everyone("test");
       Work work{options_,       find_inputs({root_ / "in"}, 20000),     *comm, threads,
                 root_ / "work", {"text", "domain", "id", 1, 0, 1 << 20}};
       scan(work);

@@ -67,6 +67,14 @@ if ! nvidia-smi -L 2>/dev/null | grep '^GPU' >/dev/null; then
   says '^cadre: .*set device: cpu$'
 fi
 
+# One rank of three, alone.
+ends_with 0 "$cadre" bench "$work/gpu.yaml" device=cpu train.global_batch=3 --imitate 3
+says '; 3 ranks of '
+says '^2 ranks are imitated'
+ends_with 2 "$cadre" bench "$work/gpu.yaml" device=cpu --imitate 3 --save "$work/saved"
+says '^cadre: --save needs all ranks.*leave out --imitate$'
+ends_with 2 "$cadre" bench "$work/gpu.yaml" --imitate 1
+
 # Two answers to one prompt, at W = 1: VESPO is REINFORCE. NaN may stand where nothing counts.
 echo 'name: vespo' >"$work/vespo.yaml"
 batch() { echo '{"sequences": [{"group": 0, "reward": 1, "mask": [0, 1], "logp": [NaN, '"$1"'], "logp_old": [0, '"$2"']},

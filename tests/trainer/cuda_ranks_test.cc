@@ -195,7 +195,7 @@ TEST(CudaRanksOnce, ANonFiniteWeightOnOneRankMakesAllSkip) {
 // The snapshot is of the step it was asked after, though updates follow while it is written.
 TEST(CudaRanksOnce, ACheckpointMadeBesideStepsContinuesBitByBit) {
   const Dataset dataset = testing::tiny_dataset();
-  const auto all = g_world->split(0, "folder");
+  const auto all = g_world->everyone("folder");
   const auto names = all->gather_texts(fmt::format("cadre-cuda-ranks-{}", getpid()), "folder");
   const auto folder = std::filesystem::temp_directory_path() / names.front();
   for (const char* layout : {"mesh.ep=1", "mesh.ep=2", "mesh.zero=3"}) {
@@ -238,7 +238,7 @@ int main(int argc, char** argv) {
   const auto world = cadre::comm::make_world(&argc, &argv);
   cadre::trainer::g_world = world.get();
   const auto probe = cadre::device::accelerator(cadre::device::DeviceKind::kCuda).probe();
-  const auto all = world->split(0, "all");
+  const auto all = world->everyone("all");
   if (world->size() < 2 || all->all_reduce(probe.num_devices, cadre::comm::ReduceOp::kMin, "GPUs") == 0) {
     if (world->rank() == 0) std::printf("[  SKIPPED ] %d ranks: %s\n", world->size(), probe.report.c_str());
     return 0;

@@ -9,7 +9,7 @@ namespace cadre::interop {
 namespace fs = std::filesystem;
 
 std::unique_ptr<comm::Communicator> patient_ranks(comm::World& world, const std::string& name) {
-  auto ranks = world.split(0, name);
+  auto ranks = world.everyone(name);
   constexpr auto kPatience = std::chrono::hours(24);
   ranks->set_timeout(kPatience);
   return ranks;

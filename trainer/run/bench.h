@@ -39,8 +39,9 @@ struct BenchResult {
   double rank_load =
       0;  // tokens of the fullest expert-parallel rank over the mean, mean over layers and steps
   int64_t moved_layers = 0;  // in which experts changed ranks between these steps
-  // Median with each collective of tensors replaced by a local copy; 0 for one rank.
+  // Median with each collective of tensors replaced by a local copy; 0 for one rank, and where all steps are so.
   double alone_seconds = 0;
+  bool imitated = false;              // the other ranks (comm::make_imitated_world)
   MemoryPlan plan;                    // of rank 0
   size_t activations[3] = {0, 0, 0};  // bytes with each of kRecomputes
   size_t gpu_bytes = 0;               // in use on the GPU after the last step; 0 on the CPU

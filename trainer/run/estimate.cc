@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "parallel/comm/mesh.h"
+#include "parallel/comm/transports.h"
 #include "parallel/device/sharding.h"
 #include "trainer/model/decoder.h"
 #include "trainer/model/head_exchange.h"
@@ -15,52 +16,6 @@ namespace cadre::trainer {
 namespace {
 
 using device::Group;
-
-// Ranks that are only counted: the model asks its groups for nothing but their sizes before it runs.
-class CountedRanks final : public comm::Communicator {
- public:
-  CountedRanks(std::string name, int size) : Communicator(std::move(name)), size_(size) {}
-  int rank() const override { return 0; }
-  int size() const override { return size_; }
-  comm::Request all_to_all(const void*, std::span<const int64_t>, std::span<const int64_t>, void*,
-                           std::span<const int64_t>, std::span<const int64_t>, comm::Dtype,
-                           std::string_view label) override {
-    refuse(label);
-  }
-  comm::Request all_gather(const void*, int64_t, void*, std::span<const int64_t>, std::span<const int64_t>,
-                           comm::Dtype, std::string_view label) override {
-    refuse(label);
-  }
-  comm::Request broadcast(void*, int64_t, int, comm::Dtype, std::string_view label) override {
-    refuse(label);
-  }
-
- private:
-  [[noreturn]] static void refuse(std::string_view label) {
-    fail(ExitCode::kUsage, "'{}': an estimate has no ranks to talk to", label);
-  }
-  int size_;
-};
-
-class CountedWorld final : public comm::World {
- public:
-  CountedWorld(int size, int ep, int cp) : size_(size), ep_(ep), cp_(cp) {}
-  int rank() const override { return 0; }
-  int size() const override { return size_; }
-  int local_size() const override { return 1; }
-  int local_rank() const override { return 0; }
-  std::unique_ptr<comm::Communicator> split(int, const std::string& name) override {
-    const int size = name == "expert"     ? ep_
-                     : name == "replicas" ? size_ / ep_
-                     : name == "context"  ? cp_
-                                          : size_;
-    return std::make_unique<CountedRanks>(name, size);
-  }
-  void abort(int) override {}
-
- private:
-  int size_, ep_, cp_;
-};
 
 struct Sizes {
   std::vector<double> bucket[device::kNumGroups];  // elements of a rank, by bucket
@@ -91,8 +46,8 @@ std::vector<double> work_of(const RunConfig& run, const device::ParamTable& tabl
 }
 
 Sizes sizes_of(const RunConfig& run, int gpus, int ep, Recompute recompute) {
-  CountedWorld world(gpus, ep, run.mesh.cp);
-  comm::Mesh mesh(world, {.ep = ep, .cp = run.mesh.cp});
+  const std::unique_ptr<comm::World> world = comm::make_imitated_world(gpus);
+  comm::Mesh mesh(*world, {.ep = ep, .cp = run.mesh.cp});
   device::CpuQueue queue(1);
   std::optional<moe::MoeConfig> moe = run.moe;
   if (moe) {  // as GPUs do

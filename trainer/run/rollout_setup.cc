@@ -101,7 +101,7 @@ int num_trainers(const RunConfig& config, int ranks) {
 }
 
 std::unique_ptr<comm::Communicator> all_ranks(const RunConfig& config, comm::World& world) {
-  auto all = world.split(0, "rollouts");
+  auto all = world.everyone("rollouts");
   all->set_timeout(std::chrono::milliseconds(int64_t(1e3 * config.mesh.timeout_s)));
   return all;
 }

@@ -174,7 +174,7 @@ ScoreSummary score_documents(const ScoreJob& requested, comm::World& world,
   ScoreJob job = requested;
   if (job.name.empty()) job.name = job.options.kind;
   const ScoreKindRow& row = find_score_kind(job.options.kind);
-  const auto ranks = world.split(0, "score");
+  const auto ranks = world.everyone("score");
   JobInputs in(job, world, *ranks);
   data::ScoreHeader header = header_of(job, row, in);
   ScoreSummary summary;

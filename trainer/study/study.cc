@@ -23,7 +23,7 @@ constexpr const char* kSettings = "study-run.yaml";
 class Study {
  public:
   Study(const StudyConfig& study, comm::World& world, const StudyOptions& options)
-      : study_(study), options_(options), world_(world), ranks_(world.split(0, "study")), claims_(study) {}
+      : study_(study), options_(options), world_(world), ranks_(world.everyone("study")), claims_(study) {}
 
   ExitCode run() {
     on_first_rank("read the results so far", [&] {

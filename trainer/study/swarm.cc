@@ -179,7 +179,7 @@ ExitCode run_swarm(const SwarmConfig& given, comm::World& world, const StudyOpti
   const data::MixerContext text = data::mixer_context(*study_options.dataset->train, config.tokens);
   const std::vector<Mix> mixes = draw_mixes(config.draw, natural_of(text.domain_tokens));
   const StudyConfig study = study_of(config);
-  const auto ranks = world.split(0, "swarm");
+  const auto ranks = world.everyone("swarm");
   const auto on_first_rank = [&](const char* what, const std::function<void()>& body) {
     std::string error;
     try {

@@ -9,6 +9,7 @@
 #include <exception>
 
 #include "parallel/base/log.h"
+#include "parallel/comm/nccl/echo.h"
 #include "parallel/comm/nccl/elements.h"
 #include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/queue_cuda.h"
@@ -100,6 +101,10 @@ NcclCommunicator::NcclCommunicator(Communicator& host, device::Queue& queue, std
                             abort(int(ExitCode::kComm));
                           }},
       kLook);
+  if (host.imitation()) {
+    set_imitation(true);
+    return;
+  }
   ncclUniqueId id = {};
   if (rank_ == 0) check(ncclGetUniqueId(&id), "NCCL id");
   host.broadcast(&id, int64_t(sizeof id), 0, Dtype::kByte, "NCCL id").wait();
@@ -177,11 +182,11 @@ void NcclCommunicator::end_together() {
 }
 
 void NcclCommunicator::share(std::byte* data, size_t bytes) {
-  if (alone_ || bytes == 0) return;
+  if (no_windows_ || imitation() || bytes == 0) return;
   if (!windows_) {
     windows_ = PeerWindows::connect(host_);
-    alone_ = !windows_;
-    if (alone_) return;
+    no_windows_ = !windows_;
+    if (no_windows_) return;
     if (rank_ == 0)
       spdlog::info("communicator '{}': copy engines move gradients and values between {} GPUs", name(),
                    size_);
@@ -235,7 +240,10 @@ Request NcclCommunicator::all_gather(const void* send, int64_t send_count, void*
                                      std::string_view label) {
   const ncclDataType_t type = nccl_type(dtype);
   auto call = begin("all_gather", label, uint64_t(send_count) * size_of(dtype));
-  const bool imitate = imitation();
+  if (imitation()) {
+    echo_all_gather(send, send_count, receive, receive_counts, receive_displs, dtype);
+    return end(std::move(call));
+  }
   // Asked of the place where all begins: a rank's own part may be empty, and all have to decide alike.
   if (send == at(receive, receive_displs[rank_], dtype) && copies(at(receive, receive_displs[0], dtype))) {
     windows_->meet(stream_);
@@ -248,25 +256,54 @@ Request NcclCommunicator::all_gather(const void* send, int64_t send_count, void*
     windows_->meet(stream_);
     return end(std::move(call));
   }
-  if (!imitate && even(receive_counts, receive_displs)) {
+  if (even(receive_counts, receive_displs)) {
     check(
         ncclAllGather(send, at(receive, receive_displs[0], dtype), size_t(send_count), type, comm_, stream_),
         label);
     return end(std::move(call));
   }
-  if (!imitate) check(ncclGroupStart(), label);
+  check(ncclGroupStart(), label);
   for (int peer = 0; peer < size_; ++peer) {
     std::byte* to = at(receive, receive_displs[peer], dtype);
-    if (peer == rank_ || imitate) {
-      copy(to, send, size_t(std::min(send_count, receive_counts[peer])) * size_of(dtype));
+    if (peer == rank_) {
+      copy(to, send, size_t(send_count) * size_of(dtype));
       continue;
     }
     if (send_count > 0) check(ncclSend(send, size_t(send_count), type, peer, comm_, stream_), label);
     if (receive_counts[peer] > 0)
       check(ncclRecv(to, size_t(receive_counts[peer]), type, peer, comm_, stream_), label);
   }
-  if (!imitate) check(ncclGroupEnd(), label);
+  check(ncclGroupEnd(), label);
   return end(std::move(call));
+}
+
+void NcclCommunicator::reserve_staging() {
+  if (staging_.bytes() == 0) staging_ = device::Buffer(device::DeviceKind::kCuda, 2 * kHalf);
+}
+
+void NcclCommunicator::echo_all_gather(const void* send, int64_t send_count, void* receive,
+                                       std::span<const int64_t> receive_counts,
+                                       std::span<const int64_t> receive_displs, Dtype dtype) {
+  const size_t width = size_of(dtype);
+  if (send != at(receive, receive_displs[rank_], dtype)) {
+    const int64_t count = receive_counts[0];
+    if (even(receive_counts, receive_displs) && send_count == count)
+      return echo(stream_, send, size_t(count) * width, at(receive, receive_displs[0], dtype),
+                  size_t(count) * width, size_);
+    for (int peer = 0; peer < size_; ++peer)
+      copy(at(receive, receive_displs[peer], dtype), send,
+           size_t(std::min(send_count, receive_counts[peer])) * width);
+    return;
+  }
+  // In place: what stands in the others' places goes nowhere.
+  reserve_staging();
+  for (const bool after : {false, true}) {
+    const size_t first = after ? size_t(rank_) + 1 : 0, last = after ? size_t(size_) : size_t(rank_);
+    if (first == last) continue;
+    const std::byte* from = at(receive, receive_displs[first], dtype);
+    const std::byte* to = at(receive, receive_displs[last - 1] + receive_counts[last - 1], dtype);
+    for (; from < to; from += 2 * kHalf) copy(staging_.data(), from, std::min(size_t(to - from), 2 * kHalf));
+  }
 }
 
 Request NcclCommunicator::broadcast(void* data, int64_t count, int root, Dtype dtype,

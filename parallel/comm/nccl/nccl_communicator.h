@@ -32,6 +32,7 @@ class NcclCommunicator final : public Communicator {
  public:
   // Collective over `host`, which gives the ranks and carries what they have to tell each other. `queue` is a CUDA queue of
   // the thread's current device; both are borrowed. abort(5) is called from another thread when a collective fails.
+  // With a `host` in imitation it imitates for good, and NCCL is not asked.
   NcclCommunicator(Communicator& host, device::Queue& queue, std::function<void(int)> abort);
   ~NcclCommunicator() override;
   int rank() const override { return rank_; }
@@ -63,6 +64,7 @@ class NcclCommunicator final : public Communicator {
                           ReduceOp op, std::string_view label) override;
 
  private:
+  static constexpr size_t kHalf = size_t(64) << 20;  // of the staging memory
   class Waiting;
   struct Staged;
   struct Call {
@@ -76,6 +78,10 @@ class NcclCommunicator final : public Communicator {
   Request end(std::shared_ptr<Call> call);
   void close(Call& call);
   void copy(void* to, const void* from, size_t bytes);
+  void reserve_staging();
+  void echo_all_gather(const void* send, int64_t send_count, void* receive,
+                       std::span<const int64_t> receive_counts, std::span<const int64_t> receive_displs,
+                       Dtype dtype);
   void check(ncclResult_t result, std::string_view label) const;
   void fetch(void* to, const void* from, int peer, size_t bytes);
   void reduce_part(const Staged& staged, int64_t begin, int half, std::string_view label);
@@ -87,10 +93,10 @@ class NcclCommunicator final : public Communicator {
   cudaStream_t stream_ = nullptr, sum_stream_ = nullptr;
   cudaEvent_t ready_ = nullptr;
   std::array<cudaEvent_t, 2> arrived_{}, summed_{};  // by half of the staging memory
-  device::Buffer staging_;
+  device::Buffer staging_;                           // two halves
   std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>();
   std::unique_ptr<PeerWindows> windows_;
-  bool alone_ = false;                           // no windows between these ranks
+  bool no_windows_ = false;                      // between these ranks
   std::vector<std::shared_ptr<Call>> together_;  // calls since begin_together()
   bool open_ = false;
   std::unique_ptr<Watchdog> watchdog_;

@@ -2,6 +2,7 @@
 // next one is on its way.
 #include <algorithm>
 
+#include "parallel/comm/nccl/echo.h"
 #include "parallel/comm/nccl/elements.h"
 #include "parallel/comm/nccl/nccl_communicator.h"
 #include "parallel/comm/nccl/sum_parts.h"
@@ -11,8 +12,6 @@ namespace cadre::comm::nccl {
 namespace {
 
 namespace gpu = device::cuda;
-
-constexpr size_t kHalf = size_t(64) << 20;  // of the staging memory
 
 void sum_parts(cudaStream_t stream, const Parts& parts, Dtype dtype, std::string_view label) {
   switch (dtype) {
@@ -51,18 +50,17 @@ void NcclCommunicator::reduce_part(const Staged& s, int64_t begin, int half, std
   std::byte* staged = staging_.data() + size_t(half) * kHalf;
   const ncclDataType_t type = nccl_type(s.dtype);
   const bool by_nccl = !imitation() && !s.copies;
+  if (imitation())
+    echo(stream_, at(s.send, s.cuts[rank_] + begin, s.dtype), size_t(own) * size_of(s.dtype), staged,
+         size_t(s.chunk) * size_of(s.dtype), size_ - 1);
   if (by_nccl) check(ncclGroupStart(), label);
-  for (int step = 1; step < size_; ++step) {
+  for (int step = 1; step < size_ && !imitation(); ++step) {
     const int peer = (rank_ + step) % size_;
     const std::byte* from = at(s.send, s.cuts[peer] + begin, s.dtype);
     std::byte* to = at(staged, (peer < rank_ ? peer : peer - 1) * s.chunk, s.dtype);
     const int64_t there = count_of(peer);
     if (s.copies) {
       fetch(to, at(s.send, s.cuts[rank_] + begin, s.dtype), peer, size_t(own) * size_of(s.dtype));
-      continue;
-    }
-    if (imitation()) {
-      copy(to, from, size_t(std::min(own, there)) * size_of(s.dtype));
       continue;
     }
     if (there > 0) check(ncclSend(from, size_t(there), type, peer, comm_, stream_), label);
@@ -84,7 +82,7 @@ void NcclCommunicator::reduce_part(const Staged& s, int64_t begin, int half, std
 Request NcclCommunicator::start_reduction(const void* send, std::span<const int64_t> cuts, void* receive,
                                           Dtype dtype, ReduceOp op, std::string_view label) {
   require(op == ReduceOp::kSum, ExitCode::kComm, "{}: GPUs only add", label);
-  if (staging_.bytes() == 0) staging_ = device::Buffer(device::DeviceKind::kCuda, 2 * kHalf);
+  reserve_staging();
   int64_t longest = 0;
   for (int r = 0; r < size_; ++r) longest = std::max(longest, cuts[r + 1] - cuts[r]);
   constexpr int64_t kUnit = 16;  // elements: parts begin where packs of 16 bytes do

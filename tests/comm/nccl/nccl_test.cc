@@ -261,6 +261,27 @@ TEST_F(Nccl, ImitationMovesOwnDataAndEnds) {
   EXPECT_EQ(get(all), std::vector<float>(size_t(4 * size()), float(rank())));
 }
 
+TEST_F(Nccl, ImitatedSumsAreThoseOfRanksThatHaveTheSame) {
+  comm().set_imitation(true);
+  std::vector<int64_t> cuts = {0};
+  for (int r = 0; r < size(); ++r) cuts.push_back(cuts.back() + 5 + 16 * r);
+  std::vector<float> mine;
+  for (int64_t i = 0; i < cuts.back(); ++i) mine.push_back(float(i + 1));
+  const int64_t begin = cuts[size_t(rank())], end = cuts[size_t(rank()) + 1];
+  const auto grads = put(mine);
+  comm().reduce_scatter<float>(grads.data(), cuts, grads.data() + begin, "sums").wait();
+  std::vector<int64_t> counts;
+  for (int r = 0; r < size(); ++r) counts.push_back(cuts[size_t(r) + 1] - cuts[size_t(r)]);
+  comm()
+      .all_gather(grads.data() + begin, end - begin, grads.data(), counts,
+                  std::span(cuts).first(counts.size()), Dtype::kFloat, "in place")
+      .wait();
+  comm().set_imitation(false);
+  std::vector<float> expected = mine;
+  for (int64_t i = begin; i < end; ++i) expected[size_t(i)] *= float(size());
+  EXPECT_EQ(get(grads), expected);
+}
+
 }  // namespace
 }  // namespace cadre::comm
 
