@@ -89,12 +89,12 @@ class Communicator {
   virtual void begin_together() {}
   virtual void end_together() {}
 
-  // Memory that stays, the same layout on all ranks, `data` the beginning of an allocation: what reduce_scatter and all_gather in
-  // place send from there may travel by copy engines instead of kernels, where the transport can. Collective, as is the
+  // Memory that stays, the same layout on all ranks, `data` the beginning of an allocation: what reduce_scatter sends from there
+  // and all_gather receives there may travel by copy engines instead of kernels, where the transport can. Collective, as is the
   // end, which comes before the memory goes, after all requests, and takes back all that was shared.
   virtual void share(std::byte* data, size_t bytes) { (void)data, (void)bytes; }
   virtual void end_sharing() {}
-  // Whether what is sent from `data` travels so now.
+  // Whether what stands or arrives at `data` travels so now.
   virtual bool copies(const void* data) const { return (void)data, false; }
 
   // For measuring what waiting for other ranks costs: while true, the verbs move as many bytes from this rank's own

@@ -47,11 +47,9 @@ GradReducer<T>::GradReducer(Mesh& mesh, device::ParamStore<T>& store, const Shar
                                size_t(flat.size()) * sizeof(*flat.data()));
     };
     const device::Group group = device::Group(g);
-    if (!sharded_values(group)) share(store.values(group));
-    if (!sharded_grads(group)) {
-      share(store.grads(group));
-      share(store.grad_sums(group));
-    }
+    share(sharded_values(group) ? store.turn_values(group) : store.values(group));
+    share(store.grads(group));
+    if (!sharded_grads(group)) share(store.grad_sums(group));
   }
 }
 

@@ -174,6 +174,8 @@ class ParamStore final : public FlatParams<wide_t<T>> {
     return local<N>(row, bucket_grads(layout_->at(row).group, layout_->table().row(row).bucket));
   }
   View<T, 1> values(Group group) const { return values_[int(group)]; }  // empty where they are sharded
+  // Of sharded values the memory in which buckets take turns; empty where they are whole.
+  View<T, 1> turn_values(Group group) const { return turn_values_[int(group)]; }
   // Of sharded gradients the memory in which buckets take turns: what says that there are gradients at all.
   View<T, 1> grads(Group group) const { return grads_[int(group)]; }
   View<W, 1> grad_sums(Group group) const { return sums_[int(group)]; }  // whole; empty unless asked for

@@ -245,7 +245,8 @@ Request NcclCommunicator::all_gather(const void* send, int64_t send_count, void*
     return end(std::move(call));
   }
   // Asked of the place where all begins: a rank's own part may be empty, and all have to decide alike.
-  if (send == at(receive, receive_displs[rank_], dtype) && copies(at(receive, receive_displs[0], dtype))) {
+  if (copies(at(receive, receive_displs[0], dtype))) {
+    copy(at(receive, receive_displs[rank_], dtype), send, size_t(send_count) * size_of(dtype));
     windows_->meet(stream_);
     // Each begins with the one after it, so that no rank is asked by all at a time.
     for (int step = 1; step < size_; ++step) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "parallel/base/rng.h"
@@ -195,7 +196,8 @@ TEST_F(Nccl, AllReduceAndTogether) {
 }
 
 // As a run does it: sums of gradients and gathered values in turns, in memory that is written anew at once. One part is longer
-// than the memory in which parts are collected, one is a single element, and one empty, at the memory's end.
+// than the memory in which parts are collected, one is a single element, and one empty, at the memory's end. Every other turn
+// gathers from memory that is not shared, as slices of values are.
 TEST_F(Nccl, SharedMemoryTravelsByCopiesWithTheSameBits) {
   const int64_t longest = int64_t(20) << 20;
   std::vector<int64_t> rising = {0, 1}, falling = {0, 4096};
@@ -214,10 +216,12 @@ TEST_F(Nccl, SharedMemoryTravelsByCopiesWithTheSameBits) {
     const auto view = [&](const device::Buffer& memory) {
       return View<float, 1>(reinterpret_cast<float*>(memory.data()), {cuts.back()});
     };
+    const View<float, 1> slices = put(std::vector<float>(size_t(own)));
     const auto turn = [&](int number) {
       std::vector<float> mine(size_t(cuts.back()));
       for (size_t i = 0; i < mine.size(); ++i) mine[i] = float(number + 1) * float(i % 1000) + float(rank());
-      float *const sums = view(grads).data() + own_begin, *const slice = view(values).data() + own_begin;
+      float* const sums = view(grads).data() + own_begin;
+      float* const slice = number % 2 == 0 ? view(values).data() + own_begin : slices.data();
       device::upload(*queue_, mine, view(grads));
       comm().reduce_scatter<float>(view(grads).data(), cuts, sums, "sums").then(*queue_);
       ASSERT_EQ(cudaMemcpyAsync(slice, sums, size_t(own) * sizeof(float), cudaMemcpyDeviceToDevice,
@@ -249,6 +253,18 @@ TEST_F(Nccl, SharedMemoryTravelsByCopiesWithTheSameBits) {
     comm().end_sharing();
     EXPECT_FALSE(comm().copies(grads.data()));
   }
+}
+
+// What one rank cannot do, none does.
+TEST_F(Nccl, OneRankWithoutPeerMemoryLeavesAllToNccl) {
+  const device::Buffer memory(device::DeviceKind::kCuda, device::kPeerPage);
+  if (rank() + 1 == size()) setenv("CADRE_PEER_MEMORY", "0", 1);
+  comm().share(memory.data(), memory.bytes());
+  EXPECT_FALSE(comm().copies(memory.data()));
+  comm().share(memory.data(), memory.bytes());
+  EXPECT_FALSE(comm().copies(memory.data()));
+  comm().end_sharing();
+  if (rank() + 1 == size()) unsetenv("CADRE_PEER_MEMORY");
 }
 
 TEST_F(Nccl, ImitationMovesOwnDataAndEnds) {
