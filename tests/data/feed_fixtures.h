@@ -10,6 +10,7 @@
 #include "data/corpus.h"
 #include "data/curriculum.h"
 #include "data/mixer.h"
+#include "data/planner.h"
 #include "parallel/base/rng.h"
 
 namespace cadre::data::testing {
@@ -37,6 +38,18 @@ inline std::unique_ptr<Corpus> numbered_corpus(std::vector<int> sizes, int max_l
     }
   }
   return make_memory_corpus(std::move(names), std::move(documents));
+}
+
+// A plan in words, to compare.
+inline std::string words(const PlanSequence& s) {
+  std::string out = fmt::format("[{}", s.domain);
+  for (const PlanSegment& g : s.segments) out += fmt::format(" {}:{}+{}", g.document, g.begin, g.count);
+  return out + "]";
+}
+inline std::string words(const BatchPlan& plan) {
+  std::string out;
+  for (const PlanSequence& s : plan.sequences) out += words(s);
+  return out;
 }
 
 // A file that goes away with the test.
