@@ -21,6 +21,7 @@ struct BenchArguments {
   std::string run_file, batches, save;
   std::vector<std::string> overrides;
   int imitate = 0;
+  double wire_gb_s = 0;
   bool json = false, turns = false;
 };
 
@@ -35,8 +36,9 @@ void print_text(const trainer::BenchResult& r) {
   if (r.imitated)
     fmt::print(
         "{} ranks are imitated: this one takes its own data for theirs, and what goes between them is copied "
-        "here\n",
-        r.ranks - 1);
+        "here{}\n",
+        r.ranks - 1,
+        r.wire_bytes_per_s > 0 ? fmt::format(", as slowly as at {} GB/s", r.wire_bytes_per_s / 1e9) : "");
   const double median = r.median_seconds();
   fmt::print(
       "step: median {:.1f} ms over {} (fastest {:.1f}, slowest {:.1f}), mean {:.1f}, {:.0f} tokens/s\n",
@@ -96,6 +98,7 @@ void print_json(const trainer::BenchResult& r) {
       {"active_params", r.active_params},
       {"ranks", r.ranks},
       {"imitated_ranks", r.imitated ? r.ranks - 1 : 0},
+      {"imitated_gb_s", r.wire_bytes_per_s / 1e9},
       {"threads", r.threads},
       {"sgemm", peaks},
       {r.gpu_bytes > 0 ? "bf16_peak_gflops" : "sgemm_peak_gflops", r.peak_flops / 1e9},
@@ -179,8 +182,12 @@ int bench(const BenchArguments& arguments, comm::World& ranks) {
           ranks.size());
   require(arguments.imitate == 0 || arguments.save.empty(), ExitCode::kUsage,
           "--save needs all ranks, which write a part each; leave out --imitate");
+  require(arguments.wire_gb_s == 0 || arguments.imitate > 0, ExitCode::kUsage,
+          "--wire-gb-s is of imitated ranks; add --imitate N");
+  comm::ImitatedWire wire{.bytes_per_s = 1e9 * arguments.wire_gb_s};
+  comm::ImitatedWire* const timed = arguments.wire_gb_s > 0 ? &wire : nullptr;
   const std::unique_ptr<comm::World> imitated =
-      arguments.imitate > 0 ? comm::make_imitated_world(arguments.imitate) : nullptr;
+      arguments.imitate > 0 ? comm::make_imitated_world(arguments.imitate, timed) : nullptr;
   comm::World& world = imitated ? *imitated : ranks;
   const auto config = trainer::load_run(arguments.run_file, arguments.overrides);
   const trainer::Dataset dataset =
@@ -189,7 +196,7 @@ int bench(const BenchArguments& arguments, comm::World& ranks) {
   if (arguments.turns) {
     take_turns(bench, world);
   } else {
-    trainer::BenchResult result = bench.run(config.train.steps);
+    trainer::BenchResult result = bench.run(config.train.steps, timed);
     if (!arguments.save.empty()) result.save = bench.measure_save(arguments.save);
     if (world.rank() == 0) arguments.json ? print_json(result) : print_text(result);
   }
@@ -212,6 +219,10 @@ void add_bench(CLI::App& app, Run& run) {
           "--imitate", arguments->imitate,
           "Be one of that many ranks, alone: the time and memory of a rank on a cluster, without its wire")
       ->check(CLI::Range(2, 1 << 20));
+  verb->add_option("--wire-gb-s", arguments->wire_gb_s,
+                   "With --imitate, on a GPU: what would come from the others comes no faster than that, by "
+                   "copy engines")
+      ->check(CLI::PositiveNumber);
   verb->add_option("--save", arguments->save,
                    "Then write a checkpoint into this folder while steps go on, and say what that costs");
   const auto comm_config = std::make_shared<trainer::CommBenchConfig>();

@@ -10,9 +10,11 @@ namespace {
 
 class ImitatedCommunicator final : public Communicator {
  public:
-  ImitatedCommunicator(const std::string& name, int ranks) : Communicator(name), ranks_(ranks) {
+  ImitatedCommunicator(const std::string& name, int ranks, const ImitatedWire* wire)
+      : Communicator(name), ranks_(ranks), wire_(wire) {
     set_imitation(true);
   }
+  const ImitatedWire* wire() const { return wire_; }
   int rank() const override { return 0; }
   int size() const override { return ranks_; }
 
@@ -33,11 +35,12 @@ class ImitatedCommunicator final : public Communicator {
 
  private:
   int ranks_;
+  const ImitatedWire* wire_;
 };
 
 class ImitatedWorld final : public World {
  public:
-  explicit ImitatedWorld(int ranks) : ranks_(ranks) {}
+  ImitatedWorld(int ranks, const ImitatedWire* wire) : ranks_(ranks), wire_(wire) {}
   int rank() const override { return 0; }
   int size() const override { return ranks_; }
   int local_size() const override { return 1; }  // who runs here
@@ -47,18 +50,24 @@ class ImitatedWorld final : public World {
     int members = 0;
     for (int r = 0; r < ranks_; ++r) members += color_of(r) == color_of(0) ? 1 : 0;
     if (members == 1) return make_local_communicator(name);
-    return std::make_unique<ImitatedCommunicator>(name, members);
+    return std::make_unique<ImitatedCommunicator>(name, members, wire_);
   }
   void abort(int exit_code) override { std::_Exit(exit_code); }
 
  private:
   int ranks_;
+  const ImitatedWire* wire_;
 };
 
 }  // namespace
 
-std::unique_ptr<World> make_imitated_world(int ranks) {
-  return std::make_unique<ImitatedWorld>(ranks);
+std::unique_ptr<World> make_imitated_world(int ranks, const ImitatedWire* wire) {
+  return std::make_unique<ImitatedWorld>(ranks, wire);
+}
+
+const ImitatedWire* imitated_wire(const Communicator& communicator) {
+  const auto* imitated = dynamic_cast<const ImitatedCommunicator*>(&communicator);
+  return imitated ? imitated->wire() : nullptr;
 }
 
 }  // namespace cadre::comm

@@ -8,6 +8,7 @@
 
 #include "parallel/base/log.h"
 #include "parallel/comm/mesh.h"
+#include "parallel/comm/transports.h"
 #include "parallel/comm/watchdog.h"
 
 namespace cadre::comm {
@@ -59,6 +60,8 @@ void PeerMemory::connect(device::Queue& queue, size_t bytes) {
   };
   attempt([&] {
     port_ = device::make_peer_port(queue.kind(), kFlagBytes + bytes);
+    if (const ImitatedWire* wire = imitated_wire(host_))
+      port_ = time_reads(std::move(port_), queue.kind(), kFlagBytes + bytes, *wire);
     handle = port_->handle_of(port_->data());
   });
   const std::vector<std::string> handles = host_.gather_texts(handle, "peer memory");

@@ -74,6 +74,10 @@ says '^2 ranks are imitated'
 ends_with 2 "$cadre" bench "$work/gpu.yaml" device=cpu --imitate 3 --save "$work/saved"
 says '^cadre: --save needs all ranks.*leave out --imitate$'
 ends_with 2 "$cadre" bench "$work/gpu.yaml" --imitate 1
+ends_with 2 "$cadre" bench "$work/gpu.yaml" device=cpu --wire-gb-s 100
+says '^cadre: --wire-gb-s is of imitated ranks; add --imitate N$'
+ends_with 2 "$cadre" bench "$work/gpu.yaml" device=cpu train.global_batch=3 --imitate 3 --wire-gb-s 100
+says '^cadre: .*gpu.yaml: only what goes between GPUs'
 
 # Two answers to one prompt, at W = 1: VESPO is REINFORCE. NaN may stand where nothing counts.
 echo 'name: vespo' >"$work/vespo.yaml"

@@ -1,6 +1,8 @@
 // One rank of many on one GPU, the others imitated, against the same on the CPU.
 #include <fmt/ranges.h>
 
+#include <chrono>
+
 #include "parallel/comm/transports.h"
 #include "tests/trainer/cuda_fixture.h"
 #include "trainer/run/train_state.h"
@@ -56,6 +58,46 @@ TEST_F(CudaImitationOnce, AllDispatchesTakeTheirSteps) {
       EXPECT_FALSE(report.skipped) << dispatch;
       EXPECT_LT(report.loss, 2 * reports[0].loss) << dispatch;
     }
+  }
+}
+
+// A wire so slow that its time is nearly all of a step's, by count: gradients come once and values once, half of each tensor;
+// rows of experts four times a layer. Values are the same with it and without.
+TEST_F(CudaImitationOnce, AWireTakesItsTimeAndChangesNoBit) {
+  const Dataset dataset = testing::tiny_dataset();
+  for (const char* layout : {"mesh.ep=1", "mesh.ep=2"}) {
+    const Overrides run =
+        with(kBf16, {layout, "moe.rebalance=0", "moe.shares=experts", "moe.dispatch=copy",
+                     "train.global_batch=8", "train.micro_batch=4", "data.mask_documents=false"});
+    comm::ImitatedWire wire;
+    const auto timed = comm::make_imitated_world(2, &wire), none = comm::make_imitated_world(2);
+    TrainState state(testing::tiny_run(run), dataset, *timed), other(testing::tiny_run(run), dataset, *none);
+    const auto step = [](TrainState& s) {
+      const auto start = std::chrono::steady_clock::now();
+      const double loss = train_step(s, {}).loss;
+      s.reducer.finish_values();
+      s.model.queue.wait();
+      const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+      return std::pair(loss, time.count());
+    };
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(step(state).first, step(other).first) << layout;
+    const RunConfig& config = state.config();
+    const bool split = config.mesh.ep > 1;
+    const auto elements = [&](device::Group group) { return double(state.model.layout.group_size(group)); };
+    double bytes = 2 * elements(device::Group::kDense);  // of bf16, both ways, half of them
+    if (!split) bytes += 2 * elements(device::Group::kExpert);
+    int layers = 0;
+    for (int l = 0; l < config.model.layers; ++l) layers += config.model.is_moe(l) ? 1 : 0;
+    const double row = 2 * double(config.model.dim);
+    const double tokens = double(config.train.micro_batch * config.data.seq_len);
+    if (split) bytes += 4 * layers * tokens * row;
+    constexpr double kSeconds = 0.5;
+    wire.bytes_per_s = bytes / kSeconds;
+    const auto [loss, seconds] = step(state);
+    EXPECT_EQ(loss, step(other).first) << layout;
+    EXPECT_NEAR(seconds, kSeconds, 0.2 * kSeconds) << layout << ", " << bytes << " bytes by count";
+    wire.bytes_per_s = 0;
+    EXPECT_LT(step(state).second, 0.2 * kSeconds) << layout;
   }
 }
 

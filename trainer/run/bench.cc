@@ -40,13 +40,14 @@ void describe_memory(TrainState& state, BenchResult& result) {
   }
 }
 
-// A step without waiting for other ranks; what is trained then means nothing. The median.
-double steps_alone(TrainState& state, int64_t steps) {
+// A step without waiting for other ranks, or for the wire of imitated ones; what is trained then means nothing. The median.
+double steps_alone(TrainState& state, int64_t steps, comm::ImitatedWire* wire) {
   state.reducer.finish_values();
   state.model.queue.wait();
   comm::Mesh& mesh = state.model.mesh;
   mesh.data().barrier("bench alone");
-  mesh.set_tensor_imitation(true);
+  const double rate = wire ? wire->bytes_per_s.exchange(0) : 0;
+  if (!wire) mesh.set_tensor_imitation(true);
   std::vector<double> seconds;
   auto start = std::chrono::steady_clock::now();
   for (int64_t step = -1; step < steps; ++step) {
@@ -62,7 +63,8 @@ double steps_alone(TrainState& state, int64_t steps) {
     start = end;
   }
   state.reducer.finish_values();
-  mesh.set_tensor_imitation(false);
+  state.model.queue.wait();
+  wire ? wire->bytes_per_s.store(rate) : mesh.set_tensor_imitation(false);
   std::sort(seconds.begin(), seconds.end());
   return mesh.data().all_reduce(seconds[seconds.size() / 2], comm::ReduceOp::kMax, "bench alone");
 }
@@ -146,13 +148,15 @@ SaveCost StepBench::measure_save(const std::filesystem::path& folder) {
   return cost;
 }
 
-BenchResult StepBench::run(int64_t steps) {
+BenchResult StepBench::run(int64_t steps, comm::ImitatedWire* wire) {
   using Clock = std::chrono::steady_clock;
   TrainState& state = *state_;
   comm::Communicator& data = state.model.mesh.data();
   BenchResult result;
   result.ranks = data.size();
   const bool gpu = state.model.queue.kind() != device::DeviceKind::kCpu;
+  require(gpu || wire == nullptr, ExitCode::kUsage,
+          "{}: only what goes between GPUs can be timed as over a wire", state.config().source);
   result.threads = state.model.host.num_threads();
   describe_memory(state, result);
   result.params = state.model.table.numel();
@@ -195,7 +199,8 @@ BenchResult StepBench::run(int64_t steps) {
   }
   result.peak_flops = data.all_reduce(result.peak_flops, comm::ReduceOp::kSum, "bench peak");
   result.imitated = data.imitation();
-  if (data.size() > 1 && !result.imitated) result.alone_seconds = steps_alone(state, steps);
+  if (wire) result.wire_bytes_per_s = wire->bytes_per_s;
+  if (data.size() > 1 && (wire || !result.imitated)) result.alone_seconds = steps_alone(state, steps, wire);
   return result;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/comm/imitated_wire.h"
 #include "trainer/run/dataset.h"
 #include "trainer/run/memory_plan.h"
 
@@ -42,6 +43,7 @@ struct BenchResult {
   // Median with each collective of tensors replaced by a local copy; 0 for one rank, and where all steps are so.
   double alone_seconds = 0;
   bool imitated = false;              // the other ranks (comm::make_imitated_world)
+  double wire_bytes_per_s = 0;        // to them
   MemoryPlan plan;                    // of rank 0
   size_t activations[3] = {0, 0, 0};  // bytes with each of kRecomputes
   size_t gpu_bytes = 0;               // in use on the GPU after the last step; 0 on the CPU
@@ -66,8 +68,9 @@ class StepBench {
             const std::filesystem::path& batches = {});
   ~StepBench();
   // That many timed steps. Peaks are measured between steps, so that a machine whose speed drifts (heat,
-  // neighbours) drifts for both. mean_seconds is from the first to the device's end of the last one.
-  BenchResult run(int64_t steps);
+  // neighbours) drifts for both. mean_seconds is from the first to the device's end of the last one. wire: of an imitated
+  // world, for GPUs.
+  BenchResult run(int64_t steps, comm::ImitatedWire* wire = nullptr);
   // One checkpoint in `folder`, written while steps go on as in training; a first one, which takes memory, comes before.
   SaveCost measure_save(const std::filesystem::path& folder);
 

@@ -11,6 +11,7 @@
 #include "parallel/base/log.h"
 #include "parallel/comm/nccl/echo.h"
 #include "parallel/comm/nccl/elements.h"
+#include "parallel/comm/transports.h"
 #include "parallel/device/cuda/check.h"
 #include "parallel/device/cuda/queue_cuda.h"
 
@@ -103,6 +104,7 @@ NcclCommunicator::NcclCommunicator(Communicator& host, device::Queue& queue, std
       kLook);
   if (host.imitation()) {
     set_imitation(true);
+    if (const ImitatedWire* wire = imitated_wire(host)) lane_ = std::make_unique<WireLane>(*wire);
     return;
   }
   ncclUniqueId id = {};
@@ -125,6 +127,7 @@ NcclCommunicator::~NcclCommunicator() {
     cudaStreamSynchronize(stream_);
   }
   windows_.reset();
+  lane_.reset();
   watchdog_.reset();
   if (comm_ != nullptr) (flying ? ncclCommAbort : ncclCommDestroy)(comm_);
   for (cudaStream_t stream : {stream_, sum_stream_}) cudaStreamDestroy(stream);
@@ -217,6 +220,7 @@ Request NcclCommunicator::all_to_all(const void* send, std::span<const int64_t> 
   int64_t sent = 0;
   for (const int64_t count : send_counts) sent += count;
   auto call = begin("all_to_all", label, uint64_t(sent) * size_of(dtype));
+  if (imitation()) begin_transfer(size_t(sent - send_counts[rank_]) * size_of(dtype));
   if (!imitation()) check(ncclGroupStart(), label);
   for (int peer = 0; peer < size_; ++peer) {
     const std::byte* from = at(send, send_displs[peer], dtype);
@@ -230,7 +234,7 @@ Request NcclCommunicator::all_to_all(const void* send, std::span<const int64_t> 
     if (receive_counts[peer] > 0)
       check(ncclRecv(to, size_t(receive_counts[peer]), type, peer, comm_, stream_), label);
   }
-  if (!imitation()) check(ncclGroupEnd(), label);
+  imitation() ? end_transfer() : check(ncclGroupEnd(), label);
   return end(std::move(call));
 }
 
@@ -241,7 +245,11 @@ Request NcclCommunicator::all_gather(const void* send, int64_t send_count, void*
   const ncclDataType_t type = nccl_type(dtype);
   auto call = begin("all_gather", label, uint64_t(send_count) * size_of(dtype));
   if (imitation()) {
+    int64_t received = 0;
+    for (const int64_t count : receive_counts) received += count;
+    begin_transfer(size_t(received - receive_counts[rank_]) * size_of(dtype));
     echo_all_gather(send, send_count, receive, receive_counts, receive_displs, dtype);
+    end_transfer();
     return end(std::move(call));
   }
   // Asked of the place where all begins: a rank's own part may be empty, and all have to decide alike.
@@ -280,6 +288,13 @@ Request NcclCommunicator::all_gather(const void* send, int64_t send_count, void*
 
 void NcclCommunicator::reserve_staging() {
   if (staging_.bytes() == 0) staging_ = device::Buffer(device::DeviceKind::kCuda, 2 * kHalf);
+}
+
+void NcclCommunicator::begin_transfer(size_t bytes) {
+  if (lane_) lane_->begin(stream_, bytes);
+}
+void NcclCommunicator::end_transfer() {
+  if (lane_) lane_->end(stream_);
 }
 
 void NcclCommunicator::echo_all_gather(const void* send, int64_t send_count, void* receive,

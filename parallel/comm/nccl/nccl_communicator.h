@@ -19,6 +19,7 @@
 #include "parallel/comm/native.h"
 #include "parallel/comm/nccl/events.h"
 #include "parallel/comm/nccl/peer_windows.h"
+#include "parallel/comm/nccl/wire_lane.h"
 #include "parallel/comm/watchdog.h"
 #include "parallel/device/memory.h"
 
@@ -79,6 +80,9 @@ class NcclCommunicator final : public Communicator {
   void close(Call& call);
   void copy(void* to, const void* from, size_t bytes);
   void reserve_staging();
+  // Of imitated transfers, around their copies: that many bytes come.
+  void begin_transfer(size_t bytes);
+  void end_transfer();
   void echo_all_gather(const void* send, int64_t send_count, void* receive,
                        std::span<const int64_t> receive_counts, std::span<const int64_t> receive_displs,
                        Dtype dtype);
@@ -95,6 +99,7 @@ class NcclCommunicator final : public Communicator {
   std::array<cudaEvent_t, 2> arrived_{}, summed_{};  // by half of the staging memory
   device::Buffer staging_;                           // two halves
   std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>();
+  std::unique_ptr<WireLane> lane_;  // of an imitated wire
   std::unique_ptr<PeerWindows> windows_;
   bool no_windows_ = false;                      // between these ranks
   std::vector<std::shared_ptr<Call>> together_;  // calls since begin_together()

@@ -1,6 +1,5 @@
 #include "parallel/comm/nccl/peer_windows.h"
 
-#include <cudaTypedefs.h>
 #include <time.h>
 
 #include <chrono>
@@ -9,7 +8,7 @@
 
 #include "parallel/base/log.h"
 #include "parallel/device/cuda/check.h"
-#include "parallel/device/cuda/driver_function.h"
+#include "parallel/device/cuda/stream_values.h"
 
 namespace cadre::comm::nccl {
 namespace {
@@ -19,24 +18,6 @@ namespace gpu = device::cuda;
 constexpr size_t kFlagWords = device::kMostPeers * device::kFlagStride;
 constexpr size_t kRegionBytes = (kFlagWords + 1 + device::kMostPeers) * sizeof(uint64_t);
 constexpr auto kPatience = std::chrono::seconds(10);
-
-constexpr unsigned kMemoryOperations = 11070;  // the version of CUDA that they have their present form from
-
-void write_value(cudaStream_t stream, uint64_t* address, uint64_t value) {
-  static const auto write =
-      gpu::driver_function<PFN_cuStreamWriteValue64_v11070>("cuStreamWriteValue64", kMemoryOperations);
-  const CUresult result = write(stream, CUdeviceptr(address), value, CU_STREAM_WRITE_VALUE_DEFAULT);
-  require(result == CUDA_SUCCESS, ExitCode::kComm, "a GPU's stream cannot signal a peer (CUDA error {})",
-          int(result));
-}
-
-void wait_value(cudaStream_t stream, uint64_t* address, uint64_t at_least) {
-  static const auto wait =
-      gpu::driver_function<PFN_cuStreamWaitValue64_v11070>("cuStreamWaitValue64", kMemoryOperations);
-  const CUresult result = wait(stream, CUdeviceptr(address), at_least, CU_STREAM_WAIT_VALUE_GEQ);
-  require(result == CUDA_SUCCESS, ExitCode::kComm, "a GPU's stream cannot wait for a peer (CUDA error {})",
-          int(result));
-}
 
 // Whether the stream came to its end in time.
 bool ends_within(cudaStream_t stream, std::chrono::seconds patience) {
@@ -181,9 +162,9 @@ void PeerWindows::meet(cudaStream_t stream) {
   const int own = host_.rank();
   ++round_;
   for (int r = 0; r < host_.size(); ++r)
-    if (r != own) write_value(stream, flag(r, own), round_);
+    if (r != own) gpu::write_value(stream, flag(r, own), round_);
   for (int r = 0; r < host_.size(); ++r)
-    if (r != own) wait_value(stream, flag(own, r), round_);
+    if (r != own) gpu::wait_value(stream, flag(own, r), round_);
 }
 
 }  // namespace cadre::comm::nccl

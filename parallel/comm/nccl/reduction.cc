@@ -50,9 +50,12 @@ void NcclCommunicator::reduce_part(const Staged& s, int64_t begin, int half, std
   std::byte* staged = staging_.data() + size_t(half) * kHalf;
   const ncclDataType_t type = nccl_type(s.dtype);
   const bool by_nccl = !imitation() && !s.copies;
-  if (imitation())
-    echo(stream_, at(s.send, s.cuts[rank_] + begin, s.dtype), size_t(own) * size_of(s.dtype), staged,
-         size_t(s.chunk) * size_of(s.dtype), size_ - 1);
+  if (imitation()) {
+    const size_t bytes = size_t(own) * size_of(s.dtype), stride = size_t(s.chunk) * size_of(s.dtype);
+    begin_transfer(bytes * size_t(size_ - 1));
+    echo(stream_, at(s.send, s.cuts[rank_] + begin, s.dtype), bytes, staged, stride, size_ - 1);
+    end_transfer();
+  }
   if (by_nccl) check(ncclGroupStart(), label);
   for (int step = 1; step < size_ && !imitation(); ++step) {
     const int peer = (rank_ + step) % size_;
