@@ -58,7 +58,7 @@ TEST(Bench, AnImitatedRankPlansTheMemoryOfARealOneAndTakesItsSteps) {
 }
 
 // Rows that are all the same, each a document: what every rank trains on whatever the batch's size.
-Dataset one_row(int64_t length) {
+Dataset equal_rows(int64_t length) {
   data::MemoryDocument document;
   for (int64_t i = 0; i <= length; ++i) document.tokens.push_back(int32_t(i * i % testing::kVocab));
   document.bytes = length;
@@ -68,13 +68,13 @@ Dataset one_row(int64_t length) {
   return set;
 }
 
-struct Trained {
+struct StepValues {
   std::vector<float> before, after;
   std::vector<std::pair<int64_t, int64_t>> own;  // what this rank updates, by bucket
 };
 
-Trained one_step(comm::World& world, int64_t batch) {
-  const Dataset set = one_row(16);
+StepValues values_around_a_step(comm::World& world, int64_t batch) {
+  const Dataset set = equal_rows(16);
   TrainState state(
       tiny_run({fmt::format("train.global_batch={}", batch), "train.clip_norm=0", "schedule.warmup=0"}), set,
       world);
@@ -82,7 +82,7 @@ Trained one_step(comm::World& world, int64_t batch) {
     const auto flat = state.model.store.values(device::Group::kDense);
     return std::vector<float>(flat.data(), flat.data() + flat.size());
   };
-  Trained t;
+  StepValues t;
   t.before = values();
   train_step(state, {});
   state.reducer.finish_values();
@@ -96,7 +96,7 @@ Trained one_step(comm::World& world, int64_t batch) {
 // updates are those of a run on one rank, and those of the other stay.
 TEST(Bench, AnImitatedRankTrainsItsShareAsItWouldAlone) {
   const auto one = comm::make_local_world(), two = comm::make_imitated_world(2);
-  const Trained alone = one_step(*one, 2), imitated = one_step(*two, 4);
+  const StepValues alone = values_around_a_step(*one, 2), imitated = values_around_a_step(*two, 4);
   ASSERT_EQ(imitated.before, alone.before);
   std::vector<float> expected = alone.before;
   for (const auto& [begin, end] : imitated.own)
