@@ -36,6 +36,7 @@ class World {
   // Collective over the world, with the same colors on all ranks.
   using Colors = std::function<int(int rank)>;
   virtual std::unique_ptr<Communicator> split(const Colors& color_of, const std::string& name) = 0;
+  std::unique_ptr<Communicator> split(int, const std::string&) = delete;  // 0 would be an empty function
   std::unique_ptr<Communicator> everyone(const std::string& name) {
     return split([](int) { return 0; }, name);
   }
